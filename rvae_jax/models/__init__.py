@@ -1,0 +1,6 @@
+"""The networks, in Flax Linen: residual VAE and PatchGAN discriminator. They need jax and flax alone."""
+
+from rvae_jax.models.discriminator import Discriminator
+from rvae_jax.models.vae import VAE, Reconstruction
+
+__all__ = ["VAE", "Discriminator", "Reconstruction"]

@@ -1,0 +1,87 @@
+"""The residual encoder: image to features."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rvae_jax.models.blocks import Down, Identity
+from rvae_jax.models.layers import Conv, NormMode
+
+INPUT_NORM_EPSILON = 1e-3
+
+
+class InputNorm(nn.Module):
+    """Normalises each channel of each image over (H, W), then scales and shifts by ``[h, w]`` parameters.
+
+    It hides brightness and contrast of an image from everything that follows.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[b, h, w, c] -> [b, h, w, c]``, float32."""
+        size = x.shape[1:3]
+        gamma = self.param("gamma", nn.initializers.ones, size)
+        beta = self.param("beta", nn.initializers.zeros, size)
+        x = x.astype(jnp.float32)
+        mean = jnp.mean(x, axis=(1, 2), keepdims=True)
+        variance = jnp.mean(jnp.square(x - mean), axis=(1, 2), keepdims=True)
+        normalised = (x - mean) * jax.lax.rsqrt(variance + INPUT_NORM_EPSILON)
+        return normalised * gamma[None, :, :, None] + beta[None, :, :, None]
+
+
+class EncoderStage(nn.Module):
+    """Identity blocks, then one that halves the size. Attributes as in ``Encoder`` and ``blocks.Block``."""
+
+    filters_in: int
+    filters_out: int
+    identity_blocks: int
+    norm: NormMode
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        for i in range(self.identity_blocks):
+            x = Identity(self.filters_in, self.norm, self.axis_name, self.dtype, name=f"identity_{i}")(x, train)
+        return Down(self.filters_out, self.norm, self.axis_name, self.dtype, name="down")(x, train)
+
+
+class Encoder(nn.Module):
+    """``[b, H, W, C] -> [b, H / 2^R, W / 2^R, latent_dim // 8]`` features, by R stages.
+
+    Attributes:
+      filters: f_0 .. f_R; the stem has f_0 channels, and stage s turns f_s into f_{s+1}.
+      latent_dim: the head has ``latent_dim // 8`` channels.
+      identity_blocks: identity blocks a stage.
+      input_norm: whether images pass through ``InputNorm`` first, as the author's do.
+      norm: see ``layers.Norm``.
+      axis_name: see ``layers.Norm``.
+      dtype: type that convolutions compute in.
+    """
+
+    filters: tuple[int, ...]
+    latent_dim: int
+    identity_blocks: int = 2
+    input_norm: bool = True
+    norm: NormMode = "frozen"
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        if self.input_norm:
+            x = InputNorm(name="norm")(x)
+        x = Conv(self.filters[0], (3, 3), dtype=self.dtype, name="stem")(x)
+        for stage, (filters_in, filters_out) in enumerate(zip(self.filters, self.filters[1:], strict=False)):
+            x = EncoderStage(
+                filters_in,
+                filters_out,
+                self.identity_blocks,
+                self.norm,
+                self.axis_name,
+                self.dtype,
+                name=f"stage_{stage}",
+            )(x, train)
+        return Conv(self.latent_dim // 8, (1, 1), dtype=self.dtype, name="head")(x)

@@ -1,0 +1,131 @@
+"""The layers that the networks are made of: norm, convolution, stride-2 transposed convolution.
+
+Parameters and statistics are float32; ``dtype`` is what a layer computes and returns.
+"""
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+NormMode = Literal["frozen", "batch"]
+
+NORM_EPSILON = 1e-3
+NORM_MOMENTUM = 0.99
+
+_CONV_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
+Conv = functools.partial(nn.Conv, kernel_init=nn.initializers.glorot_uniform())
+
+
+class Norm(nn.Module):
+    """Batch normalisation over (N, H, W), in the two forms that the method is used with.
+
+    ``gamma (x - mean) / sqrt(variance + 1e-3) + beta``, where mean and variance are
+
+    * ``frozen``: the stored ``moving_mean`` and ``moving_variance``, in training too, and they never change. This is
+      what the author's program does: its layers run in inference form throughout;
+    * ``batch``: in training those of the batch (1/N, two passes), with the stored ones following by momentum 0.99;
+      else the stored ones.
+
+    Attributes:
+      mode: ``frozen`` or ``batch``.
+      axis_name: mapped axis over which ``batch`` takes its statistics, under ``pmap`` and the like.
+      dtype: type of the result.
+    """
+
+    mode: NormMode
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalises ``[b, h, w, c]``."""
+        channels = x.shape[-1]
+        gamma = self.param("gamma", nn.initializers.ones, (channels,))
+        beta = self.param("beta", nn.initializers.zeros, (channels,))
+        moving_mean = self.variable("batch_stats", "moving_mean", jnp.zeros, (channels,))
+        moving_variance = self.variable("batch_stats", "moving_variance", jnp.ones, (channels,))
+        x = x.astype(jnp.float32)
+        if self.mode == "batch" and train:
+            mean, variance = self._batch_statistics(x)
+            if not self.is_initializing():
+                moving_mean.value = NORM_MOMENTUM * moving_mean.value + (1 - NORM_MOMENTUM) * mean
+                moving_variance.value = NORM_MOMENTUM * moving_variance.value + (1 - NORM_MOMENTUM) * variance
+        else:
+            mean, variance = moving_mean.value, moving_variance.value
+        scale = gamma * jax.lax.rsqrt(variance + NORM_EPSILON)
+        shift = beta - mean * scale
+        return (x * _per_channel(scale) + _per_channel(shift)).astype(self.dtype)
+
+    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def mean_over_batch(values: jax.Array) -> jax.Array:
+            mean = jnp.mean(values, axis=(0, 1, 2))
+            return mean if self.axis_name is None else jax.lax.pmean(mean, self.axis_name)
+
+        mean = mean_over_batch(x)
+        return mean, mean_over_batch(jnp.square(x - _per_channel(mean)))
+
+
+class ConvTranspose(nn.Module):
+    """3x3 transposed convolution of stride 2, ``[b, h, w, c] -> [b, 2h, 2w, filters]``, with bias.
+
+    Attributes:
+      filters: channels of the result.
+      dtype: type of the result.
+    """
+
+    filters: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param(
+            "kernel", nn.initializers.glorot_uniform(in_axis=-1, out_axis=-2), (3, 3, self.filters, x.shape[-1])
+        )
+        bias = self.param("bias", nn.initializers.zeros, (self.filters,))
+        y = conv_transpose_stride_2(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y + _per_channel(bias.astype(self.dtype))
+
+
+@jax.custom_vjp
+def conv_transpose_stride_2(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Adds ``x[i] kernel[k]`` to ``y[2i + k]``, k = 0..2 along both axes, and drops the index 2n: Keras's "same".
+
+    It is the transpose in ``y`` of a stride-2 convolution, and both its gradients are written with that convolution.
+    Left to itself, JAX differentiates the dilated form, whose kernel gradient is an order of magnitude slower on CPU.
+
+    Args:
+      x: ``[b, h, w, in]``.
+      kernel: ``[3, 3, out, in]``.
+
+    Returns:
+      ``[b, 2h, 2w, out]``.
+    """
+    return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=_CONV_DIMENSIONS, transpose_kernel=True)
+
+
+def _stride_2_convolution(y: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(y, kernel, (2, 2), ((0, 1), (0, 1)), dimension_numbers=_CONV_DIMENSIONS)
+
+
+def _conv_transpose_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return conv_transpose_stride_2(x, kernel), (x, kernel)
+
+
+def _conv_transpose_backward(
+    residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    (kernel_gradient,) = jax.linear_transpose(lambda k: _stride_2_convolution(cotangent, k), kernel)(x)
+    return _stride_2_convolution(cotangent, kernel), kernel_gradient
+
+
+conv_transpose_stride_2.defvjp(_conv_transpose_forward, _conv_transpose_backward)
+
+
+def _per_channel(values: jax.Array) -> jax.Array:
+    return values[None, None, None, :]
