@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rvae_jax.models.layers import Conv, ConvTranspose, Norm, NormMode
+from rvae_jax.models.layers import Conv, ConvTranspose, Norm, NormMode, PointwiseConv
 
 
 class Block(nn.Module):
@@ -33,17 +33,17 @@ class Block(nn.Module):
     def _norm_relu(self, x: jax.Array, train: bool, name: str) -> jax.Array:
         return nn.relu(Norm(self.norm, self.axis_name, self.dtype, name=name)(x, train))
 
-    def _tri(self, x: jax.Array, train: bool, strides: tuple[int, int] = (1, 1)) -> jax.Array:
-        """``strides`` are those of conv_2 and conv_3."""
-        stride_2, stride_3 = strides
+    def _tri(self, x: jax.Array, train: bool, stride: int = 1) -> jax.Array:
+        # conv_3 keeps every stride-th pixel. Unless bn_3 takes its statistics over all the pixels, conv_2 computes only
+        # those that are kept, centred on the same ones: the same function, for a quarter of the work at stride 2.
+        strides = (1, stride) if self.norm == "batch" and train else (stride, 1)
+        padding = (1, 2 - strides[0])
         x = self._norm_relu(x, train, "bn_1")
         x = Conv(self.filters, (3, 3), dtype=self.dtype, name="conv_1")(x)
         x = self._norm_relu(x, train, "bn_2")
-        # Centred on every stride-th pixel from the first, as the convolutions of stride 1 are.
-        padding = ((1, 2 - stride_2), (1, 2 - stride_2))
-        x = Conv(self.filters, (3, 3), (stride_2, stride_2), padding, dtype=self.dtype, name="conv_2")(x)
+        x = Conv(self.filters, (3, 3), strides[0], (padding, padding), dtype=self.dtype, name="conv_2")(x)
         x = self._norm_relu(x, train, "bn_3")
-        return Conv(self.filters, (1, 1), (stride_3, stride_3), dtype=self.dtype, name="conv_3")(x)
+        return PointwiseConv(self.filters, strides[1], self.dtype, name="conv_3")(x)
 
 
 class Identity(Block):
@@ -55,22 +55,12 @@ class Identity(Block):
 
 
 class Down(Block):
-    """``[b, h, w, c] -> [b, h/2, w/2, filters]``.
-
-    conv_3 and conv_4 keep every second pixel. Unless a norm before them takes its statistics over all the pixels, those
-    that would be thrown away are not computed: conv_2 takes the stride instead of conv_3, and the shortcut's norm sees
-    only the kept pixels. The function is the same.
-    """
+    """``[b, h, w, c] -> [b, h/2, w/2, filters]``."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        if self.norm == "batch" and train:
-            h = self._tri(x, train, strides=(1, 2))
-            shortcut = self._norm_relu(x, train, "bn_4")[:, ::2, ::2, :]
-        else:
-            h = self._tri(x, train, strides=(2, 1))
-            shortcut = self._norm_relu(x[:, ::2, ::2, :], train, "bn_4")
-        return h + Conv(self.filters, (1, 1), dtype=self.dtype, name="conv_4")(shortcut)
+        shortcut = PointwiseConv(self.filters, 2, self.dtype, name="conv_4")(self._norm_relu(x, train, "bn_4"))
+        return self._tri(x, train, stride=2) + shortcut
 
 
 class Up(Block):
@@ -79,7 +69,7 @@ class Up(Block):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         h = self._norm_relu(x, train, "bn_1")
-        h = Conv(self.filters, (1, 1), dtype=self.dtype, name="conv_1")(h)
+        h = PointwiseConv(self.filters, dtype=self.dtype, name="conv_1")(h)
         h = self._norm_relu(h, train, "bn_2")
         h = ConvTranspose(self.filters, self.dtype, name="convt_2")(h)
         shortcut = self._norm_relu(x, train, "bn_3")

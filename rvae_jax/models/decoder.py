@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rvae_jax.models.blocks import Identity, Up
-from rvae_jax.models.layers import Conv, Dense, NormMode
+from rvae_jax.models.layers import Conv, Dense, NormMode, PointwiseConv
 
 
 class DecoderStage(nn.Module):
@@ -67,4 +67,4 @@ class Decoder(nn.Module):
                 self.dtype,
                 name=f"stage_{stage}",
             )(x, train)
-        return Conv(channels, (1, 1), dtype=self.dtype, name="head")(x).astype(jnp.float32)
+        return PointwiseConv(channels, dtype=self.dtype, name="head")(x).astype(jnp.float32)

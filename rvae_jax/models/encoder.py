@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from rvae_jax.models.blocks import Down, Identity
-from rvae_jax.models.layers import Conv, NormMode
+from rvae_jax.models.layers import Conv, NormMode, PointwiseConv
 
 INPUT_NORM_EPSILON = 1e-3
 
@@ -84,4 +84,4 @@ class Encoder(nn.Module):
                 self.dtype,
                 name=f"stage_{stage}",
             )(x, train)
-        return Conv(self.latent_dim // 8, (1, 1), dtype=self.dtype, name="head")(x)
+        return PointwiseConv(self.latent_dim // 8, dtype=self.dtype, name="head")(x)
