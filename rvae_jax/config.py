@@ -5,11 +5,11 @@ The defaults are the paper's 256x256 setting.
 """
 
 import dataclasses
-import itertools
+import functools
 import json
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from rvae_jax.errors import UserError
 
@@ -156,3 +156,160 @@ class Config:
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+
+
+# What may change when a run goes on in its work directory: none of these decides what a step computes, but `steps`,
+# which does only through the cosine schedule.
+MAY_CHANGE = frozenset({"steps", "log_every", "eval_every", "keep_checkpoints", "data.data_dir"})
+
+
+def validate(config: Config, device_count: int) -> None:
+    """Checks everything that can be checked without data.
+
+    Args:
+      config: the configuration.
+      device_count: devices that share a batch.
+
+    Raises:
+      UserError: naming the first field that is wrong, what it is, and what would be right.
+    """
+    for field, choices in _literals(config):
+        value = get_field(config, field)
+        _require(value in choices, field, value, " or ".join(repr(choice) for choice in choices))
+    _validate_model(config.model)
+    for field in ("steps", "batch_size", "log_every", "eval_every", "keep_checkpoints"):
+        value = getattr(config, field)
+        _require(value >= 1, field, value, "at least 1")
+    _require(config.batch_size >= 2, "batch_size", config.batch_size, "at least 2, for the variance of the population")
+    _require(
+        config.batch_size % device_count == 0,
+        "batch_size",
+        config.batch_size,
+        f"a multiple of the {device_count} devices",
+    )
+    _require(config.seed >= 0, "seed", config.seed, "0 or more")
+    for name, value in dataclasses.asdict(config.loss).items():
+        if isinstance(value, int | float):
+            _require(math.isfinite(value) and value >= 0, f"loss.{name}", value, "a finite number, 0 or more")
+    optimizer = config.optimizer
+    for name in ("learning_rate", "epsilon"):
+        value = getattr(optimizer, name)
+        _require(math.isfinite(value) and value > 0, f"optimizer.{name}", value, "a finite number above 0")
+    for name in ("beta1", "beta2", "ema_decay"):
+        value = getattr(optimizer, name)
+        _require(value is None or 0 <= value < 1, f"optimizer.{name}", value, "from 0 up to, not including, 1")
+    _require(
+        optimizer.clip_norm is None or optimizer.clip_norm > 0, "optimizer.clip_norm", optimizer.clip_norm, "above 0"
+    )
+    _require(
+        0 <= optimizer.warmup_steps <= config.steps,
+        "optimizer.warmup_steps",
+        optimizer.warmup_steps,
+        f"from 0 to steps={config.steps}",
+    )
+    crop = config.data.crop
+    _require(crop is None or min(crop) >= 1, "data.crop", crop, "(height, width), each at least 1")
+
+
+def _validate_model(model: ModelConfig) -> None:
+    stages = len(model.encoder_filters) - 1
+    for name in ("image_shape", "encoder_filters", "decoder_filters", "discriminator_filters", "discriminator_strides"):
+        value = getattr(model, name)
+        _require(len(value) >= 1 and min(value) >= 1, f"model.{name}", value, "numbers of at least 1")
+    _require(len(model.image_shape) == 3, "model.image_shape", model.image_shape, "(height, width, channels)")
+    _require(stages >= 1, "model.encoder_filters", model.encoder_filters, "the stem's and at least one stage's")
+    height, width, channels = model.image_shape
+    _require(
+        height % 2**stages == 0 and width % 2**stages == 0,
+        "model.image_shape",
+        model.image_shape,
+        f"a height and width that {2**stages} divides, since model.encoder_filters has {stages} stages, each of which"
+        " halves the size",
+    )
+    _require(
+        len(model.decoder_filters) == stages + 1,
+        "model.decoder_filters",
+        model.decoder_filters,
+        f"{stages + 1} numbers, as many as model.encoder_filters has",
+    )
+    _require(
+        model.decoder_filters[-1] == channels,
+        "model.decoder_filters",
+        model.decoder_filters,
+        f"a list that ends with {channels}, the channels of model.image_shape",
+    )
+    _require(model.latent_dim >= 8, "model.latent_dim", model.latent_dim, "at least 8")
+    for name in ("encoder_identity_blocks", "decoder_identity_blocks"):
+        _require(getattr(model, name) >= 0, f"model.{name}", getattr(model, name), "0 or more")
+    _require(
+        len(model.discriminator_strides) == len(model.discriminator_filters),
+        "model.discriminator_strides",
+        model.discriminator_strides,
+        f"{len(model.discriminator_filters)} numbers, as many as model.discriminator_filters has",
+    )
+    _require(
+        model.discriminator_filters[-1] == 1,
+        "model.discriminator_filters",
+        model.discriminator_filters,
+        "a list that ends with 1, the logit",
+    )
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as nested dictionaries of JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The configuration from ``to_dict``'s form; fields that are not given keep their defaults.
+
+    Raises:
+      UserError: a field that does not exist.
+    """
+    return _from_dict(Config, values, "")
+
+
+def differences(ours: Config, theirs: Config) -> list[str]:
+    """Fields in which two configurations differ, by dotted name."""
+    ours_flat, theirs_flat = (dict(_flatten(to_dict(config))) for config in (ours, theirs))
+    return [name for name, value in ours_flat.items() if theirs_flat[name] != value]
+
+
+def get_field(config: Config, name: str) -> Any:
+    """The value of a field by dotted name."""
+    return functools.reduce(getattr, name.split("."), config)
+
+
+def _from_dict(cls: type, values: dict[str, Any], prefix: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in values:
+        if name not in fields:
+            raise UserError(f"configuration field {prefix}{name} does not exist; {cls.__name__} has {', '.join(fields)}")
+
+    def convert(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _from_dict(fields[name].default_factory, value, f"{prefix}{name}.")
+        return tuple(value) if isinstance(value, list) else value
+
+    return cls(**{name: convert(name, value) for name, value in values.items()})
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _literals(config: Any, prefix: str = "") -> Iterator[tuple[str, tuple[Any, ...]]]:
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(field.type):
+            yield from _literals(getattr(config, field.name), f"{prefix}{field.name}.")
+        elif get_origin(field.type) is Literal:
+            yield prefix + field.name, get_args(field.type)
+
+
+def _require(condition: bool, field: str, value: Any, expected: str) -> None:
+    if not condition:
+        raise UserError(f"--config.{field}={value!r}: expected {expected}")

@@ -1,0 +1,218 @@
+"""Checkpoints of a run, with Orbax: atomic, asynchronous, the newest few and the best.
+
+A checkpoint has two items: ``weights``, which is all that using the model needs, and ``training``, the rest of the state.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import optax
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+from orbax.checkpoint import checkpoint_managers
+
+from rvae_jax import workdir as workdir_lib
+from rvae_jax.config import Config
+from rvae_jax.errors import UserError
+from rvae_jax.train_state import TrainState, create_train_state, make_models
+
+SELECTION_METRIC = "selection_l1"
+
+# Orbax reports each file it touches at INFO; an unreadable one we report ourselves.
+absl_logging.set_verbosity(absl_logging.ERROR)
+
+
+class Checkpoints:
+    """The folder ``checkpoints`` of a work directory.
+
+    A checkpoint appears there only when it is whole. Kept are the newest few, and the one with the least selection
+    error (mean absolute error on the images of ``data.selection_split``).
+    """
+
+    def __init__(self, workdir: pathlib.Path, keep: int = 1, *, read_only: bool = False) -> None:
+        self.folder = workdir.absolute() / "checkpoints"
+        keep_newest_and_best = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(keep),
+                checkpoint_managers.BestN(
+                    get_metric_fn=_selection_error, reverse=True, n=1, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+                best_fn=_selection_error,
+                best_mode="min",
+                preservation_policy=keep_newest_and_best,
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """Step with the least selection error, or the newest if none was evaluated, or None."""
+        best = self._manager.best_step()
+        return self._manager.latest_step() if best is None else best
+
+    def save(self, state: TrainState, selection_error: float | None = None) -> None:
+        """Starts to save ``state``; the state may be donated right after. One save is under way at a time.
+
+        Args:
+          state: the state to save, under its own step.
+          selection_error: mean absolute error on the selection images, or None if this state was not evaluated.
+
+        Raises:
+          OSError: the save before this one, or the beginning of this one, could not be written.
+        """
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                weights=ocp.args.StandardSave(weights_of(state)), training=ocp.args.StandardSave(_training_of(state))
+            ),
+            metrics=None if selection_error is None else {SELECTION_METRIC: float(selection_error)},
+        )
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; raises what a save that was under way has raised."""
+        self._manager.wait_until_finished()
+
+    def restore_latest(self, like: TrainState) -> TrainState | None:
+        """Restores the newest checkpoint that can be read; None if there is no checkpoint.
+
+        One that cannot be read is renamed to ``<step>.unreadable``, with a word, and the one before is tried.
+
+        Args:
+          like: a state, or shapes with shardings, of what is restored.
+
+        Raises:
+          UserError: there are checkpoints, and none can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self.restore(step, like)
+            except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
+                aside = self.folder / f"{step}.unreadable"
+                print(f"Checkpoint {self.folder / str(step)} is unreadable ({_first_line(error)}); moved to {aside}.")
+                (self.folder / str(step)).rename(aside)
+                self._manager.reload()
+        if steps:
+            raise UserError(
+                f"None of the checkpoints in {self.folder} can be read (steps {steps}); they were renamed to"
+                " *.unreadable. Put back a copy, or start again with another --workdir"
+            )
+        return None
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """Restores the whole state of ``step``."""
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                weights=ocp.args.StandardRestore(_abstract(weights_of(like))),
+                training=ocp.args.StandardRestore(_abstract(_training_of(like))),
+            ),
+        )
+        return _joined(items["weights"], items["training"], like)
+
+    def restore_weights(self, step: int, like: TrainState) -> dict[str, Any]:
+        """Restores the item ``weights`` of ``step`` alone; see ``weights_of``. ``like`` as in ``restore_latest``."""
+        args = ocp.args.Composite(weights=ocp.args.StandardRestore(_abstract(weights_of(like))))
+        return self._manager.restore(step, args=args)["weights"]
+
+    def close(self) -> None:
+        """Waits, then lets go of the folder."""
+        self._manager.close()
+
+
+def load_weights(workdir: pathlib.Path, step: int | None = None) -> tuple[Config, dict[str, Any], int]:
+    """Reads a run's configuration and the item ``weights`` of one of its checkpoints, onto the first device.
+
+    Args:
+      workdir: the run's work directory.
+      step: step of the checkpoint, or None for the best.
+
+    Returns:
+      Configuration, weights as ``weights_of`` has them, and the step they are of.
+
+    Raises:
+      UserError: there is no run, no checkpoint, none of that step, or it cannot be read.
+    """
+    config = workdir_lib.read_config(workdir)
+    checkpoints = Checkpoints(workdir, read_only=True)
+    steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f"{checkpoints.folder} holds no checkpoint; train there first, or give another work directory")
+    if step is None:
+        step = checkpoints.best_step()
+    elif step not in steps:
+        raise UserError(f"{checkpoints.folder} holds no checkpoint of step {step}; there are {steps}")
+    vae, discriminator = make_models(config.model, adversarial=config.loss.adversarial != "none")
+    like = jax.eval_shape(
+        lambda key: create_train_state(
+            vae, discriminator, optax.identity(), key, ema=config.optimizer.ema_decay is not None
+        ),
+        jax.random.key(0),
+    )
+    like = on_devices(like, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    try:
+        return config, checkpoints.restore_weights(step, like), step
+    except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
+        raise UserError(
+            f"checkpoint {checkpoints.folder / str(step)} is unreadable ({_first_line(error)}); give another step of"
+            f" {steps}"
+        ) from error
+    finally:
+        checkpoints.close()
+
+
+def on_devices(shapes: Any, sharding: jax.sharding.Sharding) -> Any:
+    """The tree of shapes with a sharding on every leaf, as restoring needs it."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+
+
+def weights_of(state: TrainState) -> dict[str, Any]:
+    """Variables of the networks, by player, and the averaged weights of the VAE if there are any."""
+    weights = {"vae": state.vae.variables}
+    if state.discriminator is not None:
+        weights["discriminator"] = state.discriminator.variables
+    if state.ema_params is not None:
+        weights["ema_params"] = state.ema_params
+    return weights
+
+
+def _training_of(state: TrainState) -> dict[str, Any]:
+    training = {"step": state.step, "vae": state.vae.opt_state}
+    if state.discriminator is not None:
+        training["discriminator"] = state.discriminator.opt_state
+    return training
+
+
+def _joined(weights: dict[str, Any], training: dict[str, Any], like: TrainState) -> TrainState:
+    players = {
+        name: player.replace(**weights[name], opt_state=training[name])
+        for name, player in (("vae", like.vae), ("discriminator", like.discriminator))
+        if player is not None
+    }
+    return like.replace(step=training["step"], ema_params=weights.get("ema_params"), **players)
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
+
+
+def _selection_error(metrics: dict[str, float]) -> float:
+    return metrics[SELECTION_METRIC]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

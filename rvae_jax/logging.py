@@ -1,0 +1,106 @@
+"""What a run writes down: metrics as JSON lines and TensorBoard events, and progress on the terminal."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+import tensorboardX
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Writes rows of scalars to ``metrics.jsonl`` and TensorBoard, and pictures to TensorBoard.
+
+    A run that goes on from step ``first_step`` drops what an earlier process wrote beyond it, so that no step is there
+    twice.
+    """
+
+    def __init__(self, workdir: pathlib.Path, first_step: int) -> None:
+        self._path = workdir / METRICS_FILE
+        _keep_rows(self._path, first_step)
+        self._file = self._path.open("a")
+        purge_step = first_step + 1 if first_step else None
+        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=purge_step)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes one row, at once."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Writes a picture, ``[h, w, c]`` uint8, to TensorBoard."""
+        self._events.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._file.close()
+        self._events.close()
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    rows = []
+    for line in (workdir / METRICS_FILE).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _keep_rows(path: pathlib.Path, last_step: int) -> None:
+    if not path.is_file():
+        return
+    rows = [row for row in read_metrics(path.parent) if row["step"] <= last_step]
+    part = path.with_suffix(".part")
+    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    part.replace(path)
+
+
+class Progress:
+    """Speed and time left, from the steps since the last report.
+
+    Pauses for evaluation count towards the time left, by the mean of those seen, and not towards the speed.
+    """
+
+    def __init__(self, first_step: int, last_step: int, batch_size: int) -> None:
+        self._last_step = last_step
+        self._batch_size = batch_size
+        self._mark(first_step)
+
+    def _mark(self, step: int) -> None:
+        self._step, self._time = step, time.monotonic()
+
+    def skip(self) -> None:
+        """Starts the clock anew, after a pause."""
+        self._mark(self._step)
+
+    def report(self, step: int, pauses_left_s: float) -> tuple[float, float]:
+        """Images a second since the last report, and seconds left until the last step."""
+        elapsed, steps = time.monotonic() - self._time, step - self._step
+        self._mark(step)
+        per_step = elapsed / max(steps, 1)
+        return self._batch_size / max(per_step, 1e-9), (self._last_step - step) * per_step + pauses_left_s
+
+
+def format_duration(seconds: float) -> str:
+    """``42s``, ``3m05s``, ``2h07m``."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+def format_bytes(count: float) -> str:
+    """``12.3 MB``, ``4.56 GB``; powers of ten."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,51 @@
+"""Trains: ``python -m rvae_jax.main --config=configs/orl.py --workdir=runs/orl``."""
+
+import os
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from rvae_jax.config import Config
+from rvae_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "File that defines get_config(variant), as in --config=FILE:VARIANT.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. A run that is there already goes on.")
+_INIT_FROM = flags.DEFINE_string("init_from", None, "Work directory of a run whose weights a new run starts from.")
+
+
+def main(_: list[str]) -> None:
+    """Runs the training and turns its outcome into an exit status: 0 done, 1 bad input, 128 + n stopped by signal n."""
+    # A compiled step is kept, so that the next start of the same configuration takes seconds.
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rvae_jax" / "xla"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    from rvae_jax.train import train  # imports JAX, which reads the environment
+
+    config = _CONFIG.value
+    init_from = pathlib.Path(_INIT_FROM.value) if _INIT_FROM.value else None
+    try:
+        if not isinstance(config, Config):
+            raise UserError(f"--config: get_config returned {type(config).__name__}, expected rvae_jax.config.Config")
+        stopped_by = train(config, pathlib.Path(_WORKDIR.value), init_from)
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    if stopped_by is not None:
+        sys.exit(128 + stopped_by)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with it is said in one line."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        sys.exit(f"Error: {' '.join(lines)}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main, flags_parser=parse_flags)

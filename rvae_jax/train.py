@@ -1,0 +1,336 @@
+"""The training run: what happens between the command and the pictures."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import pathlib
+import shutil
+import signal
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+
+from rvae_jax import config as config_lib
+from rvae_jax import parallel, pictures
+from rvae_jax import workdir as workdir_lib
+from rvae_jax.checkpoint import Checkpoints, load_weights, on_devices
+from rvae_jax.config import Config
+from rvae_jax.data import pipeline
+from rvae_jax.errors import UserError
+from rvae_jax.evaluation import Evaluation, evaluate, make_reconstruct
+from rvae_jax.interruption import StopRequest
+from rvae_jax.logging import MetricWriter, Progress, format_bytes, format_duration, read_metrics
+from rvae_jax.steps import Metrics, make_train_step
+from rvae_jax.train_state import (
+    TrainState,
+    create_train_state,
+    learning_rate_schedule,
+    make_models,
+    make_optimizer,
+)
+from rvae_jax.transfer import start_from
+
+_SAMPLES = 3 * pictures.SHOWN
+
+
+def train(config: Config, workdir: pathlib.Path, init_from: pathlib.Path | None = None) -> signal.Signals | None:
+    """Trains, or goes on training, until ``config.steps`` steps are done.
+
+    Leaves in ``workdir``: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``pictures/``, ``checkpoints/`` and
+    ``parameters.txt``. A run that was stopped in any way goes on from its newest checkpoint as if nothing had happened.
+
+    Args:
+      config: the configuration.
+      workdir: the run's folder; made if missing.
+      init_from: work directory of a run whose weights a fresh run starts from.
+
+    Returns:
+      None when the run is done, or the signal (SIGINT, SIGTERM) that stopped it after saving.
+
+    Raises:
+      UserError: what the user can put right; every checkpoint saved before stays intact.
+    """
+    config_lib.validate(config, jax.device_count())
+    sources = {
+        name: pipeline.load_dataset(config.data, split)
+        for name, split in (
+            ("train", config.data.train_split),
+            ("selection", config.data.selection_split),
+            ("validation", config.data.validation_split),
+        )
+    }
+    workdir_lib.claim(workdir, config)
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    try:
+        if _is_finished(workdir, checkpoints, config.steps):
+            print(
+                f"{workdir} is finished: {config.steps} of {config.steps} steps. Pictures are in {workdir / 'pictures'}."
+                " To train on, raise --config.steps."
+            )
+            return None
+        with StopRequest() as stop:
+            return _Run(config, workdir, checkpoints, sources).go(stop, init_from)
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        raise UserError(
+            f"--workdir={workdir}: no space left on the device; whole checkpoints are there of steps"
+            f" {checkpoints.steps()}. Make room, and run the same command again"
+        ) from error
+    finally:
+        checkpoints.close()
+
+
+class _Run:
+    """One process's part of a run."""
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: pathlib.Path,
+        checkpoints: Checkpoints,
+        sources: dict[str, pipeline.ImageSource],
+    ) -> None:
+        self.config = config
+        self.workdir = workdir
+        self.checkpoints = checkpoints
+        self.sources = sources
+        self.mean_image = pipeline.mean_image(sources["train"], config)
+        self.batch_sharding, self.replicated = parallel.data_parallel()
+        self.vae, self.discriminator = make_models(config.model, adversarial=config.loss.adversarial != "none")
+        self.optimizer = make_optimizer(config.optimizer, config.steps)
+        self.learning_rate = learning_rate_schedule(config.optimizer, config.steps)
+        key = jax.random.key(config.seed)
+        self.init_key, self.step_key, self.picture_key = (jax.random.fold_in(key, i) for i in range(3))
+        self.create_state = functools.partial(
+            create_train_state,
+            self.vae,
+            self.discriminator,
+            self.optimizer,
+            ema=config.optimizer.ema_decay is not None,
+        )
+        self.reconstruct = jax.jit(
+            make_reconstruct(self.vae),
+            in_shardings=(self.replicated, self.batch_sharding),
+            out_shardings=self.replicated,
+        )
+        self.decode = jax.jit(functools.partial(self.vae.apply, method="decode"), out_shardings=self.replicated)
+        # Metrics of the steps since the last row, still on the device, so that steps need not wait for each other.
+        self.pending: list[tuple[int, Metrics]] = []
+        self.pause_s = 0.0
+
+    def go(self, stop: StopRequest, init_from: pathlib.Path | None) -> signal.Signals | None:
+        """Starts or resumes, trains, and finishes."""
+        shapes = on_devices(jax.eval_shape(self.create_state, self.init_key), self.replicated)
+        state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+        _require_space(self.workdir, state_bytes * (self.config.keep_checkpoints + 2))
+        self._describe(shapes)
+        # Shapes, and not an initial state, beside the restored one: the two might not fit into memory together.
+        state = self.checkpoints.restore_latest(shapes)
+        if state is None:
+            state = self._initial_state(init_from)
+        elif init_from is not None:
+            raise UserError(
+                f"--init_from={init_from}: {self.workdir} already holds a run, at step {int(state.step)}; give a new"
+                " --workdir, or leave --init_from out to go on with that run"
+            )
+        self.writer = MetricWriter(self.workdir, int(state.step))
+        try:
+            state = self._train(state, stop)
+            if stop.signal is not None and int(state.step) < self.config.steps:
+                print(f"Stopped by {stop.signal.name} at step {int(state.step)}. The same command goes on from there.")
+                return stop.signal
+            self._finish(shapes)
+            return None
+        finally:
+            self.writer.close()
+
+    def _initial_state(self, init_from: pathlib.Path | None) -> TrainState:
+        state = jax.jit(self.create_state, out_shardings=self.replicated)(self.init_key)
+        if init_from is not None:
+            _, weights, step = load_weights(init_from)
+            state, left_out = start_from(state, weights)
+            state = jax.device_put(state, self.replicated)
+            print(f"Starts from step {step} of {init_from}; not taken over: {len(left_out) or 'nothing'}")
+            for line in left_out:
+                print(f"  {line}")
+        return state
+
+    def _describe(self, shapes: TrainState) -> None:
+        config = self.config
+        print(f"Devices: {parallel.describe_devices()}, jax {jax.__version__}")
+        networks = {"vae": shapes.vae.variables}
+        if shapes.discriminator is not None:
+            networks["discriminator"] = shapes.discriminator.variables
+        counts = ", ".join(f"{name} {parameter_overview.count_parameters(part):,}" for name, part in networks.items())
+        print(f"Parameters, with statistics: {counts}; listed in {self.workdir / 'parameters.txt'}")
+        table = parameter_overview.get_parameter_overview(networks, include_stats=False)
+        (self.workdir / "parameters.txt").write_text(table + "\n")
+        sizes = ", ".join(f"{name} {len(source):,}" for name, source in self.sources.items())
+        epochs = config.steps * config.batch_size / len(self.sources["train"])
+        print(f"Images: {config.data.name}, {sizes}; {config.steps:,} steps of {config.batch_size} are {epochs:.1f} epochs")
+        if config.batch_size < 8:
+            print(
+                f"Warning: --config.batch_size={config.batch_size} is below 8: the population's moments are estimated on"
+                " the batch, and so few codes overestimate its KL a lot and make its gradient noisy."
+            )
+
+    def _compile(self, state: TrainState) -> Any:
+        config = self.config
+        train_step = make_train_step(
+            self.vae, self.discriminator, self.optimizer, config.loss, ema_decay=config.optimizer.ema_decay
+        )
+        jitted = jax.jit(
+            train_step,
+            donate_argnums=0,
+            in_shardings=(self.replicated, self.batch_sharding, self.replicated),
+            out_shardings=self.replicated,
+        )
+        images = jax.ShapeDtypeStruct((config.batch_size, *config.model.image_shape), np.float32)
+        began = time.monotonic()
+        # The compiled program itself is called in the loop: it refuses another shape instead of compiling again.
+        compiled = jitted.lower(state, images, self.step_key).compile()
+        memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+        images_a_device = config.batch_size / jax.device_count()
+        total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        print(
+            f"Compiled the step in {format_duration(time.monotonic() - began)}:"
+            f" {cost['flops'] / images_a_device / 1e9:.2f} GFLOP an image; {format_bytes(total)} a device, of which"
+            f" {format_bytes(memory.temp_size_in_bytes)} temporary",
+            flush=True,
+        )
+        return compiled
+
+    def _train(self, state: TrainState, stop: StopRequest) -> TrainState:
+        config = self.config
+        first = saved = int(state.step)
+        if first >= config.steps:
+            return state
+        compiled = self._compile(state)
+        batches = pipeline.train_batches(self.sources["train"], config, first)
+        progress = Progress(first, config.steps, config.batch_size)
+        for step in range(first + 1, config.steps + 1):
+            if stop.signal is not None:
+                break
+            images = jax.device_put(next(batches), self.batch_sharding)
+            state, metrics = compiled(state, images, self.step_key)
+            self.pending.append((step, metrics))
+            evaluates = step % config.eval_every == 0 or step == config.steps
+            if evaluates or step % config.log_every == 0 or step == first + 1:
+                self._log(step, progress)
+            if evaluates:
+                began = time.monotonic()
+                self.checkpoints.save(state, self._evaluate(state))
+                saved, self.pause_s = step, time.monotonic() - began
+                progress.skip()
+        step = int(state.step)
+        if self.pending:
+            self._log(step, progress)
+        if step > saved:
+            self.checkpoints.save(state)
+        self.checkpoints.wait()
+        return state
+
+    def _log(self, step: int, progress: Progress) -> None:
+        """Writes the mean of the metrics since the last row; refuses to go on from a step that is not finite."""
+        steps, rows = zip(*jax.device_get(self.pending), strict=True)
+        self.pending.clear()
+        for row_step, row in zip(steps, rows, strict=True):
+            for name in sorted(row, key=lambda name: (not name.startswith("loss/"), name)):
+                if not np.isfinite(row[name]):
+                    raise UserError(
+                        f"step {row_step}: {name} is {row[name]}; stopped. Checkpoints of steps"
+                        f" {self.checkpoints.steps()} are intact. Try a lower --config.optimizer.learning_rate or"
+                        " --config.optimizer.clip_norm=1000, in a new --workdir"
+                    )
+        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        evaluations_left = -(-self.config.steps // self.config.eval_every) - step // self.config.eval_every
+        images_per_second, seconds_left = progress.report(step, self.pause_s * evaluations_left)
+        means["learning_rate"] = float(self.learning_rate(step - 1))
+        means["images_per_second"] = images_per_second
+        self.writer.scalars(step, means)
+        print(
+            f"step {step}/{self.config.steps}  loss {means['loss/total']:.1f}  L1 {means['loss/reconstruction']:.4f}"
+            f"  {images_per_second:.1f} images/s  {format_duration(seconds_left)} left",
+            flush=True,
+        )
+
+    def _evaluate(self, state: TrainState) -> float:
+        """Evaluates, writes metrics and pictures, and returns the selection error."""
+        step, variables = int(state.step), state.evaluation_variables
+        selection = self._evaluate_on("selection", variables)
+        validation = self._evaluate_on("validation", variables)
+        row = {f"selection/{name}": value for name, value in selection.metrics.items()}
+        row |= {f"validation/{name}": value for name, value in validation.metrics.items()}
+        self.writer.scalars(step, row)
+        for name, picture in self._pictures(validation, variables).items():
+            pictures.save_png(self.workdir / "pictures" / f"{name}_{step:08d}.png", picture)
+            self.writer.image(step, name, picture)
+        print(f"step {step}/{self.config.steps}  held-out {_summary(validation)}", flush=True)
+        return selection.metrics["l1"]
+
+    def _evaluate_on(self, name: str, variables: Any) -> Evaluation:
+        batches = pipeline.eval_batches(self.sources[name], self.config, self.config.batch_size)
+        return evaluate(functools.partial(self.reconstruct, variables), batches, self.mean_image)
+
+    def _pictures(self, validation: Evaluation, variables: Any) -> dict[str, np.ndarray]:
+        latent_dim = self.config.model.latent_dim
+        prior = np.asarray(jax.random.normal(self.picture_key, (_SAMPLES, latent_dim)))
+        pairs, between = pictures.transition_codes(validation.means)
+        decoded = np.asarray(self.decode(variables, np.concatenate([prior, between.reshape(-1, latent_dim)])))
+        samples = decoded[:_SAMPLES].reshape(-1, pictures.SHOWN, *decoded.shape[1:])
+        transitions = decoded[_SAMPLES:].reshape(*between.shape[:2], *decoded.shape[1:])
+        return {
+            "reconstructions": pictures.reconstruction_grid(validation.images, validation.reconstructions),
+            "samples": pictures.grid(list(samples)),
+            "transition": pictures.transition_grid(validation.images, pairs, transitions),
+        }
+
+    def _finish(self, shapes: TrainState) -> None:
+        """Evaluates the best checkpoint on the held-out images, and leaves its pictures without a step in the name."""
+        step = self.checkpoints.best_step()
+        best = self.checkpoints.restore(step, shapes)
+        validation = self._evaluate_on("validation", best.evaluation_variables)
+        for name, picture in self._pictures(validation, best.evaluation_variables).items():
+            pictures.save_png(self.workdir / "pictures" / f"{name}.png", picture)
+        row = {f"best/{name}": value for name, value in validation.metrics.items()}
+        self.writer.scalars(self.config.steps, {"best/step": step, **row})
+        print(f"Done. Best on the selection images: step {step}; held-out {_summary(validation)}")
+        print(f"Look at {self.workdir / 'pictures'}: reconstructions.png, samples.png, transition.png")
+
+
+def _summary(evaluation: Evaluation) -> str:
+    metrics, count = evaluation.metrics, len(evaluation.images)
+    return (
+        f"L1 {metrics['l1']:.4f} ({metrics['l1_relative_to_mean_image']:.3f} of the mean image's),"
+        f" {round(metrics['nearest_is_own'] * count)} of {count} nearest to their own image,"
+        f" {metrics['active_units']:.0f} active units"
+    )
+
+
+def _is_finished(workdir: pathlib.Path, checkpoints: Checkpoints, steps: int) -> bool:
+    """Whether the last step is saved and the pictures after it were written."""
+    if max(checkpoints.steps(), default=0) < steps:
+        return False
+    return any(row["step"] >= steps and "best/step" in row for row in read_metrics(workdir))
+
+
+def _require_space(workdir: pathlib.Path, needed: int) -> None:
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise UserError(
+            f"--workdir={workdir}: {format_bytes(free)} free on its device, expected {format_bytes(needed)} for the"
+            " checkpoints; make room, use another --workdir, or lower --config.keep_checkpoints"
+        )
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
