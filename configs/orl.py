@@ -1,12 +1,13 @@
 """Real faces on a laptop: the 400 ORL faces, 64x64, grey.
 
-    python -m rvae_jax.main --config=configs/orl.py --workdir=runs/orl
+python -m rvae_jax.main --config=configs/orl.py --workdir=runs/orl
 """
 
-from rvae_jax.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig
+from rvae_jax.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig, make_tiny, require_variant
 
 
 def get_config(variant: str | None = None) -> Config:
+    require_variant(variant, ("tiny", "long"))
     config = Config(
         batch_size=8,
         steps=800,
@@ -27,10 +28,4 @@ def get_config(variant: str | None = None) -> Config:
             name="orl", train_split="train[:340]", selection_split="train[340:]", validation_split="validation"
         ),
     )
-    if variant == "tiny":
-        config.steps, config.log_every, config.eval_every = 20, 5, 10
-        config.model.image_shape = (32, 32, 1)
-        config.model.latent_dim = 16
-        config.model.encoder_filters = config.model.decoder_filters = (8, 8, 1)
-        config.model.discriminator_filters, config.model.discriminator_strides = (8, 8, 1), (2, 2, 1)
-    return config
+    return make_tiny(config) if variant == "tiny" else config

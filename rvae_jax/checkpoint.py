@@ -1,6 +1,6 @@
 """Checkpoints of a run, with Orbax: atomic, asynchronous, the newest few and the best.
 
-A checkpoint has two items: ``weights``, which is all that using the model needs, and ``training``, the rest of the state.
+A checkpoint has two items: ``weights``, all that using the model needs, and ``training``, the rest of the state.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ def _clip_log_var_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> 
 
 def _at_least_float32(array: jax.Array) -> jax.Array:
     array = jnp.asarray(array)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
 
 
 def _mean_over_patches(values: jax.Array) -> jax.Array:

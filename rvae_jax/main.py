@@ -3,12 +3,16 @@
 import os
 import pathlib
 import sys
+from typing import Literal
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from rvae_jax.config import Config
+from rvae_jax.config import Config, literal_fields
 from rvae_jax.errors import UserError
+
+for _, _choices in literal_fields(Config()):
+    config_flags.register_flag_parser_for_type(Literal[_choices], flags.EnumParser(_choices))
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File that defines get_config(variant), as in --config=FILE:VARIANT.", lock_config=True
@@ -25,12 +29,9 @@ def main(_: list[str]) -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     from rvae_jax.train import train  # imports JAX, which reads the environment
 
-    config = _CONFIG.value
     init_from = pathlib.Path(_INIT_FROM.value) if _INIT_FROM.value else None
     try:
-        if not isinstance(config, Config):
-            raise UserError(f"--config: get_config returned {type(config).__name__}, expected rvae_jax.config.Config")
-        stopped_by = train(config, pathlib.Path(_WORKDIR.value), init_from)
+        stopped_by = train(_CONFIG.value, pathlib.Path(_WORKDIR.value), init_from)
     except UserError as error:
         sys.exit(f"Error: {error}")
     if stopped_by is not None:
@@ -40,8 +41,12 @@ def main(_: list[str]) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; what is wrong with it is said in one line."""
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is not None and not isinstance(_CONFIG.value, Config):
+            getattr(_CONFIG.value, "seed", None)  # raises what kept the file from being read
+            raise UserError(f"--config: get_config returned a {type(_CONFIG.value).__name__}, expected a Config")
+        return rest
+    except (flags.Error, UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         sys.exit(f"Error: {' '.join(lines)}")
 

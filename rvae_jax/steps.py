@@ -139,7 +139,7 @@ def make_train_step(
         if axis_name is not None:
             gradients = jax.lax.pmean(gradients, axis_name)
         for name, player in players.items():
-            metrics[f"gradient_norm/{name}"] = optax.global_norm(gradients[name])
+            metrics[f"gradient_norm/{name}"] = optax.tree.norm(gradients[name])
             players[name] = _update(player, gradients[name], batch_stats[name], optimizer)
         ema_params = state.ema_params
         if ema_params is not None:

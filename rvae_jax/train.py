@@ -68,8 +68,8 @@ def train(config: Config, workdir: pathlib.Path, init_from: pathlib.Path | None 
     try:
         if _is_finished(workdir, checkpoints, config.steps):
             print(
-                f"{workdir} is finished: {config.steps} of {config.steps} steps. Pictures are in {workdir / 'pictures'}."
-                " To train on, raise --config.steps."
+                f"{workdir} is finished: {config.steps} of {config.steps} steps."
+                f" Pictures are in {workdir / 'pictures'}. To train on, raise --config.steps."
             )
             return None
         with StopRequest() as stop:
@@ -172,11 +172,12 @@ class _Run:
         (self.workdir / "parameters.txt").write_text(table + "\n")
         sizes = ", ".join(f"{name} {len(source):,}" for name, source in self.sources.items())
         epochs = config.steps * config.batch_size / len(self.sources["train"])
-        print(f"Images: {config.data.name}, {sizes}; {config.steps:,} steps of {config.batch_size} are {epochs:.1f} epochs")
+        steps = f"{config.steps:,} steps of {config.batch_size}"
+        print(f"Images: {config.data.name}, {sizes}; {steps} are {epochs:.1f} epochs")
         if config.batch_size < 8:
             print(
-                f"Warning: --config.batch_size={config.batch_size} is below 8: the population's moments are estimated on"
-                " the batch, and so few codes overestimate its KL a lot and make its gradient noisy."
+                f"Warning: --config.batch_size={config.batch_size} is below 8: the population's moments are estimated"
+                " on the batch, and so few codes overestimate its KL a lot and make its gradient noisy."
             )
 
     def _compile(self, state: TrainState) -> Any:

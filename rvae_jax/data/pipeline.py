@@ -5,7 +5,10 @@ the seed and k alone, so that a resumed run needs no other state than its step.
 """
 
 import difflib
+import importlib.util
+import io
 import os
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -96,6 +99,22 @@ def load_dataset(data: DataConfig, split: str) -> Images:
         if not Path(file.filename).is_file():
             raise UserError(f"{where} is incomplete: no {file.filename}; delete the folder and prepare it again")
     return Images(where, records, feature.shape[-1])
+
+
+def download(name: str, data_dir: str) -> None:
+    """Fetches a data set of TFDS and prepares it in array_record format, without TensorFlow.
+
+    All that celeb_a and celeb_a_hq use of TensorFlow are its functions for files, to find and open archives. Where it
+    is not installed, Python's own take their place for the rest of the process. Some other data sets do need it.
+
+    Args:
+      name: a data set of TFDS, with its configuration where it has some, ``celeb_a_hq/256``.
+      data_dir: folder of prepared TFDS data sets.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        gfile = types.SimpleNamespace(GFile=_Archive, exists=os.path.exists)
+        object.__setattr__(tfds.core.lazy_imports_utils.tensorflow, "io", types.SimpleNamespace(gfile=gfile))
+    tfds.builder(name, data_dir=data_dir, file_format="array_record").download_and_prepare()
 
 
 def preprocess(image: np.ndarray, image_shape: tuple[int, int, int], crop: tuple[int, int] | None) -> np.ndarray:
@@ -221,13 +240,24 @@ def _fill_up(images: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarra
     return np.concatenate([images, copies]), mask
 
 
+class _Archive(io.FileIO):
+    """A file that stays open, as TensorFlow's do, when a ``with`` ends: TFDS goes on to read from it."""
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def _find_prepared(data: DataConfig) -> tfds.core.DatasetBuilder:
     try:
         return tfds.core.read_only_builder.builder_from_files(data.name, data_dir=data.data_dir)
     except tfds.core.DatasetNotFoundError:
         pass
-    except ValueError:
-        raise UserError(f"data.name={data.name}: expected a TFDS name: name, name/config or name:version") from None
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"data.name={data.name}: {reason}; expected name, name/config or name:version") from None
 
     name = data.name.partition("/")[0].partition(":")[0]
     data_dir = Path(_data_dir(data))
@@ -251,7 +281,6 @@ def _find_prepared(data: DataConfig) -> tfds.core.DatasetBuilder:
     raise UserError(
         f"data.name={data.name}: not prepared in {data_dir / name} (there: {', '.join(there) or 'none'});"
         f" {first}run {_prepare_command(data.name, str(data_dir))}"
-        " (celeb_a needs no TensorFlow for that; some others, such as celeb_a_hq, do)"
     )
 
 
@@ -261,8 +290,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _prepare_command(name: str, data_dir: str) -> str:
-    code = f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record').download_and_prepare()"
-    return f'python -c "import tensorflow_datasets as tfds; {code}"'
+    return f'python -c "from rvae_jax.data import pipeline; pipeline.download({name!r}, {data_dir!r})"'
 
 
 def _data_dir(data: DataConfig) -> str:
