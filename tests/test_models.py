@@ -14,7 +14,7 @@ import rvae_jax.models
 from rvae_jax.models import VAE, Discriminator
 from rvae_jax.models.blocks import Down
 from rvae_jax.models.encoder import InputNorm
-from rvae_jax.models.layers import Conv, ConvTranspose, Norm, PointwiseConv, conv_transpose_stride_2
+from rvae_jax.models.layers import Conv, ConvTranspose, Dense, Norm, PointwiseConv, conv_transpose_stride_2
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -45,7 +45,7 @@ def _encode(module, x, train=False):
 def _random_weights(network, *arguments):
     """Weights and statistics of which none makes a layer the identity."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), *arguments)
+    shapes = jax.eval_shape(lambda key: network.init(key, *arguments), jax.random.key(0))
     return jax.tree.map(lambda leaf: (0.2 * rng.normal(size=leaf.shape) + (leaf.ndim == 1)).astype(np.float32), shapes)
 
 
@@ -223,18 +223,42 @@ def _check_counts(expected, params, stats):
     assert {name: (_count(params[name]), _count(stats.get(name, {}))) for name in params} == expected
 
 
-def test_weights_are_initialised_as_the_released_ones():
-    vae = VAE((8, 8, 3), 64, (64, 64), (64, 3), 0, 0)
-    weights = flat(jax.jit(vae.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 64)))["params"])
-    for name, array in weights.items():
-        leaf = name.split("/")[-1]
-        if leaf != "kernel":
-            assert np.all(np.asarray(array) == (leaf == "gamma")), name
-        elif array.size > 1000:
-            # Symmetric in fan-in and fan-out, so alike for (h, w, in, out) and (h, w, out, in).
-            limit = np.sqrt(6 / (np.prod(array.shape[:-2]) * (array.shape[-2] + array.shape[-1])))
-            assert 0.97 * limit < np.max(np.abs(array)) <= limit, name
-            assert np.std(array) == pytest.approx(limit / np.sqrt(3), rel=0.05), name
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Conv(96, (3, 3)), (3, 3, 32, 96)),
+        (PointwiseConv(96), (1, 1, 32, 96)),
+        (ConvTranspose(96), (3, 3, 96, 32)),
+        (Dense(96), (32, 96)),
+    ],
+)
+def test_kernels_are_initialised_as_the_released_ones(layer, shape):
+    weights = layer.init(jax.random.key(0), jnp.zeros((1, 4, 4, 32)))["params"]
+    kernel, bias = weights["kernel"], weights["bias"]
+    limit = np.sqrt(6 / (np.prod(shape[:-2]) * (32 + 96)))
+    assert kernel.shape == shape
+    assert 0.98 * limit < np.max(np.abs(kernel)) <= limit
+    assert np.std(kernel) == pytest.approx(limit / np.sqrt(3), rel=0.05)
+    assert bias.shape == (96,)
+    assert not np.any(bias)
+
+
+def test_norms_begin_as_the_released_ones():
+    x = jnp.zeros((1, 4, 6, 3))
+    norm = Norm("frozen").init(jax.random.key(0), x, False)
+    input_norm = InputNorm().init(jax.random.key(0), x)
+    ones, zeros = np.ones(3), np.zeros(3)
+    assert jax.tree.all(
+        jax.tree.map(
+            np.array_equal,
+            norm | {"input": input_norm["params"]},
+            {
+                "params": {"gamma": ones, "beta": zeros},
+                "batch_stats": {"moving_mean": zeros, "moving_variance": ones},
+                "input": {"gamma": np.ones((4, 6)), "beta": np.zeros((4, 6))},
+            },
+        )
+    )
 
 
 def _convolution(x, weights, stride=1):

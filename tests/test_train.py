@@ -51,6 +51,10 @@ def tiny_config(data_dir, **changes):
     )
     config.model.image_shape = (64, 64, 1)
     make_tiny(config)
+    config.model.image_shape = (16, 16, 1)
+    config.model.encoder_filters, config.model.decoder_filters = (8, 8), (8, 1)
+    config.model.discriminator_filters, config.model.discriminator_strides = (8, 1), (2, 1)
+    config.model.encoder_identity_blocks, config.model.decoder_identity_blocks = 1, 0
     return dataclasses.replace(config, **{"steps": 8, "log_every": 2, "eval_every": 4} | changes)
 
 
@@ -223,13 +227,13 @@ def test_full_disk_at_a_checkpoint_keeps_the_one_before(data_dir, tmp_path, monk
 def test_init_from_takes_what_fits_and_lists_the_rest(finished, data_dir, tmp_path, capsys):
     workdir, _ = finished
     config = tiny_config(data_dir, steps=1)
-    config.model.image_shape = (16, 16, 1)
+    config.model.image_shape = (8, 8, 1)
     config.model.input_norm = False
     config.optimizer.learning_rate = 1e-12
     config.optimizer.ema_decay = 0.9
     train(config, tmp_path, init_from=workdir)
     said = capsys.readouterr().out
-    assert "vae/params/encoder/norm/gamma (32, 32): there only" in said
+    assert "vae/params/encoder/norm/gamma (16, 16): there only" in said
     assert "vae/params/sampler/z_mean/kernel: (128, 16) there, (32, 16) here, starts fresh" in said
     _, theirs, step = load_weights(workdir)
     assert f"Starts from step {step} of" in said
@@ -261,7 +265,7 @@ def one_device():
 def test_loading_a_run(finished):
     workdir, _ = finished
     model = rvae_jax.load(workdir)
-    images = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 1)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 1)).astype(np.float32)
     mean, log_var = model.encode(images)
     assert mean.shape == log_var.shape == (3, 16)
     np.testing.assert_array_equal(model.reconstruct(images), model.decode(mean))
@@ -275,7 +279,7 @@ def test_loading_a_run(finished):
     assert not np.array_equal(older.decode(mean), rvae_jax.load(workdir, step=8).decode(mean))
     with pytest.raises(UserError, match=r"no checkpoint of step 5; there are \[4, 8\]"):
         rvae_jax.load(workdir, step=5)
-    with pytest.raises(UserError, match=r"shape \(3, 16, 16, 1\); expected \(n, 32, 32, 1\)"):
+    with pytest.raises(UserError, match=r"shape \(3, 8, 8, 1\); expected \(n, 16, 16, 1\)"):
         model.encode(images[:, ::2, ::2])
     with pytest.raises(UserError, match=r"expected \(n, 16\)"):
         model.decode(np.zeros((1, 15)))
@@ -294,6 +298,14 @@ def test_loaded_weights_are_the_averaged_ones(data_dir, tmp_path):
     loaded = rvae_jax.load(tmp_path).variables["params"]["decoder"]["stem"]["kernel"]
     np.testing.assert_array_equal(loaded, weights["ema_params"]["decoder"]["stem"]["kernel"])
     assert not np.array_equal(loaded, weights["vae"]["params"]["decoder"]["stem"]["kernel"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_cache(tmp_path_factory):
+    """Processes of their own share what they compile, apart from the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def command(data_dir, workdir, steps):
