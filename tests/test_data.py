@@ -97,8 +97,8 @@ def own_data_dir(data_dir, tmp_path):
     return tmp_path / "copy"
 
 
-def _config(image_shape=(8, 6, 1), batch_size=4, seed=0, flip=False, crop=None):
-    data = DataConfig(crop=crop, flip=flip)
+def _config(image_shape=(8, 6, 1), batch_size=4, seed=0, flip=False, crop=None, jitter=0.0):
+    data = DataConfig(crop=crop, flip=flip, jitter=jitter)
     return Config(seed=seed, batch_size=batch_size, model=ModelConfig(image_shape=image_shape), data=data)
 
 
@@ -529,9 +529,9 @@ def _numbers_and_mirrored(batches):
     return numbers, mirrored
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_batches_are_a_function_of_seed_and_step(flip, monkeypatch):
-    source, config = _numbered(20), _config(flip=flip, seed=3)
+@pytest.mark.parametrize(("flip", "jitter"), [(False, 0.0), (True, 0.0), (True, 0.2)])
+def test_batches_are_a_function_of_seed_and_step(flip, jitter, monkeypatch):
+    source, config = _numbered(20), _config(flip=flip, jitter=jitter, seed=3)
     batches = _take(pipeline.train_batches(source, config), 12)  # 2.4 epochs
     assert batches.dtype == np.float32
     assert batches.shape == (12, 4, 8, 6, 1)
@@ -565,6 +565,28 @@ def test_mirroring_is_drawn_anew_for_half_of_the_images():
     of_image = mirrored[np.argsort(numbers, kind="stable")].reshape(200, 20)
     assert np.all(of_image.any(axis=1) & ~of_image.all(axis=1))
     assert np.all(np.abs(np.corrcoef(of_image, rowvar=False)[np.triu_indices(20, 1)]) < 0.35)  # between epochs
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_zoom_and_shift_move_a_ramp_as_they_say(channels):
+    y, x = np.mgrid[:40, :60].astype(np.float64)
+    image = np.repeat((2 * x + 3 * y)[:, :, None].astype(np.uint8), channels, axis=2)
+
+    class Draws:
+        uniform = staticmethod(lambda low, high, size=None: high if size is None else np.array([high, low]))
+
+    moved = pipeline.zoom_and_shift(image, Draws, 0.1)
+    assert moved.shape == image.shape
+    zoom, shift_x, shift_y = 1.1, 0.05 * 60, -0.05 * 40
+    expected = 2 * ((x - 29.5 - shift_x) / zoom + 29.5) + 3 * ((y - 19.5 - shift_y) / zoom + 19.5)
+    inside = (slice(4, -8), slice(8, -4))
+    assert np.abs(moved[inside] - expected[inside][:, :, None]).max() < 0.7
+
+
+def test_jitter_is_drawn_anew_for_each_image():
+    source = [np.arange(48, dtype=np.uint8).reshape(8, 6, 1) * 5] * 4
+    (batch,) = _take(pipeline.train_batches(source, _config(jitter=0.3)), 1)
+    assert len({image.tobytes() for image in batch}) == 4
 
 
 def test_range():

@@ -16,6 +16,8 @@ from rvae_jax.models.blocks import Down
 from rvae_jax.models.encoder import InputNorm
 from rvae_jax.models.layers import Conv, ConvTranspose, Dense, Norm, PointwiseConv, conv_transpose_stride_2
 
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 

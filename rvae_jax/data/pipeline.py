@@ -175,6 +175,8 @@ def train_batches(source: ImageSource, config: Config, start_step: int = 0) -> I
     images = _preprocessed(source, config).seed(config.seed).shuffle().repeat()
     if config.data.flip:
         images = images.random_map(_mirror_half)
+    if config.data.jitter:
+        images = images.random_map(lambda image, rng: zoom_and_shift(image, rng, config.data.jitter))
     batches = images.batch(config.batch_size, drop_remainder=True).map(_to_float)
     return iter(batches[start_step:].to_iter_dataset(_READ_OPTIONS))
 
@@ -228,6 +230,28 @@ def _preprocessed(source: ImageSource, config: Config) -> grain.MapDataset:
 
 def _mirror_half(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image[:, ::-1] if rng.random() < 0.5 else image
+
+
+def zoom_and_shift(image: np.ndarray, rng: np.random.Generator, jitter: float) -> np.ndarray:
+    """Zooms about the centre by 1 - jitter to 1 + jitter, and shifts by up to jitter / 2 of the size along each axis.
+
+    What comes in from beyond the border is the image's mirror.
+
+    Args:
+      image: ``[h, w, c]``, uint8.
+      rng: where the zoom and the shifts are drawn from, uniformly.
+      jitter: share of the size.
+
+    Returns:
+      ``[h, w, c]``, uint8.
+    """
+    size = np.array(image.shape[1::-1])  # x before y, as OpenCV has it
+    zoom = 1.0 + rng.uniform(-jitter, jitter)
+    shift = rng.uniform(-jitter / 2, jitter / 2, 2) * size
+    centre = (size - 1) / 2
+    matrix = np.column_stack([np.eye(2) * zoom, centre + shift - zoom * centre])
+    moved = cv2.warpAffine(image, matrix, tuple(size.tolist()), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return moved.reshape(image.shape)
 
 
 def _to_float(images: np.ndarray) -> np.ndarray:

@@ -1,0 +1,64 @@
+"""Builds a configuration's networks, compiles its training step and takes one, on random images.
+
+    python benchmarks/one_step.py --config=configs/celeba_hq.py --config.batch_size=2
+
+Prints parameters, FLOPs, the seconds that compiling and the step took, and the process's peak memory. It needs no data.
+"""
+
+import resource
+import time
+
+import jax
+import numpy as np
+from absl import app, flags
+from clu import parameter_overview
+
+from rvae_jax import config as config_lib
+from rvae_jax.main import CONFIG, parse_flags
+from rvae_jax.steps import make_train_step
+from rvae_jax.train_state import create_train_state, make_models, make_optimizer
+
+
+def main(_: list[str]) -> None:
+    """Runs the benchmark."""
+    config = CONFIG.value
+    config_lib.validate(config, device_count=1)
+    vae, discriminator = make_models(config.model, adversarial=config.loss.adversarial != "none")
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    train_step = make_train_step(vae, discriminator, optimizer, config.loss, ema_decay=config.optimizer.ema_decay)
+    key = jax.random.key(config.seed)
+
+    @jax.jit
+    def create(key: jax.Array) -> object:
+        return create_train_state(vae, discriminator, optimizer, key, ema=config.optimizer.ema_decay is not None)
+
+    began = time.monotonic()
+    state = jax.block_until_ready(create(key))
+    players = {"vae": state.vae, "discriminator": state.discriminator}
+    for name, player in players.items():
+        if player is not None:
+            print(f"{name}: {parameter_overview.count_parameters(player.variables):,} parameters, with statistics")
+    print(f"initialised in {time.monotonic() - began:.1f} s")
+
+    shape = (config.batch_size, *config.model.image_shape)
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    began = time.monotonic()
+    compiled = jax.jit(train_step, donate_argnums=0).lower(state, images, key).compile()
+    print(f"compiled in {time.monotonic() - began:.1f} s")
+    flops = compiled.cost_analysis()["flops"] / config.batch_size
+    print(
+        f"{flops / 1e9:.1f} GFLOP an image, temporary memory {compiled.memory_analysis().temp_size_in_bytes / 1e9:.2f} GB"
+    )
+
+    began = time.monotonic()
+    state, metrics = jax.block_until_ready(compiled(state, images, key))
+    print(
+        f"one step of {config.batch_size} in {time.monotonic() - began:.1f} s, loss {float(metrics['loss/total']):.1f}"
+    )
+    # Kibibytes on Linux.
+    print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9:.2f} GB")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config"])
+    app.run(main, flags_parser=parse_flags)
