@@ -46,9 +46,8 @@ def main(_: list[str]) -> None:
     compiled = jax.jit(train_step, donate_argnums=0).lower(state, images, key).compile()
     print(f"compiled in {time.monotonic() - began:.1f} s")
     flops = compiled.cost_analysis()["flops"] / config.batch_size
-    print(
-        f"{flops / 1e9:.1f} GFLOP an image, temporary memory {compiled.memory_analysis().temp_size_in_bytes / 1e9:.2f} GB"
-    )
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    print(f"{flops / 1e9:.1f} GFLOP an image, temporary memory {temporary / 1e9:.2f} GB")
 
     began = time.monotonic()
     state, metrics = jax.block_until_ready(compiled(state, images, key))

@@ -221,7 +221,7 @@ class _Run:
             state, metrics = compiled(state, images, self.step_key)
             self.pending.append((step, metrics))
             evaluates = step % config.eval_every == 0 or step == config.steps
-            if evaluates or step % config.log_every == 0 or step == first + 1:
+            if evaluates or step % config.log_every == 0:
                 self._log(step, progress)
             if evaluates:
                 began = time.monotonic()

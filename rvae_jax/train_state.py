@@ -93,7 +93,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
     Keras, which the author used, adds epsilon to the root of the *uncorrected* second moment: its epsilon acts as
     ``epsilon / sqrt(1 - beta2^t)`` here, 32 times as large at the first step. So at the author's epsilon of 1e-7 our
-    first steps are larger where gradients are tiny: 1.3 times at |g| = 1e-5, 3.9 times at 1e-6. The difference fades
+    first steps are larger where gradients are tiny: 1.3 times at |g| = 1e-5, 3.8 times at 1e-6. The difference fades
     as t grows towards 1 / (1 - beta2) and beyond.
     """
     adam = optax.adam(learning_rate_schedule(config, steps), b1=config.beta1, b2=config.beta2, eps=config.epsilon)

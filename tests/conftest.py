@@ -19,7 +19,7 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache entry")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def strict_promotion():
     """No implicit promotion of types. Optax's Adam, and so the whole step, does not run with it."""
     with jax.numpy_dtype_promotion("strict"):
