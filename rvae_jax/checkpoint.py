@@ -21,8 +21,8 @@ from rvae_jax.train_state import TrainState, create_train_state, make_models
 
 SELECTION_METRIC = "selection_l1"
 
-# Orbax reports each file it touches at INFO; an unreadable one we report ourselves.
-absl_logging.set_verbosity(absl_logging.ERROR)
+# Orbax logs each file that it touches, and the traceback of each error that it then raises; we report those ourselves.
+absl_logging.set_verbosity(absl_logging.FATAL)
 
 
 class Checkpoints:

@@ -212,7 +212,7 @@ def test_arguments_of_two_types_mix_under_strict_promotion(name):
     function, oracle, shapes = FUNCTIONS[name]
     first, second = _arrays(shapes, dtype=np.float32)
     first = jnp.asarray(first, jnp.bfloat16)
-    ours = function(first, second)
+    ours = jax.jit(function)(first, second)
     assert relative_error(ours, oracle(np.asarray(first, np.float64), second.astype(np.float64))) <= 2e-6
 
 
@@ -275,10 +275,11 @@ def test_adversarial_terms_are_finite_over_the_stated_range(kind):
 
 def test_guards_keep_the_gradient_of_where_they_stand():
     log_var = np.float32([[FLOAT32.min, -1e30, losses.LOG_VAR_MAX, 100.0, FLOAT32.max]])
-    gradient = jax.grad(lambda log_var: jnp.sum(losses.variance_regularizer(log_var)))(log_var)
+    gradient = jax.jit(jax.grad(lambda log_var: jnp.sum(losses.variance_regularizer(log_var))))(log_var)
     largest = 0.5 * np.expm1(losses.LOG_VAR_MAX)
     np.testing.assert_allclose(gradient, [[-0.5, -0.5, largest, largest, largest]], rtol=1e-6)
-    gradient = jax.grad(lambda log_var: jnp.sum(losses.batch_moments(log_var * 0.0, log_var).var))(log_var[:, 2:])
+    variance = jax.grad(lambda log_var: jnp.sum(losses.batch_moments(log_var * 0.0, log_var).var))
+    gradient = jax.jit(variance)(log_var[:, 2:])
     np.testing.assert_allclose(gradient, np.full((1, 3), np.exp(losses.LOG_VAR_MAX)), rtol=1e-6)
 
 
@@ -299,12 +300,12 @@ def test_gradient_near_collapse_pushes_the_codes_apart(spread):
 def test_floors_move_no_ordinary_value():
     var = np.logspace(-12, 12, 200).astype(np.float32)
     function = jax.vmap(jax.value_and_grad(lambda v: losses.population_kl(Moments(jnp.zeros(1), v[None]))))
-    value, gradient = function(var)
+    value, gradient = jax.jit(function)(var)
     np.testing.assert_allclose(value, _kl(0.0, np.float64(var)[:, None]), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(gradient, 0.5 - 0.5 / np.float64(var), rtol=1e-6, atol=1e-6)
     log_var = np.linspace(-30, 30, 241, dtype=np.float32)
     function = jax.vmap(jax.value_and_grad(lambda v: jnp.sum(losses.variance_regularizer(v[None, None]))))
-    value, gradient = function(log_var)
+    value, gradient = jax.jit(function)(log_var)
     np.testing.assert_allclose(value, _kl(0.0, np.exp(np.float64(log_var))[:, None]), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(gradient, 0.5 * np.expm1(np.float64(log_var)), rtol=1e-6, atol=1e-6)
     var = losses.batch_moments(np.zeros((2, 241), np.float32), np.stack([log_var, log_var])).var
@@ -406,7 +407,7 @@ def test_batch_kl_exceeds_the_kl_by_a_constant_that_knows_no_scale(count, excess
     for mean, sigma in ((0.0, 1.0), (0.0, 0.1), (1.0, 3.0)):
         codes = np.random.default_rng(0).normal(mean, sigma, (count, size)).astype(np.float32)
         per_dimension = jax.vmap(lambda m, v: losses.population_kl(Moments(m[None], v[None])))
-        sample = np.float64(per_dimension(*losses.batch_moments(codes)))
+        sample = np.float64(jax.jit(per_dimension)(*losses.batch_moments(codes)))
         standard_error = sample.std() / np.sqrt(size)
         kl = 0.5 * (mean**2 + sigma**2 - 1 - np.log(sigma**2))
         assert abs(sample.mean() - kl - exact) < 4 * standard_error
@@ -429,10 +430,10 @@ def _on_devices(how, count, weights, x, **options):
     parts = x.reshape(count, -1, x.shape[-1])
     if how == "vmap":
         mapped = jax.vmap(one, in_axes=(None, 0), axis_name="batch")
-        return jax.tree.map(lambda leaf: leaf[0], jax.jit(mapped)(weights, parts))
+        return jax.tree.map(lambda leaf: leaf[0], jax.device_get(jax.jit(mapped)(weights, parts)))
     if how == "pmap":
         mapped = jax.pmap(one, "batch", in_axes=(None, 0), devices=jax.devices()[:count])
-        return jax.tree.map(lambda leaf: leaf[-1], mapped(weights, parts))
+        return jax.tree.map(lambda leaf: leaf[-1], jax.device_get(mapped(weights, parts)))
     split, whole = PartitionSpec("batch"), PartitionSpec()
     mesh = Mesh(np.array(jax.devices()[:count]), ("batch",))
     mapped = jax.shard_map(
@@ -447,8 +448,10 @@ def _on_devices(how, count, weights, x, **options):
 def test_split_batch_has_the_moments_and_gradients_of_the_whole(count, how, convention):
     x, mean, log_var = _arrays([(16, 5), (5, 4), (5, 4)], dtype=np.float32)
     weights = {"mean": 0.1 * mean, "log_var": 0.3 * log_var - 0.5}
-    whole = jax.value_and_grad(_objective, has_aux=True)(weights, x, None, True, convention)
-    (value, moments), gradient = whole
+    whole = jax.value_and_grad(
+        functools.partial(_objective, axis_name=None, pooled=True, convention=convention), has_aux=True
+    )
+    (value, moments), gradient = jax.jit(whole)(weights, x)
     ours = _on_devices(how, count, weights, x, pooled=True, convention=convention)
     for mine, expected in zip(jax.tree.leaves(ours), jax.tree.leaves((value, moments, gradient)), strict=True):
         assert relative_error(mine, expected) <= 2e-6

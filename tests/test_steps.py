@@ -42,33 +42,34 @@ BATCH = 8
 
 # Gradient descent that leaves the gradient in its state.
 CAPTURE = optax.GradientTransformation(
-    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda params: jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params),
     lambda gradients, state, params=None: (jax.tree.map(lambda gradient: -1e-4 * gradient, gradients), gradients),
 )
 
-QUICK = {"xla_backend_optimization_level": 0}
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
+AS_USERS_HAVE_IT = {"xla_backend_optimization_level": 3}
 
 
-def _state(vae, discriminator, optimizer, *, ema=False, seed=0):
+def _state(vae, discriminator, optimizer, *, ema=False):
     """A state with random weights and statistics, of which none makes a layer the identity."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     create = functools.partial(create_train_state, vae, discriminator, optimizer, ema=ema)
     shapes = jax.eval_shape(create, jax.random.key(0))
 
+    def weight(path, leaf):
+        scale = 0.3 if leaf.ndim < 2 else 1 / np.sqrt(np.prod(leaf.shape[:-1]))
+        centre = path[-1].key in ("gamma", "moving_variance")
+        return (centre + scale * rng.normal(size=leaf.shape)).astype(np.float32)
+
     def player(shapes):
-        weights = jax.tree.map(
-            lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape) + (leaf.ndim == 1), jnp.float32),
-            shapes.variables,
-        )
+        weights = jax.tree_util.tree_map_with_path(weight, shapes.variables)
         return Player(weights["params"], weights["batch_stats"], optimizer.init(weights["params"]))
 
     vae = player(shapes.vae)
     return TrainState(
-        step=jnp.int32(0),
+        step=np.int32(0),
         vae=vae,
         discriminator=None if shapes.discriminator is None else player(shapes.discriminator),
-        ema_params=jax.tree.map(jnp.zeros_like, vae.params) if ema else None,
+        ema_params=jax.tree.map(np.zeros_like, vae.params) if ema else None,
     )
 
 
@@ -83,24 +84,24 @@ def fixed_noise(monkeypatch):
     return noise
 
 
-def _reference_step(loss, jit):
+def _reference_step(loss, compiler_options=None):
     vae, discriminator = make_models(REFERENCE, adversarial=loss.adversarial != "none")
     parts = {name: variables(f"{name}/") for name in ("encoder", "sampler", "decoder")}
     params = {name: part["params"] for name, part in parts.items()}
     stats = {name: part["batch_stats"] for name, part in parts.items() if part["batch_stats"]}
-    state = TrainState(jnp.int32(0), Player(params, stats, CAPTURE.init(params)), None, None)
+    state = TrainState(np.int32(0), Player(params, stats, CAPTURE.init(params)), None, None)
     if discriminator is not None:
         weights = variables("discriminator/")
         player = Player(weights["params"], weights["batch_stats"], CAPTURE.init(weights["params"]))
         state = state.replace(discriminator=player)
-    step = jit(make_train_step(vae, discriminator, CAPTURE, loss))
+    step = jax.jit(make_train_step(vae, discriminator, CAPTURE, loss), compiler_options=compiler_options)
     return step(state, FIXTURE["in/x"], jax.random.key(0))
 
 
 @pytest.mark.usefixtures("strict_promotion")
 def test_a_step_has_the_losses_and_every_gradient_of_the_released_code(monkeypatch, record_property):
     monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.asarray(FIXTURE["in/eps"]))
-    state, metrics = _reference_step(LossConfig(), jax.jit)
+    state, metrics = _reference_step(LossConfig(), AS_USERS_HAVE_IT)
     for ours, theirs in {
         "weighted/reconstruction": "rec_loss",
         "weighted/population_kl": "kl_loss",
@@ -123,7 +124,7 @@ def test_a_step_has_the_losses_and_every_gradient_of_the_released_code(monkeypat
 
 def test_a_step_of_the_standard_vae_is_the_released_baselines(monkeypatch):
     monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.asarray(FIXTURE["in/eps"]))
-    state, metrics = _reference_step(LossConfig(kl="standard", adversarial="none"), quick_jit)
+    state, metrics = _reference_step(LossConfig(kl="standard", adversarial="none"))
     expected = under(FIXTURE, "step/grad_baseline/")
     assert len(expected) == 6
     for name, array in expected.items():
@@ -132,15 +133,15 @@ def test_a_step_of_the_standard_vae_is_the_released_baselines(monkeypatch):
 
 
 def _captured(loss, steps=(0,)):
-    """Metrics and both players' gradients of a step, at given step numbers."""
+    """Metrics and both players' gradients of a step, for given numbers of the step."""
     vae, discriminator = make_models(ModelConfig(**TINY), adversarial=loss.adversarial != "none")
     state = _state(vae, discriminator, CAPTURE)
-    step = quick_jit(make_train_step(vae, discriminator, CAPTURE, loss))
+    step = jax.jit(make_train_step(vae, discriminator, CAPTURE, loss))
     results = []
     for number in steps:
-        after, metrics = step(state.replace(step=jnp.int32(number)), _images(), jax.random.key(0))
+        after, metrics = step(state.replace(step=np.int32(number)), _images(), jax.random.key(0))
         results.append((metrics, after.vae.opt_state, after.discriminator and after.discriminator.opt_state))
-    return results
+    return jax.device_get(results)
 
 
 def _difference(ours, theirs):
@@ -148,9 +149,8 @@ def _difference(ours, theirs):
 
 
 @pytest.mark.usefixtures("strict_promotion", "fixed_noise")
-@pytest.mark.parametrize("kind", ["bce", "hinge"])
-def test_neither_players_loss_moves_the_other(kind):
-    loss = LossConfig(adversarial=kind, adversarial_start_step=1, adversarial_weight=3000.0)
+def test_neither_players_loss_moves_the_other():
+    loss = LossConfig(adversarial_start_step=1, adversarial_weight=3000.0)
     (_, vae_before, discriminator_before), (_, vae_after, discriminator_after) = _captured(loss, (0, 1))
     ((_, vae_alone, _),) = _captured(LossConfig(adversarial="none"))
     # The generator's loss, on from step 1, does not reach the discriminator; the discriminator's never reaches the VAE.
@@ -172,7 +172,7 @@ def _expected_terms(loss, noise):
     vae, discriminator = make_models(ModelConfig(**TINY), adversarial=True)
     state = _state(vae, discriminator, CAPTURE)
 
-    @quick_jit
+    @jax.jit
     def forward(x):
         result = vae.apply(state.vae.variables, x, noise)
         logits = [discriminator.apply(state.discriminator.variables, image) for image in (x, result.x_hat)]
@@ -355,10 +355,10 @@ def test_optimizer_follows_the_schedule():
 def test_average_of_weights():
     vae, discriminator = make_models(ModelConfig(**TINY), adversarial=False)
     state = _state(vae, discriminator, CAPTURE, ema=True)
-    step = quick_jit(make_train_step(vae, discriminator, CAPTURE, LossConfig(adversarial="none"), ema_decay=0.9))
+    step = jax.jit(make_train_step(vae, discriminator, CAPTURE, LossConfig(adversarial="none"), ema_decay=0.9))
     for number, decay in ((0, 0.1), (8, 0.5), (71, 72 / 81), (100, 0.9)):
-        before = state.replace(step=jnp.int32(number))
-        state, _ = step(before, _images(), jax.random.key(0))
+        before = state.replace(step=np.int32(number))
+        state = jax.device_get(step(before, _images(), jax.random.key(0))[0])
         expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * p, before.ema_params, state.vae.params)
         assert _difference(state.ema_params, expected) <= 1e-6
         assert _difference(state.evaluation_variables["params"], state.vae.params) > 1e-6
@@ -367,7 +367,7 @@ def test_average_of_weights():
 def test_initial_state():
     vae, discriminator = make_models(ModelConfig(**TINY), adversarial=True)
     optimizer = make_optimizer(OptimizerConfig(), 9)
-    create = quick_jit(functools.partial(create_train_state, vae, discriminator, optimizer, ema=True))
+    create = jax.jit(functools.partial(create_train_state, vae, discriminator, optimizer, ema=True))
     first, again, other = (create(jax.random.key(seed)) for seed in (0, 0, 1))
     assert first.step == 0
     assert jax.tree.all(jax.tree.map(np.array_equal, first, again))
@@ -394,12 +394,12 @@ def test_noise_is_a_function_of_key_step_and_device(monkeypatch, axis_name):
     step = make_train_step(vae, None, CAPTURE, LossConfig(adversarial="none"))
     if axis_name is not None:
         step = jax.vmap(step, in_axes=(None, 0, None), axis_name=axis_name)
-    step = quick_jit(step)
+    step = jax.jit(step)
     images = _images() if axis_name is None else _images().reshape(2, 4, *TINY["image_shape"])
 
     def noise(number, seed):
         seen.clear()
-        step(state.replace(step=jnp.int32(number)), images, jax.random.key(seed))
+        step(state.replace(step=np.int32(number)), images, jax.random.key(seed))
         jax.effects_barrier()
         return np.sort(np.concatenate([array.ravel() for array in seen]))
 
@@ -430,12 +430,12 @@ def zero_noise(monkeypatch):
 @functools.cache
 def _whole_batch(norm):
     step, state = _trainer(norm, None)
-    return quick_jit(step)(state, _images(), jax.random.key(0))
+    return jax.device_get(jax.jit(step)(state, _images(), jax.random.key(0)))
 
 
 def _assert_same_gradients(ours, theirs):
     """Entry for entry; a bias before a batch norm has no gradient but rounding."""
-    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(theirs))
+    largest = max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(theirs))
     for mine, their in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert np.max(np.abs(mine - their)) <= 2e-5 * np.max(np.abs(their)) + 1e-6 * largest
 
@@ -454,7 +454,7 @@ def _on_devices(step, state, count):
     """The step of ``count`` devices, each with its part of the batch."""
     mapped = jax.pmap(step, SPLIT, in_axes=(None, 0, None), devices=jax.devices()[:count])
     arguments = state, _images().reshape(count, -1, *TINY["image_shape"]), jax.random.key(0)
-    return mapped.lower(*arguments).compile(QUICK)(*arguments)
+    return jax.device_get(mapped(*arguments))
 
 
 @pytest.mark.parametrize(("norm", "count"), [("frozen", 2), ("frozen", 8), ("batch", 8)])
@@ -462,7 +462,7 @@ def _on_devices(step, state, count):
 def test_split_batch_takes_the_step_of_the_whole(norm, count):
     replicas, metrics = _on_devices(*_trainer(norm, SPLIT), count)
     for leaf in jax.tree.leaves((replicas, metrics)):
-        assert np.all(np.asarray(leaf) == np.asarray(leaf[:1]))
+        assert np.all(leaf == leaf[:1])
     first, metrics = jax.tree.map(lambda leaf: leaf[0], (replicas, metrics))
     _assert_same_step(first, metrics, *_whole_batch(norm))
 
@@ -480,8 +480,9 @@ def test_global_batch_over_eight_devices_takes_the_step_of_one(norm):
     step, state = _trainer(norm, None)
     split, whole = parallel.data_parallel()
     assert len(split.device_set) == 8
-    jitted = quick_jit(step, in_shardings=(whole, split, whole), out_shardings=whole)
-    _assert_same_step(*jitted(state, _images(), jax.random.key(0)), *_whole_batch(norm))
+    jitted = jax.jit(step, in_shardings=(whole, split, whole), out_shardings=whole)
+    ours = jax.device_get(jitted(state, _images(), jax.random.key(0)))
+    _assert_same_step(*ours, *_whole_batch(norm))
 
 
 @pytest.mark.usefixtures("strict_promotion", "zero_noise")
@@ -489,13 +490,13 @@ def test_discriminators_statistics_follow_images_then_reconstructions():
     after, _ = _whole_batch("batch")
     _, state = _trainer("batch", None)
     vae, _ = make_models(ModelConfig(**TINY, norm="batch"), adversarial=True)
-    apply = quick_jit(functools.partial(vae.apply, train=True, mutable=["batch_stats"]))
+    apply = jax.jit(functools.partial(vae.apply, train=True, mutable=["batch_stats"]))
     result, _ = apply(state.vae.variables, _images(), jnp.zeros((BATCH, TINY["latent_dim"])))
     weights = state.discriminator.params["layer_0"]["conv"]
     expected = state.discriminator.batch_stats["layer_0"]["bn"]
     mean, variance = np.asarray(expected["moving_mean"]), np.asarray(expected["moving_variance"])
     for images in (_images(), result.x_hat):
-        features = Conv(4, (3, 3), (2, 2)).apply({"params": weights}, images)
+        features = jax.jit(Conv(4, (3, 3), (2, 2)).apply)({"params": weights}, images)
         mean = 0.99 * mean + 0.01 * np.mean(features, (0, 1, 2))
         variance = 0.99 * variance + 0.01 * np.var(features, (0, 1, 2))
     ours = after.discriminator.batch_stats["layer_0"]["bn"]
@@ -506,19 +507,19 @@ def test_discriminators_statistics_follow_images_then_reconstructions():
 def test_overfits_one_batch():
     wider = {"encoder_filters": (16, 16), "decoder_filters": (16, 2), "encoder_identity_blocks": 1}
     vae, discriminator = make_models(ModelConfig(**TINY | wider), adversarial=True)
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=5e-3, schedule="cosine"), 300)
-    state = quick_jit(functools.partial(create_train_state, vae, discriminator, optimizer))(jax.random.key(0))
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, schedule="cosine"), 300)
+    state = _state(vae, discriminator, optimizer)
     rows, columns = np.mgrid[-1:1:8j, -1:1:8j]
     planes = np.stack([np.ones((8, 8)), rows, columns], axis=-1)
     images = np.float32(planes @ np.random.default_rng(0).uniform(-0.3, 0.3, (BATCH, 1, 3, 2)))
-    step = quick_jit(make_train_step(vae, discriminator, optimizer, LossConfig()), donate_argnums=0)
+    step = jax.jit(make_train_step(vae, discriminator, optimizer, LossConfig()))
     errors = []
     for _ in range(300):
         state, metrics = step(state, images, jax.random.key(0))
         errors.append(float(metrics["loss/reconstruction"]))
     assert state.step == 300
-    assert np.mean(errors[-10:]) < 0.25 * errors[0]
-    assert np.mean(errors[-10:]) < 0.3 * np.mean(np.abs(images - images.mean(0)))
+    assert np.mean(errors[-10:]) < 0.15 * errors[0]
+    assert np.mean(errors[-10:]) < 0.4 * np.mean(np.abs(images - images.mean(0)))
 
 
 def test_a_step_runs_the_vae_once_and_the_discriminator_twice():
@@ -527,7 +528,7 @@ def test_a_step_runs_the_vae_once_and_the_discriminator_twice():
     noise = jnp.zeros((BATCH, TINY["latent_dim"]))
 
     def convolutions(function, *arguments):
-        text = quick_jit(function).lower(*arguments).compile().as_text()
+        text = jax.jit(function).lower(*arguments).compile().as_text()
         return text.count(" convolution(")
 
     in_vae = convolutions(vae.apply, state.vae.variables, x, noise)

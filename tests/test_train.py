@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 import rvae_jax
+from rvae_jax import parallel
 from rvae_jax import train as train_lib
 from rvae_jax.checkpoint import Checkpoints, load_weights
 from rvae_jax.config import Config, DataConfig, make_tiny
@@ -26,11 +27,20 @@ from rvae_jax.logging import read_metrics
 from rvae_jax.train import train
 
 ROOT = pathlib.Path(__file__).parent.parent
+ALL_DEVICES = parallel.data_parallel
 
 
 @pytest.fixture(scope="module", autouse=True)
-def optax_promotes():
-    with jax.numpy_dtype_promotion("standard"):
+def one_device():
+    """Compiles faster. One test has all of them."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    shardings = tuple(
+        jax.sharding.NamedSharding(mesh, spec)
+        for spec in (jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec())
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "data_parallel", lambda: shardings)
+        patch.setattr(jax, "device_count", lambda: 1)
         yield
 
 
@@ -247,19 +257,21 @@ def test_init_from_takes_what_fits_and_lists_the_rest(finished, data_dir, tmp_pa
         train(config, tmp_path, init_from=workdir)
 
 
-def test_small_batch_warns_and_says_why(data_dir, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    monkeypatch.setattr(train_lib.parallel, "data_parallel", one_device)
+def test_all_devices_train_as_one(finished, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "data_parallel", ALL_DEVICES)
+    monkeypatch.setattr(jax, "device_count", lambda: len(jax.devices()))
+    train(tiny_config(data_dir), tmp_path)
+    ours, theirs = losses_by_step(tmp_path), losses_by_step(finished[0])
+    assert len(jax.devices()) > 1 and ours.keys() == theirs.keys()
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-4)
+    config = tiny_config(data_dir, batch_size=12)
+    with pytest.raises(UserError, match="batch_size=12: expected a multiple of the 8 devices"):
+        train(config, tmp_path / "other")
+
+
+def test_small_batch_warns_and_says_why(data_dir, tmp_path, capsys):
     train(tiny_config(data_dir, steps=1, batch_size=2), tmp_path)
     assert "batch_size=2 is below 8: the population's moments" in capsys.readouterr().out
-
-
-def one_device():
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-    return (
-        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")),
-        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
-    )
 
 
 def test_loading_a_run(finished):
@@ -325,7 +337,7 @@ def start(data_dir, workdir, steps, after):
     for line in process.stdout:
         said += line
         if after in line:
-            return process, said
+            return process
     raise AssertionError(said)
 
 
@@ -344,10 +356,10 @@ def undisturbed(data_dir, tmp_path_factory):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_saves_and_the_run_goes_on(undisturbed, data_dir, tmp_path, number, status):
-    process, _ = start(data_dir, tmp_path, 40, after="step 15/40")
-    process.send_signal(number)
-    rest = process.stdout.read()
-    assert process.wait(60) == status
+    with start(data_dir, tmp_path, 40, after="step 15/40") as process:
+        process.send_signal(number)
+        rest = process.stdout.read()
+    assert process.returncode == status
     stopped_at = int(re.search(rf"Stopped by {number.name} at step (\d+)", rest)[1])
     assert stopped_at in Checkpoints(tmp_path, read_only=True).steps()
     said = finish(data_dir, tmp_path, 40)
@@ -357,10 +369,8 @@ def test_signal_saves_and_the_run_goes_on(undisturbed, data_dir, tmp_path, numbe
 
 
 def test_kill_9_loses_only_the_steps_since_the_last_save(undisturbed, data_dir, tmp_path):
-    process, _ = start(data_dir, tmp_path, 40, after="step 27/40")
-    process.kill()
-    process.wait(60)
-    process.stdout.close()
+    with start(data_dir, tmp_path, 40, after="step 27/40") as process:
+        process.kill()
     assert max(row["step"] for row in read_metrics(tmp_path)) >= 27
     newest = max(Checkpoints(tmp_path, read_only=True).steps())
     assert newest in (10, 20)
