@@ -15,7 +15,7 @@ from rvae_jax.config import Config, DataConfig, LossConfig, ModelConfig, Optimiz
 
 def get_config(variant: str | None = None) -> Config:
     require_variant(variant, ("tiny", "long"))
-    steps, adversarial_weight = (4_000, 10.0) if variant == "long" else (1_000, 3.0)
+    steps, adversarial_weight = (4_000, 10.0) if variant == "long" else (800, 3.0)
     config = Config(
         batch_size=8,
         steps=steps,
