@@ -1,4 +1,4 @@
-"""The pre-activation residual blocks: identity, down (half the size) and up (twice the size).
+"""The pre-activation residual blocks: identity, down (half the size) and up (twice the size); stages of them.
 
 TRI(x; s)   = conv_3[1x1, stride s] relu bn_3 conv_2[3x3] relu bn_2 conv_1[3x3] relu bn_1 (x)   (right to left)
 Identity(x) = x + TRI(x; 1)
@@ -74,3 +74,32 @@ class Up(Block):
         h = ConvTranspose(self.filters, self.dtype, name="convt_2")(h)
         shortcut = self._norm_relu(x, train, "bn_3")
         return h + ConvTranspose(self.filters, self.dtype, name="convt_3")(shortcut)
+
+
+class Stage(nn.Module):
+    """Identity blocks, then one that changes the size: ``Down`` in the encoder, ``Up`` in the decoder.
+
+    Attributes:
+      resize: the last block's class.
+      filters_in: channels of the input and of the identity blocks.
+      filters_out: channels of the result.
+      identity_blocks: how many there are.
+      norm: see ``layers.Norm``.
+      axis_name: see ``layers.Norm``.
+      dtype: type of the result.
+    """
+
+    resize: type[Block]
+    filters_in: int
+    filters_out: int
+    identity_blocks: int
+    norm: NormMode
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        for i in range(self.identity_blocks):
+            x = Identity(self.filters_in, self.norm, self.axis_name, self.dtype, name=f"identity_{i}")(x, train)
+        name = self.resize.__name__.lower()
+        return self.resize(self.filters_out, self.norm, self.axis_name, self.dtype, name=name)(x, train)

@@ -1,5 +1,6 @@
 """The residual decoder: code to image."""
 
+import itertools
 import math
 from typing import Any
 
@@ -7,25 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rvae_jax.models.blocks import Identity, Up
+from rvae_jax.models.blocks import Stage, Up
 from rvae_jax.models.layers import Conv, Dense, NormMode, PointwiseConv
-
-
-class DecoderStage(nn.Module):
-    """Identity blocks, then one that doubles the size. Attributes as in ``Decoder`` and ``blocks.Block``."""
-
-    filters_in: int
-    filters_out: int
-    identity_blocks: int
-    norm: NormMode
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        for i in range(self.identity_blocks):
-            x = Identity(self.filters_in, self.norm, self.axis_name, self.dtype, name=f"identity_{i}")(x, train)
-        return Up(self.filters_out, self.norm, self.axis_name, self.dtype, name="up")(x, train)
 
 
 class Decoder(nn.Module):
@@ -57,8 +41,9 @@ class Decoder(nn.Module):
         x = Dense(math.prod(shape), dtype=self.dtype, name="dense")(z)
         x = x.reshape(-1, *shape)
         x = Conv(self.filters[0], (3, 3), dtype=self.dtype, name="stem")(x)
-        for stage, (filters_in, filters_out) in enumerate(zip(self.filters, self.filters[1:], strict=False)):
-            x = DecoderStage(
+        for stage, (filters_in, filters_out) in enumerate(itertools.pairwise(self.filters)):
+            x = Stage(
+                Up,
                 filters_in,
                 filters_out,
                 self.identity_blocks,

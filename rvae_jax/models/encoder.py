@@ -1,12 +1,13 @@
 """The residual encoder: image to features."""
 
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rvae_jax.models.blocks import Down, Identity
+from rvae_jax.models.blocks import Down, Stage
 from rvae_jax.models.layers import Conv, NormMode, PointwiseConv
 
 INPUT_NORM_EPSILON = 1e-3
@@ -29,23 +30,6 @@ class InputNorm(nn.Module):
         variance = jnp.mean(jnp.square(x - mean), axis=(1, 2), keepdims=True)
         normalised = (x - mean) * jax.lax.rsqrt(variance + INPUT_NORM_EPSILON)
         return normalised * gamma[None, :, :, None] + beta[None, :, :, None]
-
-
-class EncoderStage(nn.Module):
-    """Identity blocks, then one that halves the size. Attributes as in ``Encoder`` and ``blocks.Block``."""
-
-    filters_in: int
-    filters_out: int
-    identity_blocks: int
-    norm: NormMode
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        for i in range(self.identity_blocks):
-            x = Identity(self.filters_in, self.norm, self.axis_name, self.dtype, name=f"identity_{i}")(x, train)
-        return Down(self.filters_out, self.norm, self.axis_name, self.dtype, name="down")(x, train)
 
 
 class Encoder(nn.Module):
@@ -74,8 +58,9 @@ class Encoder(nn.Module):
         if self.input_norm:
             x = InputNorm(name="norm")(x)
         x = Conv(self.filters[0], (3, 3), dtype=self.dtype, name="stem")(x)
-        for stage, (filters_in, filters_out) in enumerate(zip(self.filters, self.filters[1:], strict=False)):
-            x = EncoderStage(
+        for stage, (filters_in, filters_out) in enumerate(itertools.pairwise(self.filters)):
+            x = Stage(
+                Down,
                 filters_in,
                 filters_out,
                 self.identity_blocks,
