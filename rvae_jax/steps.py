@@ -116,7 +116,7 @@ def make_train_step(
             metrics |= {f"loss/{name}": term for name, term in terms.items()}
             metrics |= {f"weighted/{name}": term for name, term in weighted.items()}
             metrics["loss/total"] = sum(term for name, term in weighted.items() if name != "discriminator")
-            metrics |= latent_metrics(result)
+            metrics |= latent_metrics(jax.lax.stop_gradient(result))
             # The players share no weight through which a gradient could pass, so one sum gives both gradients.
             return sum(weighted.values()), (metrics, batch_stats)
 

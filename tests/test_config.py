@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_every_field_is_documented():
     for cls in (Config, *(type(getattr(Config(), field.name)) for field in dataclasses.fields(Config))):
         if dataclasses.is_dataclass(cls):
             for field in dataclasses.fields(cls):
-                assert f"      {field.name}: " in cls.__doc__, (cls.__name__, field.name)
+                assert f"\n  {field.name}: " in inspect.getdoc(cls), (cls.__name__, field.name)
 
 
 def test_unknown_variant():

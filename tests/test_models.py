@@ -315,13 +315,13 @@ def test_down_computes_no_pixel_of_conv_2_in_vain(norm, conv_2):
     x, down = np.zeros((1, 16, 16, 4), np.float32), Down(4, norm)
     weights = _random_weights(down, x, True)
     jaxpr = jax.make_jaxpr(lambda x: down.apply(weights, x, True, mutable=["batch_stats"]))(x)
-    assert list(_convolution_outputs(jaxpr.jaxpr)) == [(1, 16, 16, 4), conv_2]
+    assert [output.shape for output in _convolution_outputs(jaxpr.jaxpr)] == [(1, 16, 16, 4), conv_2]
 
 
 def _convolution_outputs(jaxpr):
     for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
-            yield equation.outvars[0].aval.shape
+            yield equation.outvars[0].aval
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
             yield from _convolution_outputs(inner)
 
@@ -380,6 +380,10 @@ def test_bfloat16_computes_in_it_but_keeps_weights_codes_and_images_in_float32(i
     assert {array.dtype for array in (*result, logits)} == {np.dtype(np.float32)}
     assert blocks["encoder"]["stage_2"]["__call__"][0].dtype == jnp.bfloat16
     assert blocks["decoder"]["stage_2"]["__call__"][0].dtype == jnp.bfloat16
+    apply = functools.partial(vae.apply, _vae_variables())
+    convolutions = list(_convolution_outputs(jax.make_jaxpr(apply)(x, eps).jaxpr))
+    assert len(convolutions) == 1 + 3 * (3 * 2) + 1 + 3 * (2 + 2)
+    assert {output.dtype for output in convolutions} == {jnp.dtype(jnp.bfloat16)}
     pairs = {
         "mean": (result.mean, inference["z_mean"]),
         "log_var": (result.log_var, inference["z_log_var"]),
