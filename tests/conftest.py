@@ -3,8 +3,6 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What is tested runs for seconds, and would compile for minutes.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-# Most of a run's time is compiling; so it takes half as long.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 import pytest

@@ -1,6 +1,4 @@
-import ast
 import functools
-from pathlib import Path
 
 import jax
 import jax.extend
@@ -10,7 +8,6 @@ import pytest
 from flax import linen as nn
 from reference import CONFIG, FIXTURE, LOSSES, flat, relative_error, under, variables
 
-import rvae_jax.models
 from rvae_jax.models import VAE, Discriminator
 from rvae_jax.models.blocks import Down
 from rvae_jax.models.encoder import InputNorm
@@ -420,18 +417,3 @@ def test_discriminator_makes_patches_of_any_size(size):
     discriminator = Discriminator(filters=(4, 4, 4, 1), strides=(2, 2, 2, 1))
     logits, _ = jax.eval_shape(discriminator.init_with_output, jax.random.key(0), x)
     assert logits.shape == (2, -(-size[0] // 8), -(-size[1] // 8), 1)
-
-
-def test_networks_import_only_jax_and_flax():
-    allowed = {"jax", "flax", "typing", "functools", "math", "rvae_jax.models"}
-    for path in Path(rvae_jax.models.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                modules = [node.module]
-            else:
-                continue
-            for module in modules:
-                name = module if not module.startswith("rvae_jax") else ".".join(module.split(".")[:2])
-                assert (name if name in allowed else name.split(".")[0]) in allowed, f"{path.name}: {module}"
