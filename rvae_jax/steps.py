@@ -143,7 +143,8 @@ def make_train_step(
             players[name] = _update(player, gradients[name], batch_stats[name], optimizer)
         ema_params = state.ema_params
         if ema_params is not None:
-            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            step = state.step.astype(jnp.float32)
+            decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
             ema_params = optax.incremental_update(players["vae"].params, ema_params, 1.0 - decay)
         return state.replace(step=state.step + 1, ema_params=ema_params, **players), metrics
 

@@ -601,8 +601,7 @@ def test_batches_of_the_faces(data_dir):
     (batch,) = _take(pipeline.train_batches(source, config), 1)
     expected = np.stack([pipeline.preprocess(image, (24, 16, 3), None) for image in source])
     found = _to_uint8(batch)
-    order = lambda images: sorted(image.astype(np.uint8).tobytes() for image in images)  # noqa: E731
-    assert order(found) == order(expected)
+    assert sorted(image.astype(np.uint8).tobytes() for image in found) == sorted(map(np.ndarray.tobytes, expected))
     assert found.tobytes() != expected.astype(int).tobytes()
 
 
