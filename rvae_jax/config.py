@@ -53,12 +53,13 @@ class LossConfig:
     Attributes:
       kl: ``population``, the paper's KL of all the codes together plus the variance regularizer, or ``standard``, the
         usual KL of each image.
-      moments: moments of the population: ``means`` (the released code's) or ``mixture`` (law of total variance; with
-        it the two KL terms favour collapse).
-      adversarial: ``bce`` (the paper's), ``hinge``, or ``none`` for no discriminator.
+      moments: moments of the population: ``means`` (the released code's) or ``mixture`` (law of total variance). With
+        ``mixture`` and a ``variance_target`` of 1 the two KL terms favour collapse; take a lower one.
+      adversarial: ``bce`` (the paper's), ``hinge``, ``least_squares``, or ``none`` for no discriminator.
       reconstruction_weight: of the mean absolute error.
       population_weight: of the population KL.
       variance_weight: of the variance regularizer; 0.2 is the author's 0.1 x sum, written as a KL.
+      variance_target: posterior variance at which the regularizer is zero.
       beta: of the standard KL, used with ``kl="standard"`` only.
       adversarial_weight: of the generator's and of the discriminator's loss.
       kl_start_step: first step with a KL term.
@@ -69,10 +70,11 @@ class LossConfig:
 
     kl: Literal["population", "standard"] = "population"
     moments: Literal["means", "mixture"] = "means"
-    adversarial: Literal["bce", "hinge", "none"] = "bce"
+    adversarial: Literal["bce", "hinge", "least_squares", "none"] = "bce"
     reconstruction_weight: float = 5000.0
     population_weight: float = 1.0
     variance_weight: float = 0.2
+    variance_target: float = 1.0
     beta: float = 1.0
     adversarial_weight: float = 100.0
     kl_start_step: int = 0
@@ -194,6 +196,8 @@ def validate(config: Config, device_count: int) -> None:
     for name, value in dataclasses.asdict(config.loss).items():
         if isinstance(value, int | float):
             _require(math.isfinite(value) and value >= 0, f"loss.{name}", value, "a finite number, 0 or more")
+    target = config.loss.variance_target
+    _require(1e-14 <= target <= 1e14, "loss.variance_target", target, "from 1e-14 to 1e14")
     optimizer = config.optimizer
     for name in ("learning_rate", "epsilon"):
         value = getattr(optimizer, name)

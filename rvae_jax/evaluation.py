@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from rvae_jax.losses import ACTIVE_UNIT_VARIANCE
 from rvae_jax.models import VAE
-from rvae_jax.steps import ACTIVE_UNIT_VARIANCE
 
 Reconstruct = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
 
-ACTIVE_UNIT_VARIANCE = 0.01
-
 
 def make_train_step(
     vae: VAE,
@@ -71,7 +69,7 @@ def make_train_step(
         moments = losses.batch_moments(result.mean, log_var, axis_name=axis_name)
         return terms | {
             "population_kl": losses.population_kl(moments),
-            "variance_regularizer": mean(losses.variance_regularizer(result.log_var)),
+            "variance_regularizer": mean(losses.variance_regularizer(result.log_var, target=loss.variance_target)),
         }
 
     def adversarial_terms(
@@ -92,7 +90,11 @@ def make_train_step(
             "adversarial": mean(losses.generator_loss(fake_for_vae, kind=loss.adversarial)),
             "discriminator": mean(losses.discriminator_loss(real, fake, kind=loss.adversarial)),
         }
-        accuracy = {"discriminator/accuracy_real": mean(real > 0), "discriminator/accuracy_fake": mean(fake < 0)}
+        threshold = losses.DECISION_THRESHOLD[loss.adversarial]
+        accuracy = {
+            "discriminator/accuracy_real": mean(real > threshold),
+            "discriminator/accuracy_fake": mean(fake < threshold),
+        }
         return terms, accuracy, after_fake
 
     def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
@@ -124,7 +126,7 @@ def make_train_step(
             moments = losses.batch_moments(result.mean, axis_name=axis_name)
             sigma = jnp.exp(0.5 * result.log_var)
             return {
-                "latent/active_units": jnp.sum(moments.var > ACTIVE_UNIT_VARIANCE).astype(jnp.float32),
+                "latent/active_units": losses.active_units(moments).astype(jnp.float32),
                 "latent/population_mean_rms": jnp.sqrt(jnp.mean(jnp.square(moments.mean))),
                 "latent/population_std": jnp.mean(jnp.sqrt(moments.var)),
                 "latent/sigma_mean": mean(sigma),
@@ -153,8 +155,8 @@ def make_train_step(
 
 def term_weights(loss: LossConfig, step: jax.Array) -> dict[str, jax.Array]:
     """Weight of every term at a step, by the term's name; the discriminator's own loss has no ramp."""
-    kl = ramp(step, loss.kl_start_step, loss.kl_ramp_steps)
-    adversarial = ramp(step, loss.adversarial_start_step, loss.adversarial_ramp_steps)
+    kl = losses.ramp(step, loss.kl_start_step, loss.kl_ramp_steps)
+    adversarial = losses.ramp(step, loss.adversarial_start_step, loss.adversarial_ramp_steps)
     return {
         "reconstruction": jnp.float32(loss.reconstruction_weight),
         "standard_kl": loss.beta * kl,
@@ -163,11 +165,6 @@ def term_weights(loss: LossConfig, step: jax.Array) -> dict[str, jax.Array]:
         "adversarial": loss.adversarial_weight * adversarial,
         "discriminator": jnp.float32(loss.adversarial_weight),
     }
-
-
-def ramp(step: jax.Array, start: int, length: int) -> jax.Array:
-    """0 before step ``start``, then rising by ``1 / length`` a step from ``1 / length`` at ``start`` up to 1."""
-    return jnp.clip((step - start + 1).astype(jnp.float32) / max(length, 1), 0.0, 1.0)
 
 
 def _update(player: Player, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation) -> Player:

@@ -179,6 +179,12 @@ class _Run:
                 f"Warning: --config.batch_size={config.batch_size} is below 8: the population's moments are estimated"
                 " on the batch, and so few codes overestimate its KL a lot and make its gradient noisy."
             )
+        if (config.loss.kl, config.loss.moments) == ("population", "mixture") and config.loss.variance_target >= 1:
+            print(
+                "Warning: --config.loss.moments=mixture with"
+                f" --config.loss.variance_target={config.loss.variance_target} favours"
+                " codes that say nothing; a target below 1, such as 0.1, leaves room for them."
+            )
 
     def _compile(self, state: TrainState) -> Any:
         config = self.config

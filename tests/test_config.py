@@ -50,6 +50,7 @@ def test_defaults_are_valid_and_the_papers():
         ({"loss__kl": "none"}, "loss.kl='none': expected 'population' or 'standard'"),
         ({"loss__variance_weight": float("nan")}, "loss.variance_weight=nan: expected a finite number"),
         ({"loss__kl_start_step": -1}, "loss.kl_start_step=-1"),
+        ({"loss__variance_target": 0.0}, "loss.variance_target=0.0: expected from 1e-14 to 1e14"),
         ({"optimizer__learning_rate": 0.0}, "optimizer.learning_rate=0.0"),
         ({"optimizer__beta2": 1.0}, "optimizer.beta2=1.0"),
         ({"optimizer__ema_decay": 1.5}, "optimizer.ema_decay=1.5"),

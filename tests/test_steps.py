@@ -7,10 +7,10 @@ import optax
 import pytest
 from reference import CONFIG, FIXTURE, LOSSES, flat, relative_error, under, variables
 
-from rvae_jax import parallel
+from rvae_jax import losses, parallel
 from rvae_jax.config import LossConfig, ModelConfig, OptimizerConfig
 from rvae_jax.models.layers import Conv
-from rvae_jax.steps import make_train_step, ramp, term_weights
+from rvae_jax.steps import make_train_step, term_weights
 from rvae_jax.train_state import (
     Player,
     TrainState,
@@ -187,13 +187,17 @@ def _expected_terms(loss, noise):
         terms["standard_kl"] = 0.5 * np.mean(np.sum(mean**2 + variance - 1 - log_var, 1))
     else:
         terms["population_kl"] = 0.5 * np.sum(mean.mean(0) ** 2 + population - 1 - np.log(population))
-        terms["variance_regularizer"] = 0.5 * np.mean(np.sum(variance - 1 - log_var, 1))
+        ratio = variance / loss.variance_target
+        terms["variance_regularizer"] = 0.5 * np.mean(np.sum(ratio - 1 - np.log(ratio), 1))
     if loss.adversarial == "bce":
         terms["adversarial"] = np.mean(_softplus(-fake))
         terms["discriminator"] = np.mean(_softplus(-real)) + np.mean(_softplus(fake))
     if loss.adversarial == "hinge":
         terms["adversarial"] = -np.mean(fake)
         terms["discriminator"] = np.mean(_relu(1 - real)) + np.mean(_relu(1 + fake))
+    if loss.adversarial == "least_squares":
+        terms["adversarial"] = np.mean((fake - 1) ** 2)
+        terms["discriminator"] = np.mean((real - 1) ** 2) + np.mean(fake**2)
     metrics = {
         "latent/active_units": np.sum(mean.var(0) > 0.01),
         "latent/population_mean_rms": np.sqrt(np.mean(mean.mean(0) ** 2)),
@@ -202,7 +206,9 @@ def _expected_terms(loss, noise):
         "latent/sigma_min": np.min(np.exp(0.5 * log_var)),
     }
     if loss.adversarial != "none":
-        metrics |= {"discriminator/accuracy_real": np.mean(real > 0), "discriminator/accuracy_fake": np.mean(fake < 0)}
+        border = 0.5 if loss.adversarial == "least_squares" else 0
+        metrics["discriminator/accuracy_real"] = np.mean(real > border)
+        metrics["discriminator/accuracy_fake"] = np.mean(fake < border)
     return terms, metrics
 
 
@@ -218,6 +224,8 @@ OPTIONS = {
     "mixture, with ramps": (
         LossConfig(
             moments="mixture",
+            adversarial="least_squares",
+            variance_target=0.3,
             population_weight=2.0,
             variance_weight=4.0,
             kl_start_step=2,
@@ -268,7 +276,7 @@ def test_metrics_and_objective_are_what_the_options_say(name, fixed_noise):
     ],
 )
 def test_ramp(start, length, expected):
-    assert [float(ramp(jnp.int32(step), start, length)) for step in range(5)] == expected
+    assert [float(losses.ramp(jnp.int32(step), start, length)) for step in range(5)] == expected
 
 
 def test_discriminator_has_no_ramp():

@@ -269,9 +269,13 @@ def test_all_devices_train_as_one(finished, data_dir, tmp_path, monkeypatch):
         train(config, tmp_path / "other")
 
 
-def test_small_batch_warns_and_says_why(data_dir, tmp_path, capsys):
-    train(tiny_config(data_dir, steps=1, batch_size=2), tmp_path)
-    assert "batch_size=2 is below 8: the population's moments" in capsys.readouterr().out
+def test_what_will_not_go_well_is_said_beforehand(data_dir, tmp_path, capsys):
+    config = tiny_config(data_dir, steps=1, batch_size=2)
+    config.loss.moments = "mixture"
+    train(config, tmp_path)
+    output = capsys.readouterr().out
+    assert "batch_size=2 is below 8: the population's moments" in output
+    assert "loss.moments=mixture with --config.loss.variance_target=1.0 favours codes that say nothing" in output
 
 
 def test_loading_a_run(finished):

@@ -1,0 +1,143 @@
+"""The objective of "How to train your VAE", its relatives, and what they are watched by.
+
+Pure functions of arrays that need JAX alone: jit, differentiate, vmap, pmap or shard_map them. Every function takes any
+float type, computes in at least float32, and leaves the reduction over the batch to the caller wherever a term is one
+of single images (a result of shape ``[b]`` is one value an image). KL terms are in nats per image. Arguments whose
+shapes do not match raise ``ValueError`` that names them; nothing broadcasts silently. Source of the method: M. Rivera,
+"How to train your VAE", ICIP 2024 (arXiv 2309.13160), and its released code; docs/objective.md derives it.
+
+A function that takes a statistic of the batch has an ``axis_name``: inside ``pmap``, ``shard_map`` or ``vmap`` give the
+mapped axis, and the statistic is that of the global batch. The gradients are then right if the caller also averages the
+loss inside the differentiated function, and the gradients::
+
+    def loss(weights, images):
+        ...
+        return jax.lax.pmean(total, "batch")
+
+    gradients = jax.lax.pmean(jax.grad(loss)(weights, images), "batch")
+
+Under ``jit`` with global arrays there is nothing to average, and ``axis_name`` stays None.
+
+Range: values and gradients are finite for ``|mean| <= 1e15``, any finite ``log_var``, ``|logits| <= 1e30`` and images
+up to 1e8. Guards make that so. Each acts on the value only, while the gradient goes on as if it stood at the guard, so
+that it still points back to the ordinary range:
+
+* ``log v`` of a population variance is ``log max(v, VARIANCE_FLOOR)``, with gradient ``1 / max(v, VARIANCE_FLOOR)``;
+* ``log_var`` is read as ``clip(log_var, LOG_VAR_MIN, LOG_VAR_MAX)``, with gradient one; densities and scales take a
+  variance below ``VARIANCE_FLOOR`` as that;
+* what is squared a second time, covariances and logits, is clipped to 1e15, with gradient one.
+"""
+
+from rvae_jax.losses._arrays import LOG_VAR_MAX, LOG_VAR_MIN, VARIANCE_FLOOR
+from rvae_jax.losses.adversarial import (
+    DECISION_THRESHOLD,
+    AdversarialKind,
+    LeCamAnchors,
+    adaptive_generator_weight,
+    discriminator_loss,
+    generator_loss,
+    init_lecam_anchors,
+    lecam_penalty,
+    r1_penalty,
+    ramp,
+)
+from rvae_jax.losses.diagnostics import ACTIVE_UNIT_VARIANCE, PopulationShape, active_units, population_shape
+from rvae_jax.losses.elbo import MixtureELBO, beta_vae, mixture_elbo
+from rvae_jax.losses.kl import (
+    gaussian_kl,
+    gaussian_total_correlation,
+    kl_by_dimension,
+    population_kl,
+    small_batch_bias,
+    variance_regularizer,
+)
+from rvae_jax.losses.mixture import KLDecomposition, kl_decomposition, mixture_kl, mutual_information
+from rvae_jax.losses.moments import (
+    CovarianceMoments,
+    MeansQueue,
+    Moments,
+    MomentsAverage,
+    anchored_moments,
+    batch_covariance,
+    batch_moments,
+    combine_moments,
+    init_means_queue,
+    init_moments_average,
+    queue_moments,
+    update_means_queue,
+    update_moments_average,
+)
+from rvae_jax.losses.reconstruction import (
+    gaussian_nll,
+    l1_reconstruction,
+    l2_reconstruction,
+    laplace_nll,
+    optimal_log_scale,
+    perceptual_reconstruction,
+)
+from rvae_jax.losses.relatives import (
+    IMQ_SCALES,
+    DIPPenalty,
+    batch_norm_kl_bound,
+    dip_penalty,
+    free_bits_kl,
+    imq_mmd,
+)
+
+__all__ = [
+    "ACTIVE_UNIT_VARIANCE",
+    "DECISION_THRESHOLD",
+    "IMQ_SCALES",
+    "LOG_VAR_MAX",
+    "LOG_VAR_MIN",
+    "VARIANCE_FLOOR",
+    "AdversarialKind",
+    "CovarianceMoments",
+    "DIPPenalty",
+    "KLDecomposition",
+    "LeCamAnchors",
+    "MeansQueue",
+    "MixtureELBO",
+    "Moments",
+    "MomentsAverage",
+    "PopulationShape",
+    "active_units",
+    "adaptive_generator_weight",
+    "anchored_moments",
+    "batch_covariance",
+    "batch_moments",
+    "batch_norm_kl_bound",
+    "beta_vae",
+    "combine_moments",
+    "dip_penalty",
+    "discriminator_loss",
+    "free_bits_kl",
+    "gaussian_kl",
+    "gaussian_nll",
+    "gaussian_total_correlation",
+    "generator_loss",
+    "imq_mmd",
+    "init_lecam_anchors",
+    "init_means_queue",
+    "init_moments_average",
+    "kl_by_dimension",
+    "kl_decomposition",
+    "l1_reconstruction",
+    "l2_reconstruction",
+    "laplace_nll",
+    "lecam_penalty",
+    "mixture_elbo",
+    "mixture_kl",
+    "mutual_information",
+    "optimal_log_scale",
+    "perceptual_reconstruction",
+    "population_kl",
+    "population_shape",
+    "queue_moments",
+    "r1_penalty",
+    "ramp",
+    "small_batch_bias",
+    "update_means_queue",
+    "update_moments_average",
+    "variance_regularizer",
+]

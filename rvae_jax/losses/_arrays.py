@@ -1,0 +1,117 @@
+"""What the loss functions share: precision, guards, checks of shapes, and the way over devices."""
+
+import jax
+import jax.numpy as jnp
+
+VARIANCE_FLOOR = 1e-14
+LOG_VAR_MIN = -1e30
+LOG_VAR_MAX = 40.0
+LOG_VARIANCE_FLOOR = -32.23619130191664
+SQUARE_MAX = 1e15
+
+
+def at_least_float32(array: jax.Array) -> jax.Array:
+    """``array`` in float32, or float64 where it is that already."""
+    array = jnp.asarray(array)
+    return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
+
+
+@jax.custom_jvp
+def straight_through(value: jax.Array, gradient_of: jax.Array) -> jax.Array:
+    """The number ``value``, whose derivative is that of ``gradient_of``; shapes and types are equal."""
+    del gradient_of
+    return value
+
+
+@straight_through.defjvp
+def _straight_through_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    return straight_through(*primals), tangents[1]
+
+
+def guard(array: jax.Array, low: float, high: float) -> jax.Array:
+    """``clip(array, low, high)`` with gradient one, as if a number outside stood at the guard."""
+    return straight_through(jnp.clip(array, low, high), array)
+
+
+def guarded_log_var(log_var: jax.Array) -> jax.Array:
+    """``log_var`` in at least float32, where its exponential is finite."""
+    return guard(at_least_float32(log_var), LOG_VAR_MIN, LOG_VAR_MAX)
+
+
+def guarded_square(array: jax.Array) -> jax.Array:
+    """The square, finite for any finite number."""
+    return jnp.square(guard(array, -SQUARE_MAX, SQUARE_MAX))
+
+
+def floored(var: jax.Array) -> jax.Array:
+    """``max(var, VARIANCE_FLOOR)`` with gradient one."""
+    return straight_through(jnp.maximum(var, VARIANCE_FLOOR), var)
+
+
+def batch_mean(values: jax.Array, axis_name: str | None) -> jax.Array:
+    """Mean over the first axis, and over the devices where ``axis_name`` is given."""
+    average = jnp.mean(values, axis=0)
+    return average if axis_name is None else jax.lax.pmean(average, axis_name)
+
+
+def global_batch(local: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    """The parts ``[b, ...]`` of all devices one after the other, ``[n b, ...]``, and the rows ``[b]`` of one's own.
+
+    It is an ``all_gather`` written as a sum, so that ``shard_map(check_vma=True)`` knows that the result is equal on
+    all devices.
+    """
+    rows = jnp.arange(local.shape[0])
+    if axis_name is None:
+        return local, rows
+    rows += local.shape[0] * jax.lax.axis_index(axis_name)
+    parts = jnp.zeros((local.shape[0] * jax.lax.axis_size(axis_name), *local.shape[1:]), local.dtype)
+    return jax.lax.psum(parts.at[rows].set(local), axis_name), rows
+
+
+def mean_over_rest(function: str, values: jax.Array) -> jax.Array:
+    """Mean over all axes but the first."""
+    require_batch_axis(function, values=values)
+    return jnp.mean(values.reshape(values.shape[0], -1), axis=-1)
+
+
+def require_same_shape(function: str, **arrays: jax.Array) -> None:
+    """Raises ValueError that names every shape, unless all are equal."""
+    shapes = {name: jnp.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"{function}: shapes must be equal, got {listed}")
+
+
+def require_shape(function: str, name: str, array: jax.Array, shape: tuple[int, ...]) -> None:
+    """Raises ValueError that names both shapes, unless ``array`` has the one that is asked."""
+    if jnp.shape(array) != shape:
+        raise ValueError(f"{function}: {name} must have shape {shape}, got {jnp.shape(array)}")
+
+
+def require_rank(function: str, rank: int, **arrays: jax.Array) -> None:
+    """Raises ValueError that names the shape, unless every array has ``rank`` axes."""
+    for name, array in arrays.items():
+        if jnp.ndim(array) != rank:
+            raise ValueError(f"{function}: {name} must have {rank} axes, got shape {jnp.shape(array)}")
+
+
+def require_batch_axis(function: str, **arrays: jax.Array) -> None:
+    """Raises ValueError unless every array has at least one axis."""
+    for name, array in arrays.items():
+        if jnp.ndim(array) == 0:
+            raise ValueError(f"{function}: {name} must have a leading batch axis, got a scalar")
+
+
+def require_between(function: str, low: float, high: float, **numbers: float | jax.Array) -> None:
+    """Raises ValueError unless every number that is known while tracing lies in [low, high]."""
+    for name, number in numbers.items():
+        if isinstance(number, int | float) and not low <= number <= high:
+            raise ValueError(f"{function}: {name} is {number}, expected {low} to {high}")
+
+
+def require_decay(function: str, decay: float | jax.Array) -> None:
+    """Raises ValueError unless ``decay``, where it is known while tracing, lies in [0, 1)."""
+    if isinstance(decay, int | float) and not 0 <= decay < 1:
+        raise ValueError(f"{function}: decay is {decay}, expected 0 <= decay < 1")

@@ -1,0 +1,236 @@
+"""What the VAE and the discriminator play for, and what keeps the game stable. Every loss is a mean over patches."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rvae_jax.losses import _arrays
+
+AdversarialKind = Literal["bce", "hinge", "least_squares"]
+
+DECISION_THRESHOLD = {"bce": 0.0, "hinge": 0.0, "least_squares": 0.5}
+
+
+class LeCamAnchors(NamedTuple):
+    """Exponential averages of the discriminator's logits, of which ``lecam_penalty`` keeps it from moving away.
+
+    Attributes:
+      real: scalar, of images.
+      fake: scalar, of reconstructions.
+      weight: scalar, ``1 - decay^t`` after t batches.
+    """
+
+    real: jax.Array
+    fake: jax.Array
+    weight: jax.Array
+
+
+def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array, *, kind: AdversarialKind = "bce") -> jax.Array:
+    """What the discriminator minimises: the real term plus the fake term, each a mean over patches, not halved.
+
+    * ``bce``: ``softplus(-real) + softplus(fake)``, i.e. BCE-with-logits against 1 and 0 (Goodfellow et al., 2014);
+    * ``hinge``: ``max(0, 1 - real) + max(0, 1 + fake)`` (Lim and Ye, 2017);
+    * ``least_squares``: ``(real - 1)^2 + fake^2`` (Mao et al., 2017; the paper halves it); logits beyond 1e15 count as
+      that.
+
+    Args:
+      real_logits: logits of images, ``[b, ...]``, one a patch.
+      fake_logits: logits of reconstructions, of the same shape.
+      kind: ``bce``, ``hinge`` or ``least_squares``.
+
+    Returns:
+      ``[b]``, in nats for ``bce``, 0 or more.
+
+    Raises:
+      ValueError: the shapes differ, have no batch axis, or ``kind`` is unknown.
+    """
+    _arrays.require_same_shape("discriminator_loss", real_logits=real_logits, fake_logits=fake_logits)
+    real, fake = _arrays.at_least_float32(real_logits), _arrays.at_least_float32(fake_logits)
+    match kind:
+        case "bce":
+            real_term, fake_term = jax.nn.softplus(-real), jax.nn.softplus(fake)
+        case "hinge":
+            real_term, fake_term = jax.nn.relu(1.0 - real), jax.nn.relu(1.0 + fake)
+        case "least_squares":
+            real_term, fake_term = _arrays.guarded_square(real - 1.0), _arrays.guarded_square(fake)
+        case _:
+            raise ValueError(f"discriminator_loss: kind is {kind!r}, expected 'bce', 'hinge' or 'least_squares'")
+    return _arrays.mean_over_rest("discriminator_loss", real_term) + _arrays.mean_over_rest(
+        "discriminator_loss", fake_term
+    )
+
+
+def generator_loss(fake_logits: jax.Array, *, kind: AdversarialKind = "bce") -> jax.Array:
+    """What the VAE minimises against the discriminator, a mean over patches.
+
+    * ``bce``: ``softplus(-fake)``, the non-saturating form (Goodfellow et al., 2014);
+    * ``hinge``: ``-fake`` (Lim and Ye, 2017);
+    * ``least_squares``: ``(fake - 1)^2`` (Mao et al., 2017; the paper halves it).
+
+    Args:
+      fake_logits: logits of reconstructions, ``[b, ...]``, one a patch.
+      kind: ``bce``, ``hinge`` or ``least_squares``.
+
+    Returns:
+      ``[b]``, in nats for ``bce``.
+
+    Raises:
+      ValueError: there is no batch axis, or ``kind`` is unknown.
+    """
+    fake = _arrays.at_least_float32(fake_logits)
+    match kind:
+        case "bce":
+            term = jax.nn.softplus(-fake)
+        case "hinge":
+            term = -fake
+        case "least_squares":
+            term = _arrays.guarded_square(fake - 1.0)
+        case _:
+            raise ValueError(f"generator_loss: kind is {kind!r}, expected 'bce', 'hinge' or 'least_squares'")
+    return _arrays.mean_over_rest("generator_loss", term)
+
+
+def r1_penalty(discriminator: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
+    """Squared gradient of the discriminator at real images, ``|d D(x_i) / d x_i|^2``, D the mean logit over patches.
+
+    R1 (Mescheder et al., 2018); weigh it with their gamma/2. Code for discriminators of P patches that differentiates
+    the sum over patches has P^2 times as much. Of fakes in place of images it is R2.
+
+    Args:
+      discriminator: ``images -> logits``, ``[b, h, w, c] -> [b, ...]``, each image on its own: with batch statistics in
+        the discriminator the gradient would be that of other images' logits, too.
+      images: ``[b, h, w, c]``.
+
+    Returns:
+      ``[b]``, squared logits per squared unit of the images, 0 or more; differentiable in the discriminator's weights.
+
+    Raises:
+      ValueError: ``images`` has no batch axis, or the logits' batch is not that of the images.
+    """
+    _arrays.require_batch_axis("r1_penalty", images=images)
+    images = _arrays.at_least_float32(images)
+
+    def summed(images: jax.Array) -> jax.Array:
+        logits = _arrays.mean_over_rest("r1_penalty", _arrays.at_least_float32(discriminator(images)))
+        _arrays.require_shape("r1_penalty", "the mean of discriminator(images) over patches", logits, images.shape[:1])
+        return jnp.sum(logits)
+
+    gradient = jax.grad(summed)(images)
+    return jnp.sum(jnp.square(gradient).reshape(len(images), -1), axis=-1)
+
+
+def init_lecam_anchors() -> LeCamAnchors:
+    """Anchors before the first batch."""
+    return LeCamAnchors(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+
+
+def lecam_penalty(
+    real_logits: jax.Array,
+    fake_logits: jax.Array,
+    anchors: LeCamAnchors,
+    *,
+    decay: float = 0.99,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, LeCamAnchors]:
+    """Pull of real logits to the fakes' average and of fake logits to the reals', ``(real - a_F)^2 + (fake - a_R)^2``.
+
+    LeCam regularisation (Tseng et al., 2021), for discriminators that see little data. The anchors first take in this
+    batch, then serve, without gradient; they are unbiased from the first batch on.
+
+    Args:
+      real_logits: logits of images, ``[b, ...]``, one a patch; beyond 1e15 they count as that.
+      fake_logits: logits of reconstructions, of the same shape.
+      anchors: the state that the step carries, from ``init_lecam_anchors``; equal on all devices.
+      decay: of the averages, in [0, 1).
+      axis_name: mapped axis over which the batch is split into equal parts. The anchors are then those of the global
+        batch, equal on all devices; kept per device, they drift apart.
+
+    Returns:
+      The penalty, ``[b]``, squared logits, a mean over patches; and the new anchors, without gradient.
+
+    Raises:
+      ValueError: the shapes differ, have no batch axis, or ``decay`` is not in [0, 1).
+    """
+    _arrays.require_same_shape("lecam_penalty", real_logits=real_logits, fake_logits=fake_logits)
+    _arrays.require_decay("lecam_penalty", decay)
+    real, fake = (
+        _arrays.guard(_arrays.at_least_float32(logits), -_arrays.SQUARE_MAX, _arrays.SQUARE_MAX)
+        for logits in (real_logits, fake_logits)
+    )
+    weight = decay * anchors.weight + (1.0 - decay)
+
+    def average(old: jax.Array, logits: jax.Array) -> jax.Array:
+        of_batch = _arrays.batch_mean(_arrays.mean_over_rest("lecam_penalty", logits), axis_name)
+        return old + (1.0 - decay) / weight * (jax.lax.stop_gradient(of_batch) - old)
+
+    new = LeCamAnchors(average(anchors.real, real), average(anchors.fake, fake), weight)
+    penalty = jnp.square(real - new.fake) + jnp.square(fake - new.real)
+    return _arrays.mean_over_rest("lecam_penalty", penalty), new
+
+
+def adaptive_generator_weight(
+    reconstruction_gradient: Any,
+    generator_gradient: Any,
+    *,
+    delta: float = 1e-6,
+    maximum: float = 1e4,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Weight that makes the generator's gradient as long as the reconstruction's.
+
+    ``min(|g_rec| / (|g_gen| + delta), maximum)``, from VQGAN (Esser et al., 2021), with the gradients taken at the
+    decoder's last layer. Their paper has delta = 1e-6, their code 1e-4; the code also multiplies by a constant, and has
+    no weight before the discriminator starts.
+
+    Args:
+      reconstruction_gradient: pytree, gradient of the mean reconstruction loss.
+      generator_gradient: pytree, gradient of the mean generator loss in the same weights.
+      delta: added to the length below the line.
+      maximum: largest weight.
+      axis_name: mapped axis; the gradients are averaged over it first. Lengths of the parts' gradients are not those of
+        the batch's, and differ between devices.
+
+    Returns:
+      A scalar without gradient, from 0 to ``maximum``.
+
+    Raises:
+      ValueError: the pytrees differ in structure or shapes.
+    """
+    structures = [jax.tree.structure(tree) for tree in (reconstruction_gradient, generator_gradient)]
+    if structures[0] != structures[1]:
+        raise ValueError(
+            f"adaptive_generator_weight: the gradients differ in structure, {structures[0]} and {structures[1]}"
+        )
+    jax.tree.map(
+        lambda a, b: _arrays.require_same_shape(
+            "adaptive_generator_weight", reconstruction_gradient=a, generator_gradient=b
+        ),
+        reconstruction_gradient,
+        generator_gradient,
+    )
+
+    def length(gradient: Any) -> jax.Array:
+        leaves = [_arrays.at_least_float32(jax.lax.stop_gradient(leaf)) for leaf in jax.tree.leaves(gradient)]
+        if axis_name is not None:
+            leaves = jax.lax.pmean(leaves, axis_name)
+        return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves))
+
+    return jnp.minimum(length(reconstruction_gradient) / (length(generator_gradient) + delta), maximum)
+
+
+def ramp(step: jax.Array, start: int, length: int) -> jax.Array:
+    """0 before step ``start``, then rising by ``1 / length`` a step from ``1 / length`` at ``start`` up to 1.
+
+    As the weight of ``generator_loss`` it lets the discriminator, whose own loss has no ramp, learn first.
+
+    Args:
+      step: scalar, steps done.
+      start: first step with a weight above 0.
+      length: steps until the weight is 1; 0 and 1 mean at once.
+
+    Returns:
+      A float32 scalar from 0 to 1.
+    """
+    return jnp.clip(jnp.asarray(step - start + 1).astype(jnp.float32) / max(length, 1), 0.0, 1.0)

@@ -1,0 +1,79 @@
+"""What the codes are like, to be logged and not trained on.
+
+More of it stands beside what it is made of: the rate is the mean of ``gaussian_kl``, information is
+``mutual_information``, the population's distance from the prior ``mixture_kl``, the correlation of its Gaussian fit
+``gaussian_total_correlation``.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rvae_jax.losses import _arrays
+from rvae_jax.losses.moments import Moments, batch_moments
+
+ACTIVE_UNIT_VARIANCE = 0.01
+
+
+class PopulationShape(NamedTuple):
+    """Moments of the population of codes up to the fourth.
+
+    Attributes:
+      mean: ``[d]``, 0 in the prior.
+      var: ``[d]``, with 1/N; 1 in the prior.
+      excess_kurtosis: ``[d]``, 0 in the prior and for every Gaussian, -2 for two points, large where few codes are far
+        out; -3 where all codes are equal.
+    """
+
+    mean: jax.Array
+    var: jax.Array
+    excess_kurtosis: jax.Array
+
+
+def active_units(moments: Moments, *, threshold: float = ACTIVE_UNIT_VARIANCE) -> jax.Array:
+    """Number of latent dimensions whose means vary, ``#{d: v_d > 0.01}`` (Burda et al., 2016).
+
+    Args:
+      moments: of the means, ``batch_moments(mean)``, ``[d]`` each. With the "mixture" moments a dimension would count
+        even where its code says nothing.
+      threshold: smallest variance, not itself included.
+
+    Returns:
+      An int32 scalar from 0 to d.
+
+    Raises:
+      ValueError: the shapes differ, or are not ``[d]``.
+    """
+    _arrays.require_same_shape("active_units", mean=moments.mean, var=moments.var)
+    _arrays.require_rank("active_units", 1, var=moments.var)
+    return jnp.sum(moments.var > threshold, dtype=jnp.int32)
+
+
+def population_shape(
+    mean: jax.Array, log_var: jax.Array | None = None, *, axis_name: str | None = None
+) -> PopulationShape:
+    """Mean, variance and kurtosis of each dimension of the population of codes.
+
+    The fourth central moment is ``mean_i((mean_i - m)^4)`` of the means; of the mixture, with ``log_var``,
+    ``mean_i((mean_i - m)^4 + 6 (mean_i - m)^2 s_i + 3 s_i^2)``.
+
+    Args:
+      mean: ``[b, d]``.
+      log_var: natural logarithm of the variances, ``[b, d]``, or None; see ``batch_moments``.
+      axis_name: as in ``batch_moments``.
+
+    Returns:
+      ``PopulationShape`` with ``[d]`` each.
+
+    Raises:
+      ValueError: the shapes differ, or are not ``[b, d]``.
+    """
+    moments = batch_moments(mean, log_var, axis_name=axis_name)
+    deviation = jnp.sqrt(jnp.maximum(moments.var, _arrays.VARIANCE_FLOOR))
+    squares = jnp.square((_arrays.at_least_float32(mean) - moments.mean[None, :]) / deviation[None, :])
+    fourth = jnp.square(squares)
+    if log_var is not None:
+        var = jnp.exp(_arrays.guarded_log_var(log_var)) / jnp.square(deviation)[None, :]
+        fourth += 6.0 * squares * var + 3.0 * jnp.square(var)
+    return PopulationShape(moments.mean, moments.var, _arrays.batch_mean(fourth, axis_name) - 3.0)
