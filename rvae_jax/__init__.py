@@ -9,7 +9,9 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     # Loading a run needs Orbax and more; `import rvae_jax.losses` must need JAX alone.
     if name == "load":
-        from rvae_jax.inference import load
-
+        try:
+            from rvae_jax.inference import load
+        except ModuleNotFoundError as error:
+            raise ImportError(f"rvae_jax.load needs {error.name}; pip install 'rvae_jax[train]'") from error
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,8 +5,11 @@ import pathlib
 import sys
 from typing import Literal
 
-from absl import app, flags
-from ml_collections import config_flags
+try:
+    from absl import app, flags
+    from ml_collections import config_flags
+except ModuleNotFoundError as error:
+    sys.exit(f"Error: training needs {error.name}; pip install 'rvae_jax[train]'")
 
 from rvae_jax.config import Config, literal_fields
 from rvae_jax.errors import UserError

@@ -2,8 +2,10 @@ import ast
 import importlib.util
 import itertools
 import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,20 @@ def test_inner_modules_name_only_what_they_may(module):
         parts = name.split(".")
         allowed = MAY_IMPORT[module] | sys.stdlib_module_names
         assert {parts[0], ".".join(parts[:2])} & allowed, name
+
+
+def test_without_the_training_extra_what_is_missing_is_named():
+    result = _run("import runpy, sys; sys.modules['absl'] = None; runpy.run_module('rvae_jax.main')")
+    assert result.returncode == 1
+    assert result.stderr == "Error: training needs absl; pip install 'rvae_jax[train]'\n"
+    result = _run("import sys; sys.modules['optax'] = None; import rvae_jax; rvae_jax.load")
+    assert "ImportError: rvae_jax.load needs optax; pip install 'rvae_jax[train]'" in result.stderr
+
+
+def test_base_installation_is_jax_alone():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        dependencies = tomllib.load(file)["project"]["dependencies"]
+    assert [re.match(r"\w+", dependency).group() for dependency in dependencies] == ["jax"]
 
 
 def test_every_module_imports():

@@ -137,7 +137,8 @@ def lecam_penalty(
     """Pull of real logits to the fakes' average and of fake logits to the reals', ``(real - a_F)^2 + (fake - a_R)^2``.
 
     LeCam regularisation (Tseng et al., 2021), for discriminators that see little data. The anchors first take in this
-    batch, then serve, without gradient; they are unbiased from the first batch on.
+    batch, then serve, without gradient; they are unbiased from the first batch on. The released code applies relu
+    before squaring, the paper does not.
 
     Args:
       real_logits: logits of images, ``[b, ...]``, one a patch; beyond 1e15 they count as that.

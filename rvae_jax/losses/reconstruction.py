@@ -51,9 +51,8 @@ def l2_reconstruction(x_hat: jax.Array, x: jax.Array) -> jax.Array:
 def perceptual_reconstruction(x_hat: jax.Array, x: jax.Array, distance: ImageDistance) -> jax.Array:
     """A distance of the caller's, such as LPIPS (Zhang et al., 2018), checked and in float32.
 
-    The distance must be differentiable in its first argument. Wrapping it in a no-gradient context, as published
-    trainers did to save memory, leaves the value in the log and removes the term from the training; stop the gradient
-    of its weights instead.
+    The distance must be differentiable in its first argument. In a no-gradient context, as around an evaluation metric,
+    its value stays in the log and the term vanishes from the training; stop the gradient of its weights instead.
 
     Args:
       x_hat: reconstructions, ``[b, h, w, c]``, handed to ``distance`` in at least float32.
