@@ -1,5 +1,7 @@
 """What the loss functions share: precision, guards, checks of shapes, and the way over devices."""
 
+import numbers
+
 import jax
 import jax.numpy as jnp
 
@@ -104,14 +106,14 @@ def require_batch_axis(function: str, **arrays: jax.Array) -> None:
             raise ValueError(f"{function}: {name} must have a leading batch axis, got a scalar")
 
 
-def require_between(function: str, low: float, high: float, **numbers: float | jax.Array) -> None:
+def require_between(function: str, low: float, high: float, **known_or_traced: float | jax.Array) -> None:
     """Raises ValueError unless every number that is known while tracing lies in [low, high]."""
-    for name, number in numbers.items():
-        if isinstance(number, int | float) and not low <= number <= high:
-            raise ValueError(f"{function}: {name} is {number}, expected {low} to {high}")
+    for name, number in known_or_traced.items():
+        if isinstance(number, numbers.Real) and not low <= number <= high:
+            raise ValueError(f"{function}: {name} is {number:g}, expected {low:g} to {high:g}")
 
 
 def require_decay(function: str, decay: float | jax.Array) -> None:
     """Raises ValueError unless ``decay``, where it is known while tracing, lies in [0, 1)."""
-    if isinstance(decay, int | float) and not 0 <= decay < 1:
+    if isinstance(decay, numbers.Real) and not 0 <= decay < 1:
         raise ValueError(f"{function}: decay is {decay}, expected 0 <= decay < 1")

@@ -118,7 +118,7 @@ def r1_penalty(discriminator: Callable[[jax.Array], jax.Array], images: jax.Arra
         return jnp.sum(logits)
 
     gradient = jax.grad(summed)(images)
-    return jnp.sum(jnp.square(gradient).reshape(len(images), -1), axis=-1)
+    return jnp.sum(_arrays.guarded_square(gradient).reshape(len(images), -1), axis=-1)
 
 
 def init_lecam_anchors() -> LeCamAnchors:
@@ -152,10 +152,12 @@ def lecam_penalty(
       The penalty, ``[b]``, squared logits, a mean over patches; and the new anchors, without gradient.
 
     Raises:
-      ValueError: the shapes differ, have no batch axis, or ``decay`` is not in [0, 1).
+      ValueError: the shapes differ, have no batch axis, the anchors are not scalars, or ``decay`` is not in [0, 1).
     """
     _arrays.require_same_shape("lecam_penalty", real_logits=real_logits, fake_logits=fake_logits)
+    _arrays.require_rank("lecam_penalty", 0, **anchors._asdict())
     _arrays.require_decay("lecam_penalty", decay)
+    anchors = LeCamAnchors(*map(_arrays.at_least_float32, anchors))
     real, fake = (
         _arrays.guard(_arrays.at_least_float32(logits), -_arrays.SQUARE_MAX, _arrays.SQUARE_MAX)
         for logits in (real_logits, fake_logits)
@@ -164,9 +166,9 @@ def lecam_penalty(
 
     def average(old: jax.Array, logits: jax.Array) -> jax.Array:
         of_batch = _arrays.batch_mean(_arrays.mean_over_rest("lecam_penalty", logits), axis_name)
-        return old + (1.0 - decay) / weight * (jax.lax.stop_gradient(of_batch) - old)
+        return old + (1.0 - decay) / weight * (of_batch - old)
 
-    new = LeCamAnchors(average(anchors.real, real), average(anchors.fake, fake), weight)
+    new = jax.lax.stop_gradient(LeCamAnchors(average(anchors.real, real), average(anchors.fake, fake), weight))
     penalty = jnp.square(real - new.fake) + jnp.square(fake - new.real)
     return _arrays.mean_over_rest("lecam_penalty", penalty), new
 
@@ -216,7 +218,7 @@ def adaptive_generator_weight(
         leaves = [_arrays.at_least_float32(jax.lax.stop_gradient(leaf)) for leaf in jax.tree.leaves(gradient)]
         if axis_name is not None:
             leaves = jax.lax.pmean(leaves, axis_name)
-        return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves))
+        return jnp.sqrt(sum(jnp.sum(_arrays.guarded_square(leaf)) for leaf in leaves))
 
     return jnp.minimum(length(reconstruction_gradient) / (length(generator_gradient) + delta), maximum)
 
@@ -234,4 +236,5 @@ def ramp(step: jax.Array, start: int, length: int) -> jax.Array:
     Returns:
       A float32 scalar from 0 to 1.
     """
-    return jnp.clip(jnp.asarray(step - start + 1).astype(jnp.float32) / max(length, 1), 0.0, 1.0)
+    done = jnp.asarray(step).astype(jnp.int32) - (start - 1)
+    return jnp.clip(done.astype(jnp.float32) / max(length, 1), 0.0, 1.0)

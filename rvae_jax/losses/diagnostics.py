@@ -23,7 +23,7 @@ class PopulationShape(NamedTuple):
       mean: ``[d]``, 0 in the prior.
       var: ``[d]``, with 1/N; 1 in the prior.
       excess_kurtosis: ``[d]``, 0 in the prior and for every Gaussian, -2 for two points, large where few codes are far
-        out; -3 where all codes are equal.
+        out; from -3 to -2, as rounding has it, where all codes are equal.
     """
 
     mean: jax.Array
@@ -47,7 +47,7 @@ def active_units(moments: Moments, *, threshold: float = ACTIVE_UNIT_VARIANCE) -
     """
     _arrays.require_same_shape("active_units", mean=moments.mean, var=moments.var)
     _arrays.require_rank("active_units", 1, var=moments.var)
-    return jnp.sum(moments.var > threshold, dtype=jnp.int32)
+    return jnp.sum(_arrays.at_least_float32(moments.var) > threshold, dtype=jnp.int32)
 
 
 def population_shape(

@@ -78,12 +78,20 @@ def mixture_elbo(
     _arrays.require_same_shape("mixture_elbo", mean=mean, log_var=log_var)
     _arrays.require_rank("mixture_elbo", 2, mean=mean)
     _arrays.require_shape("mixture_elbo", "reconstruction", reconstruction, jnp.shape(mean)[:1])
+    _arrays.require_rank(
+        "mixture_elbo",
+        0,
+        reconstruction_weight=reconstruction_weight,
+        population_weight=population_weight,
+        variance_weight=variance_weight,
+    )
     if moments == "means":
         moments = batch_moments(mean, axis_name=axis_name)
     elif moments == "mixture":
         moments = batch_moments(mean, log_var, axis_name=axis_name)
     elif isinstance(moments, str):
         raise ValueError(f"mixture_elbo: moments is {moments!r}, expected 'means', 'mixture', or Moments")
+    _arrays.require_shape("mixture_elbo", "moments.mean", moments.mean, jnp.shape(mean)[1:])
     mean_reconstruction = _arrays.batch_mean(_arrays.at_least_float32(reconstruction), axis_name)
     population = population_kl(moments)
     regularizer = _arrays.batch_mean(variance_regularizer(log_var, target=variance_target), axis_name)
@@ -112,6 +120,7 @@ def beta_vae(
     Raises:
       ValueError: the shapes do not match.
     """
+    _arrays.require_rank("beta_vae", 0, beta=beta)
     kl = gaussian_kl(mean, log_var)
     _arrays.require_shape("beta_vae", "reconstruction", reconstruction, kl.shape)
     return _arrays.at_least_float32(reconstruction) + beta * kl

@@ -95,11 +95,11 @@ def kl_decomposition(
 
     * "stratified": ``w_ii = 1/D``, and ``w_ij = (D - 1) / (D (N - 1))`` for the others: an unbiased estimate of q(z_i)
       where the others are drawn without replacement. It is the paper's minibatch stratified sampling, averaged over the
-      order of the batch (the paper gives one of the others another weight), which lowers the variance. The reference
-      code, and libraries that copy it, write 1/D into the first column of w instead of the diagonal.
-    * "weighted": ``w_ij = 1/(D N)``, the paper's minibatch weighted sampling. All densities are too small by a factor
-      of about D where the posteriors overlap, so that the parts are shifted by about ``log D``, ``(d - 1) log D`` and
-      ``-d log D``. The gradients do not feel the shift.
+      order of the batch (the paper gives one of the others another weight), which lowers the variance a little where N
+      is no small part of D. The reference code, and libraries that copy it, do not have 1/D on the diagonal of w, but
+      in its first column, and so overestimate q(z_i).
+    * "weighted": ``w_ij = 1/(D N)``, the paper's minibatch weighted sampling. The parts are those of the mixture of the
+      batch, shifted by ``log D``, ``(d - 1) log D`` and ``-d log D``, which the gradients do not feel.
 
     Args:
       mean: ``[b, d]``.

@@ -56,11 +56,11 @@ class MeansQueue(NamedTuple):
 
     Attributes:
       means: ``[k, d]``, newest batch first.
-      count: scalar, how many of them are filled.
+      filled: scalar, how many of them are.
     """
 
     means: jax.Array
-    count: jax.Array
+    filled: jax.Array
 
 
 def batch_moments(mean: jax.Array, log_var: jax.Array | None = None, *, axis_name: str | None = None) -> Moments:
@@ -154,7 +154,7 @@ def combine_moments(moments: Moments, weights: jax.Array | None = None) -> Momen
     _arrays.require_rank("combine_moments", 2, mean=moments.mean)
     _arrays.require_same_shape("combine_moments", mean=moments.mean, var=moments.var)
     mean, var = (_arrays.at_least_float32(moment) for moment in moments)
-    weights = jnp.ones(len(mean), mean.dtype) if weights is None else _arrays.at_least_float32(weights)
+    weights = jnp.ones(len(mean), mean.dtype) if weights is None else jnp.asarray(weights).astype(mean.dtype)
     _arrays.require_shape("combine_moments", "weights", weights, mean.shape[:1])
     shares = (weights / jnp.sum(weights))[:, None]
     combined = jnp.sum(shares * mean, axis=0)
@@ -179,7 +179,7 @@ def anchored_moments(
       population: ``[d]`` each; equal on all devices.
       mean: ``[b, d]``.
       log_var: natural logarithm of the variances, ``[b, d]``, or None; of the same convention as ``population``.
-      axis_name: as in ``batch_moments``.
+      axis_name: as in ``batch_moments``. Since the derivatives are linear, the caller's averages alone would do.
 
     Returns:
       ``Moments`` with ``[d]`` each.
@@ -209,9 +209,11 @@ def update_moments_average(average: MomentsAverage, moments: Moments, *, decay: 
     """Adds a batch to an exponential average of moments.
 
     The batch before the newest counts ``decay`` times as much as it, and so on; the result is the ``combine_moments``
-    of all batches with these weights, so that the movement of the batches' means is part of the variance. It is
-    unbiased from the first batch on, after which it holds that batch's moments. Averaged batches of N codes are worth
-    about ``N (1 + decay) / (1 - decay)`` codes, as far as the encoder does not move.
+    of all batches with these weights, so that the movement of the batches' means is part of the variance. It is never
+    pulled towards the zeros that it starts from: after the first batch it holds that batch's moments. Averaged batches
+    of N codes are worth ``N (1 + decay) / (1 - decay)`` codes, as far as the encoder does not move. The gradient
+    through ``anchored_moments``, much quieter than the batch's own, is a little biased towards smaller codes, since the
+    average knows the newest batch: at N = 10 and decay 0.9 the balance is at a variance 1.4 % lower.
 
     Use the result in the objective through ``anchored_moments``. It is the same on all devices if ``moments`` is, which
     ``batch_moments(axis_name=...)`` sees to.
@@ -228,14 +230,18 @@ def update_moments_average(average: MomentsAverage, moments: Moments, *, decay: 
       ValueError: the shapes differ, or ``decay`` is not in [0, 1).
     """
     _arrays.require_decay("update_moments_average", decay)
-    for name, moment in moments._asdict().items():
-        _arrays.require_shape("update_moments_average", name, moment, jnp.shape(average.moments.mean))
+    _arrays.require_same_shape(
+        "update_moments_average",
+        mean=moments.mean,
+        var=moments.var,
+        average_mean=average.moments.mean,
+        average_var=average.moments.var,
+    )
+    average, moments = jax.tree.map(_arrays.at_least_float32, (average, moments))
     both = jax.tree.map(lambda old, new: jnp.stack([old, new.astype(old.dtype)]), average.moments, moments)
     old_weight = decay * average.weight
-    combined = combine_moments(
-        jax.lax.stop_gradient(both), jnp.stack([old_weight, jnp.full_like(old_weight, 1 - decay)])
-    )
-    return MomentsAverage(combined, old_weight + (1 - decay))
+    combined = combine_moments(both, jnp.stack([old_weight, jnp.full_like(old_weight, 1 - decay)]))
+    return jax.lax.stop_gradient(MomentsAverage(combined, old_weight + (1 - decay)))
 
 
 def init_means_queue(length: int, latent_dim: int) -> MeansQueue:
@@ -262,11 +268,11 @@ def update_means_queue(queue: MeansQueue, mean: jax.Array, *, axis_name: str | N
     length, latent_dim = jnp.shape(queue.means)
     _arrays.require_rank("update_means_queue", 2, mean=mean)
     _arrays.require_shape("update_means_queue", "mean", mean, (jnp.shape(mean)[0], latent_dim))
-    newest, _ = _arrays.global_batch(jax.lax.stop_gradient(mean).astype(queue.means.dtype), axis_name)
+    newest, _ = _arrays.global_batch(mean.astype(queue.means.dtype), axis_name)
     if len(newest) > length:
         raise ValueError(f"update_means_queue: a batch of {len(newest)} does not fit in a queue of {length}")
-    means = jnp.concatenate([newest, queue.means])[:length]
-    return MeansQueue(means, jnp.minimum(queue.count + len(newest), length))
+    means = jax.lax.stop_gradient(jnp.concatenate([newest, queue.means])[:length])
+    return MeansQueue(means, jnp.minimum(queue.filled + len(newest), length))
 
 
 def queue_moments(queue: MeansQueue, log_var: jax.Array | None = None, *, axis_name: str | None = None) -> Moments:
@@ -282,12 +288,14 @@ def queue_moments(queue: MeansQueue, log_var: jax.Array | None = None, *, axis_n
       ``Moments`` with ``[d]`` each; zeros for an empty queue.
 
     Raises:
-      ValueError: ``log_var`` is not ``[b, d]`` with the queue's d.
+      ValueError: the queue's means are not ``[k, d]``, or ``log_var`` is not ``[b, d]`` with the same d.
     """
-    filled = (jnp.arange(len(queue.means)) < queue.count)[:, None]
-    count = jnp.maximum(queue.count, 1).astype(queue.means.dtype)
-    mean = jnp.sum(jnp.where(filled, queue.means, 0.0), axis=0) / count
-    var = jnp.sum(jnp.where(filled, jnp.square(queue.means - mean[None, :]), 0.0), axis=0) / count
+    _arrays.require_rank("queue_moments", 2, means=queue.means)
+    means = _arrays.at_least_float32(queue.means)
+    is_filled = (jnp.arange(len(means)) < queue.filled)[:, None]
+    count = jnp.maximum(queue.filled, 1).astype(means.dtype)
+    mean = jnp.sum(jnp.where(is_filled, means, 0.0), axis=0) / count
+    var = jnp.sum(jnp.where(is_filled, jnp.square(means - mean[None, :]), 0.0), axis=0) / count
     if log_var is not None:
         _arrays.require_rank("queue_moments", 2, log_var=log_var)
         _arrays.require_shape("queue_moments", "log_var", log_var, (jnp.shape(log_var)[0], len(mean)))

@@ -134,7 +134,8 @@ def optimal_log_scale(
       axis_name: mapped axis over which the batch is split into equal parts; the scale is then that of the global batch.
 
     Returns:
-      A scalar, natural logarithm of the scale in the images' unit, at least -16.1 (a scale of 1e-7).
+      A scalar, natural logarithm of the scale in the images' unit; at least -16.1 (a scale of 1e-7), where it has no
+      gradient.
 
     Raises:
       ValueError: the shapes differ, have no batch axis, or ``kind`` is unknown.
