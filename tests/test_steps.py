@@ -1,4 +1,5 @@
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -384,6 +385,17 @@ def test_initial_state():
     for average, weight in zip(jax.tree.leaves(first.ema_params), jax.tree.leaves(first.vae.params), strict=True):
         assert np.array_equal(average, weight)
         assert average.unsafe_buffer_pointer() != weight.unsafe_buffer_pointer()
+
+
+def test_eager_initial_state_can_be_donated():
+    network = types.SimpleNamespace(
+        image_shape=(1, 1, 1),
+        latent_dim=1,
+        init=lambda *_: {"params": {"kernel": jnp.ones(3)}, "batch_stats": {}},
+    )
+    state = create_train_state(network, None, optax.identity(), jax.random.key(0), ema=True)
+    after = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)(state)
+    assert np.array_equal(after.ema_params["kernel"], after.vae.params["kernel"])
 
 
 @pytest.mark.usefixtures("strict_promotion")
