@@ -72,7 +72,7 @@ def plot_pull(path: pathlib.Path) -> None:
         drawn = axis.contourf(var, s, values, LEVELS, norm=BoundaryNorm(LEVELS, 256), cmap="viridis_r")
         zero = {"means": (1.0, 1.0), "mixture": (1 - target, target)}[kind]
         axis.plot(*zero, "r*", markersize=14, clip_on=False, label="zero")
-        axis.set(title=title, xlabel="Var(mean), what codes say", yscale="log", xlim=(-0.05, 1.6))
+        axis.set(title=title, xlabel="Var(mean)", yscale="log", xlim=(-0.05, 1.6))
     axes[0].set_ylabel("s, variance of one posterior")
     axes[0].legend(loc="lower left")
     figure.colorbar(drawn, label="nats a dimension")

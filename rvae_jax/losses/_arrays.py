@@ -1,5 +1,6 @@
 """What the loss functions share: precision, guards, checks of shapes, and the way over devices."""
 
+import math
 import numbers
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 VARIANCE_FLOOR = 1e-14
 LOG_VAR_MIN = -1e30
 LOG_VAR_MAX = 40.0
-LOG_VARIANCE_FLOOR = -32.23619130191664
+LOG_VARIANCE_FLOOR = math.log(VARIANCE_FLOOR)
 SQUARE_MAX = 1e15
 
 
@@ -76,6 +77,12 @@ def mean_over_rest(function: str, values: jax.Array) -> jax.Array:
     """Mean over all axes but the first."""
     require_batch_axis(function, values=values)
     return jnp.mean(values.reshape(values.shape[0], -1), axis=-1)
+
+
+def sum_over_rest(function: str, values: jax.Array) -> jax.Array:
+    """Sum over all axes but the first."""
+    require_batch_axis(function, values=values)
+    return jnp.sum(values.reshape(values.shape[0], -1), axis=-1)
 
 
 def require_same_shape(function: str, **arrays: jax.Array) -> None:

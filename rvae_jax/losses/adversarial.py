@@ -10,11 +10,12 @@ from rvae_jax.losses import _arrays
 
 AdversarialKind = Literal["bce", "hinge", "least_squares"]
 
+# The logit above which the discriminator calls an image real.
 DECISION_THRESHOLD = {"bce": 0.0, "hinge": 0.0, "least_squares": 0.5}
 
 
 class LeCamAnchors(NamedTuple):
-    """Exponential averages of the discriminator's logits, of which ``lecam_penalty`` keeps it from moving away.
+    """Exponential averages of the logits: ``lecam_penalty`` pulls real ones to the fakes', fake ones to the reals'.
 
     Attributes:
       real: scalar, of images.
@@ -47,6 +48,7 @@ def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array, *, kind: 
       ValueError: the shapes differ, have no batch axis, or ``kind`` is unknown.
     """
     _arrays.require_same_shape("discriminator_loss", real_logits=real_logits, fake_logits=fake_logits)
+    _arrays.require_batch_axis("discriminator_loss", real_logits=real_logits)
     real, fake = _arrays.at_least_float32(real_logits), _arrays.at_least_float32(fake_logits)
     match kind:
         case "bce":
@@ -79,6 +81,7 @@ def generator_loss(fake_logits: jax.Array, *, kind: AdversarialKind = "bce") -> 
     Raises:
       ValueError: there is no batch axis, or ``kind`` is unknown.
     """
+    _arrays.require_batch_axis("generator_loss", fake_logits=fake_logits)
     fake = _arrays.at_least_float32(fake_logits)
     match kind:
         case "bce":
@@ -131,7 +134,7 @@ def lecam_penalty(
     fake_logits: jax.Array,
     anchors: LeCamAnchors,
     *,
-    decay: float = 0.99,
+    decay: float,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, LeCamAnchors]:
     """Pull of real logits to the fakes' average and of fake logits to the reals', ``(real - a_F)^2 + (fake - a_R)^2``.
@@ -144,7 +147,7 @@ def lecam_penalty(
       real_logits: logits of images, ``[b, ...]``, one a patch; beyond 1e15 they count as that.
       fake_logits: logits of reconstructions, of the same shape.
       anchors: the state that the step carries, from ``init_lecam_anchors``; equal on all devices.
-      decay: of the averages, in [0, 1).
+      decay: of the averages, in [0, 1); the released code has 0.9 and 0.99.
       axis_name: mapped axis over which the batch is split into equal parts. The anchors are then those of the global
         batch, equal on all devices; kept per device, they drift apart.
 

@@ -40,21 +40,22 @@ def mixture_elbo(
     variance_target: float = 1.0,
     axis_name: str | None = None,
 ) -> MixtureELBO:
-    """The objective of "How to train your VAE" without its GAN term, to be minimised.
+    """The objective of "How to train your VAE" without its GAN term: a loss, to be minimised.
 
     ``w_r mean_i(reconstruction_i) + w_p KL(N(m, v) || N(0, I)) + w_v mean_i sum_d 1/2 (s/t - 1 - log(s/t))``
 
     with m, v the moments of the population of codes and ``s = exp(log_var)`` (Rivera, ICIP 2024). The defaults, with
     ``l1_reconstruction``, are those of the released code; its GAN term is ``100 * mean(generator_loss(...))``.
 
-    Where the two KL terms are zero depends on the moments and on the target t:
+    It is neither a bound of the likelihood nor does it contain the KL of the mixture itself (``mixture_kl``), but that
+    of a Gaussian with the population's moments. Where the two KL terms alone are zero depends on the moments and on the
+    target t; a large reconstruction weight then makes s smaller:
 
-    * "means" and t = 1 (the released code): Var_i(mean) = 1 and s = 1. The population then has variance 2, not the
-      prior's 1; samples from N(0, I) are taken from its middle.
+    * "means" and t = 1 (the released code): Var_i(mean) = 1 and s = 1; the population has variance 2.
     * "mixture" and t = 1: Var_i(mean) = 0 and s = 1, **full collapse**: the KL terms reward codes that carry nothing,
       and the reconstruction alone works against it.
-    * "mixture" and t < 1: Var_i(mean) = 1 - t and s = t. The population is N(0, I), and a code may carry up to
-      ``1/2 log(1/t)`` nats a dimension.
+    * "mixture" and t < 1: Var_i(mean) = 1 - t and s = t. The population is N(0, I), and a code carries up to
+      ``1/2 log(1/t)`` nats a dimension there.
 
     Args:
       reconstruction: ``[b]``, e.g. from ``l1_reconstruction``.
@@ -91,9 +92,9 @@ def mixture_elbo(
         moments = batch_moments(mean, log_var, axis_name=axis_name)
     elif isinstance(moments, str):
         raise ValueError(f"mixture_elbo: moments is {moments!r}, expected 'means', 'mixture', or Moments")
+    population = population_kl(moments)
     _arrays.require_shape("mixture_elbo", "moments.mean", moments.mean, jnp.shape(mean)[1:])
     mean_reconstruction = _arrays.batch_mean(_arrays.at_least_float32(reconstruction), axis_name)
-    population = population_kl(moments)
     regularizer = _arrays.batch_mean(variance_regularizer(log_var, target=variance_target), axis_name)
     total = reconstruction_weight * mean_reconstruction + population_weight * population + variance_weight * regularizer
     return MixtureELBO(total, mean_reconstruction, population, regularizer)
@@ -105,8 +106,9 @@ def beta_vae(
     """The standard VAE's objective with a weight on its KL, ``reconstruction_i + beta KL(N(mean_i, s_i) || N(0, I))``.
 
     beta-VAE (Higgins et al., 2017); with beta = 1 and a negative log likelihood (``gaussian_nll``, ``laplace_nll``) it
-    is the negative ELBO. A mean over pixels in place of a sum, as in ``l1_reconstruction``, is a beta larger by the
-    number of pixels: the paper's comparison is ``5000 * l1_reconstruction`` with beta = 1.
+    is the negative ELBO. Each image stands alone in it, unlike in ``mixture_elbo``, so the result is one value an
+    image. A mean over pixels in place of a sum, as in ``l1_reconstruction``, is a beta larger by ``h w c``: the paper's
+    comparison is ``5000 * l1_reconstruction`` with beta = 1.
 
     Args:
       reconstruction: ``[b]``, weighted as the caller likes.

@@ -2,8 +2,8 @@
 
 ``q(z) = 1/N sum_j N(z; mean_j, s_j)``, at codes ``z_i = mean_i + sqrt(s_i) noise_i`` that the batch itself draws, one
 of each posterior. The caller gives the noise, so that the functions are pure; ``jax.vmap`` over several draws of it for
-a smaller error. Every pair of images is looked at: O(N^2 d) work, and gradients keep about four arrays ``[N, N, d]``
-(0.4 GB at N = 256, d = 512). Densities take a variance below ``VARIANCE_FLOOR`` as that.
+a smaller error. Every pair of images is looked at: O(N^2 d) work, and gradients keep three or four arrays
+``[N, N, d]`` (0.4 to 0.5 GB at N = 256, d = 512). Densities take a variance below ``VARIANCE_FLOOR`` as that.
 """
 
 import math
@@ -60,8 +60,9 @@ def mutual_information(
 ) -> jax.Array:
     """What a code tells about which of the batch's images it is of, estimated by ``log q(z_i|x_i) - log q(z_i)``.
 
-    From 0 to log N, whatever the data: at log N the batch is too small to tell. Together with ``mixture_kl`` of the
-    same noise it makes up a Monte Carlo estimate of the mean KL (Hoffman and Johnson, 2016).
+    Its mean is at most log N, and in expectation a lower bound of what a code tells about the image among all the data:
+    near log N the batch is too small to tell. Together with ``mixture_kl`` of the same noise it makes up a Monte Carlo
+    estimate of the mean KL (Hoffman and Johnson, 2016).
 
     Args:
       mean: ``[b, d]``.
@@ -97,7 +98,7 @@ def kl_decomposition(
       where the others are drawn without replacement. It is the paper's minibatch stratified sampling, averaged over the
       order of the batch (the paper gives one of the others another weight), which lowers the variance a little where N
       is no small part of D. The reference code, and libraries that copy it, do not have 1/D on the diagonal of w, but
-      in its first column, and so overestimate q(z_i).
+      in its first column, and so overestimate q(z_i). The logarithm of an unbiased density is a little too low.
     * "weighted": ``w_ij = 1/(D N)``, the paper's minibatch weighted sampling. The parts are those of the mixture of the
       batch, shifted by ``log D``, ``(d - 1) log D`` and ``-d log D``, which the gradients do not feel.
 

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its image: ``*_reconstruction`` are means over pixels, ``*_nll`` sums."""
+"""How far a reconstruction is from its image: ``*_reconstruction`` are means over pixels, ``*_sum``, ``*_nll`` sums."""
 
 import math
 from collections.abc import Callable
@@ -48,11 +48,43 @@ def l2_reconstruction(x_hat: jax.Array, x: jax.Array) -> jax.Array:
     return _arrays.mean_over_rest("l2_reconstruction", jnp.square(_error("l2_reconstruction", x_hat, x)))
 
 
+def l1_sum(x_hat: jax.Array, x: jax.Array) -> jax.Array:
+    """Sum of absolute errors of each image, ``sum_{h,w,c} |x - x_hat|``; ``h w c`` times ``l1_reconstruction``.
+
+    Args:
+      x_hat: reconstructions, ``[b, h, w, c]``.
+      x: images, ``[b, h, w, c]``.
+
+    Returns:
+      ``[b]``, in the images' own unit.
+
+    Raises:
+      ValueError: the shapes differ, or have no batch axis.
+    """
+    return _arrays.sum_over_rest("l1_sum", jnp.abs(_error("l1_sum", x_hat, x)))
+
+
+def l2_sum(x_hat: jax.Array, x: jax.Array) -> jax.Array:
+    """Sum of squared errors of each image, ``sum_{h,w,c} (x - x_hat)^2``; ``h w c`` times ``l2_reconstruction``.
+
+    Args:
+      x_hat: reconstructions, ``[b, h, w, c]``.
+      x: images, ``[b, h, w, c]``.
+
+    Returns:
+      ``[b]``, in the square of the images' own unit.
+
+    Raises:
+      ValueError: the shapes differ, or have no batch axis.
+    """
+    return _arrays.sum_over_rest("l2_sum", jnp.square(_error("l2_sum", x_hat, x)))
+
+
 def perceptual_reconstruction(x_hat: jax.Array, x: jax.Array, distance: ImageDistance) -> jax.Array:
     """A distance of the caller's, such as LPIPS (Zhang et al., 2018), checked and in float32.
 
-    The distance must be differentiable in its first argument. In a no-gradient context, as around an evaluation metric,
-    its value stays in the log and the term vanishes from the training; stop the gradient of its weights instead.
+    The distance must be differentiable in its first argument. If it stops the gradient there, as code for evaluation
+    may, the value is logged but nothing is trained; stop the gradient of its weights instead.
 
     Args:
       x_hat: reconstructions, ``[b, h, w, c]``, handed to ``distance`` in at least float32.
@@ -82,7 +114,8 @@ def gaussian_nll(x_hat: jax.Array, x: jax.Array, log_scale: jax.Array) -> jax.Ar
     Args:
       x_hat: reconstructions, ``[b, h, w, c]``.
       x: images, ``[b, h, w, c]``.
-      log_scale: natural logarithm of the standard deviation, a scalar or of the images' shape; read as clipped to
+      log_scale: natural logarithm of the standard deviation, a scalar or of the images' shape (``jnp.broadcast_to`` for
+        another); read as clipped to
         [-16.1, 20], the gradient going on as at the ends.
 
     Returns:
@@ -93,7 +126,7 @@ def gaussian_nll(x_hat: jax.Array, x: jax.Array, log_scale: jax.Array) -> jax.Ar
     """
     standardised, log_scale = _standardise("gaussian_nll", x_hat, x, log_scale)
     per_pixel = 0.5 * jnp.square(standardised) + log_scale + 0.5 * math.log(2 * math.pi)
-    return jnp.sum(per_pixel.reshape(len(per_pixel), -1), axis=-1)
+    return _arrays.sum_over_rest("gaussian_nll", per_pixel)
 
 
 def laplace_nll(x_hat: jax.Array, x: jax.Array, log_scale: jax.Array) -> jax.Array:
@@ -115,7 +148,7 @@ def laplace_nll(x_hat: jax.Array, x: jax.Array, log_scale: jax.Array) -> jax.Arr
     """
     standardised, log_scale = _standardise("laplace_nll", x_hat, x, log_scale)
     per_pixel = jnp.abs(standardised) + log_scale + math.log(2)
-    return jnp.sum(per_pixel.reshape(len(per_pixel), -1), axis=-1)
+    return _arrays.sum_over_rest("laplace_nll", per_pixel)
 
 
 def optimal_log_scale(

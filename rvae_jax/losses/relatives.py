@@ -28,9 +28,9 @@ class DIPPenalty(NamedTuple):
 def free_bits_kl(mean: jax.Array, log_var: jax.Array, *, free_nats: float, axis_name: str | None = None) -> jax.Array:
     """KL to the prior that does not push a dimension below a free amount, ``sum_d max(free_nats, mean_i KL_id)``.
 
-    Free bits (Kingma et al., 2016), one group a dimension. As in the paper the batch's mean is compared, not each
-    image's
-    KL: code that clamps every image frees those below the amount even where the dimension is well used.
+    Free bits (Kingma et al., 2016), one group a dimension. As in the paper it is the batch's mean that is compared.
+    Clamping every image instead removes the gradient of images below the amount, even in dimensions that are well used
+    on average.
 
     Args:
       mean: ``[b, d]``.

@@ -94,6 +94,10 @@ def _covariance(mean, log_var=None, shrinkage=0.1):
     return mean.mean(0), shrunk if log_var is None else shrunk + np.diag(np.exp(log_var).mean(0))
 
 
+def _shrunk_covariance(*codes):
+    return losses.batch_covariance(*codes, shrinkage=0.1)
+
+
 def _log_densities(mean, log_var, noise):
     """The codes, and ``[i, j, d]``, the log density of code i under posterior j."""
     codes = mean + np.exp(log_var / 2) * noise
@@ -225,7 +229,7 @@ def _lecam_once_at(real, fake, old_real, old_fake, weight):
 
 
 def _lecam_once(real, fake, old_real, old_fake, weight):
-    return losses.lecam_penalty(real, fake, LeCamAnchors(old_real, old_fake, weight))
+    return losses.lecam_penalty(real, fake, LeCamAnchors(old_real, old_fake, weight), decay=0.99)
 
 
 def _value_of(at):
@@ -292,6 +296,8 @@ CASES = {
     # Reconstructions and likelihoods.
     "l1_reconstruction": Case(losses.l1_reconstruction, _each(lambda a, b: np.mean(np.abs(b - a))), [IMAGES] * 2),
     "l2_reconstruction": Case(losses.l2_reconstruction, _each(lambda a, b: np.mean((b - a) ** 2)), [IMAGES] * 2),
+    "l1_sum": Case(losses.l1_sum, _each(lambda a, b: np.sum(np.abs(b - a))), [IMAGES] * 2),
+    "l2_sum": Case(losses.l2_sum, _each(lambda a, b: np.sum((b - a) ** 2)), [IMAGES] * 2),
     "perceptual_reconstruction": Case(
         lambda x_hat, x: losses.perceptual_reconstruction(x_hat, x, _distance),
         _each(lambda a, b: np.sum(np.abs(b - a) ** 3)),
@@ -360,8 +366,8 @@ CASES = {
     # Moments of the population.
     "batch_moments means": Case(losses.batch_moments, lambda mean: (np.mean(mean, 0), np.var(mean, 0)), [MEANS]),
     "batch_moments mixture": Case(losses.batch_moments, _mixture_moments, [MEANS, LOG_VARS]),
-    "batch_covariance means": Case(losses.batch_covariance, _covariance, [MEANS]),
-    "batch_covariance mixture": Case(losses.batch_covariance, _covariance, [MEANS, LOG_VARS]),
+    "batch_covariance means": Case(_shrunk_covariance, _covariance, [MEANS]),
+    "batch_covariance mixture": Case(_shrunk_covariance, _covariance, [MEANS, LOG_VARS]),
     "batch_covariance not shrunk": Case(
         lambda mean: losses.batch_covariance(mean, shrinkage=0), lambda mean: _covariance(mean, shrinkage=0), [MEANS]
     ),

@@ -88,7 +88,7 @@ def _combined_moments(codes, axis):
 
 
 def _covariance(a, axis):
-    return losses.batch_covariance(a.mean, a.log_var, axis_name=axis)
+    return losses.batch_covariance(a.mean, a.log_var, shrinkage=0.1, axis_name=axis)
 
 
 def _mixture_elbo(a, axis, moments):
@@ -135,7 +135,9 @@ def _lecam_penalty(a, state, axis):
 # What is equal on all devices, and what belongs to single images but depends on the batch, in all variants.
 STATISTICS = {
     "batch_moments": lambda a, axis: [losses.batch_moments(*codes, axis_name=axis) for codes in a.conventions],
-    "batch_covariance": lambda a, axis: [losses.batch_covariance(*codes, axis_name=axis) for codes in a.conventions],
+    "batch_covariance": lambda a, axis: [
+        losses.batch_covariance(*codes, shrinkage=0.1, axis_name=axis) for codes in a.conventions
+    ],
     "combine_moments": lambda a, axis: [_combined_moments(codes, axis) for codes in a.conventions],
     "anchored_moments": lambda a, axis: [
         losses.anchored_moments(POPULATION, *codes, axis_name=axis) for codes in a.conventions
@@ -182,6 +184,8 @@ OF_IMAGES_WITH_STATE = {"lecam_penalty": (losses.init_lecam_anchors(), _lecam_pe
 # What depends on a single image alone.
 OF_SINGLE_IMAGES = {
     "l1_reconstruction": lambda a: losses.l1_reconstruction(a.x_hat, a.image),
+    "l1_sum": lambda a: losses.l1_sum(a.x_hat, a.image),
+    "l2_sum": lambda a: losses.l2_sum(a.x_hat, a.image),
     "l2_reconstruction": lambda a: losses.l2_reconstruction(a.x_hat, a.image),
     "perceptual_reconstruction": lambda a: losses.perceptual_reconstruction(
         a.x_hat, a.image, lambda x_hat, x: jnp.mean(jnp.square(jnp.sin(x_hat) - jnp.sin(x)), axis=(1, 2, 3))

@@ -1,3 +1,4 @@
+import functools
 import re
 
 import hypothesis
@@ -180,7 +181,7 @@ SQUARES = {
     ],
     "discriminator_loss of images": lambda x: losses.discriminator_loss(x[None], 0 * x[None], kind="least_squares")[0],
     "lecam_penalty": lambda x: losses.lecam_penalty(
-        jnp.stack([x, -x]), jnp.zeros(2), LeCamAnchors(jnp.float32(0), jnp.float32(0), jnp.float32(1))
+        jnp.stack([x, -x]), jnp.zeros(2), LeCamAnchors(jnp.float32(0), jnp.float32(0), jnp.float32(1)), decay=0.99
     )[0][0],
     "dip_penalty diagonal": lambda x: losses.dip_penalty(CovarianceMoments(jnp.zeros(1), x[None, None])).diagonal,
     "dip_penalty off_diagonal": lambda x: (
@@ -275,7 +276,7 @@ def jitted(function):
 
 
 def _non_negative(mean, log_var):
-    covariance = losses.batch_covariance(mean, log_var)
+    covariance = losses.batch_covariance(mean, log_var, shrinkage=0.1)
     means, mixture = losses.batch_moments(mean), losses.batch_moments(mean, log_var)
     logits = jnp.clip(mean, -1e30, 1e30)
     kinds = ("bce", "hinge", "least_squares")
@@ -293,7 +294,7 @@ def _non_negative(mean, log_var):
         "dip_penalty": losses.dip_penalty(covariance),
         "discriminator_loss": [losses.discriminator_loss(logits, -logits, kind=kind) for kind in kinds],
         "generator_loss": [losses.generator_loss(logits, kind=kind) for kind in ("bce", "least_squares")],
-        "lecam_penalty": losses.lecam_penalty(logits, -logits, losses.init_lecam_anchors())[0],
+        "lecam_penalty": losses.lecam_penalty(logits, -logits, losses.init_lecam_anchors(), decay=0.9)[0],
         "l1_reconstruction": losses.l1_reconstruction(mean, -mean),
         "l2_reconstruction": losses.l2_reconstruction(mean, -mean),
         "r1_penalty": losses.r1_penalty(lambda images: jnp.sin(images), mean),
@@ -382,7 +383,7 @@ def _moving(mean, log_var):
     first = losses.update_moments_average(average, moments, decay=0.9)
     newest = losses.update_moments_average(first, Moments(*(m[::-1] for m in moments)), decay=0)
     queue = losses.update_means_queue(losses.init_means_queue(7, mean.shape[1]), mean)
-    anchors = losses.lecam_penalty(mean, log_var, losses.init_lecam_anchors())[1]
+    anchors = losses.lecam_penalty(mean, log_var, losses.init_lecam_anchors(), decay=0.9)[1]
     return moments, first, newest, losses.queue_moments(queue, log_var), anchors
 
 
@@ -531,7 +532,7 @@ def _ones(*shape):
         (losses.variance_regularizer, (2, 3, 4)),
         (losses.batch_moments, (3,)),
         (losses.batch_moments, (2, 3, 4)),
-        (losses.batch_covariance, (3,)),
+        (functools.partial(losses.batch_covariance, shrinkage=0.1), (3,)),
         (losses.population_shape, (3,)),
         (lambda x: losses.population_kl(Moments(x, x)), (2, 3)),
         (lambda x: losses.population_kl(CovarianceMoments(x, x)), (3, 3)),
@@ -568,7 +569,7 @@ def test_wrong_number_of_axes_raises_and_the_shape_is_named(function, shape):
         lambda x: losses.laplace_nll(x, x, x),
         lambda x: losses.optimal_log_scale(x, x),
         lambda x: losses.discriminator_loss(x, x),
-        lambda x: losses.lecam_penalty(x, x, losses.init_lecam_anchors()),
+        lambda x: losses.lecam_penalty(x, x, losses.init_lecam_anchors(), decay=0.9),
         lambda x: losses.r1_penalty(lambda images: images, x),
         lambda x: losses.r1_penalty(jnp.sum, jnp.stack([x, x])),
         losses.generator_loss,
@@ -706,3 +707,22 @@ def test_a_distance_or_a_discriminator_of_another_batch_raises(shape):
 def test_one_code_has_no_discrepancy(shapes):
     with pytest.raises(ValueError, match="at least 2 rows"):
         losses.imq_mmd(*map(jnp.ones, shapes))
+
+
+def test_average_in_place_of_moments_is_refused_with_what_to_pass():
+    average = losses.init_moments_average(3)
+    for function in (
+        losses.population_kl,
+        lambda moments: losses.mixture_elbo(_ones(2), _ones(2, 3), _ones(2, 3), moments=moments),
+    ):
+        with pytest.raises(
+            TypeError, match=r"MomentsAverage, expected .* pass anchored_moments\(average.moments, mean\)"
+        ):
+            function(average)
+
+
+def test_scalar_logits_are_named():
+    with pytest.raises(ValueError, match="discriminator_loss: real_logits must have a leading batch axis"):
+        losses.discriminator_loss(_ones(), _ones())
+    with pytest.raises(ValueError, match="generator_loss: fake_logits must have a leading batch axis"):
+        losses.generator_loss(_ones())

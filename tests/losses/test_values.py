@@ -225,7 +225,7 @@ def test_parts_of_the_kl_add_up():
 
     @jax.jit
     def pairs(mean, log_var, noise):
-        covariance, mixture = losses.batch_covariance(mean, log_var), losses.batch_moments(mean, log_var)
+        covariance, mixture = losses.batch_covariance(mean, log_var, shrinkage=0.1), losses.batch_moments(mean, log_var)
         parts = losses.kl_decomposition(mean, log_var, noise, dataset_size=6)
         return [
             (
