@@ -42,7 +42,7 @@ from rvae_jax.losses.adversarial import (
     ramp,
 )
 from rvae_jax.losses.diagnostics import ACTIVE_UNIT_VARIANCE, PopulationShape, active_units, population_shape
-from rvae_jax.losses.elbo import MixtureELBO, beta_vae, mixture_elbo
+from rvae_jax.losses.elbo import MixtureELBO, MomentsKind, beta_vae, mixture_elbo
 from rvae_jax.losses.kl import (
     gaussian_kl,
     gaussian_total_correlation,
@@ -51,7 +51,7 @@ from rvae_jax.losses.kl import (
     small_batch_bias,
     variance_regularizer,
 )
-from rvae_jax.losses.mixture import KLDecomposition, kl_decomposition, mixture_kl, mutual_information
+from rvae_jax.losses.mixture import KLDecomposition, Weighting, kl_decomposition, mixture_kl, mutual_information
 from rvae_jax.losses.moments import (
     CovarianceMoments,
     MeansQueue,
@@ -68,6 +68,8 @@ from rvae_jax.losses.moments import (
     update_moments_average,
 )
 from rvae_jax.losses.reconstruction import (
+    ImageDistance,
+    LikelihoodKind,
     gaussian_nll,
     l1_reconstruction,
     l1_sum,
@@ -96,13 +98,17 @@ __all__ = [
     "AdversarialKind",
     "CovarianceMoments",
     "DIPPenalty",
+    "ImageDistance",
     "KLDecomposition",
     "LeCamAnchors",
+    "LikelihoodKind",
     "MeansQueue",
     "MixtureELBO",
     "Moments",
     "MomentsAverage",
+    "MomentsKind",
     "PopulationShape",
+    "Weighting",
     "active_units",
     "adaptive_generator_weight",
     "anchored_moments",
