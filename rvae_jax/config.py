@@ -110,10 +110,13 @@ class OptimizerConfig:
 
 @dataclasses.dataclass
 class DataConfig:
-    """The images; see ``data.pipeline``.
+    """The images; see ``data.catalog`` and ``data.pipeline``.
 
     Attributes:
-      name: a TFDS data set in array_record format with a feature ``image``; ``orl`` is ours, and prepares itself.
+      name: a data set that ``rvae_jax.prepare`` made, with or without its size (``celeba``, ``celeba/128``), or a TFDS
+        data set in array_record format with a feature ``image``; ``orl`` is ours, and prepares itself.
+      folder: a folder, zip or tar of pictures to train on instead of ``name``: prepared once, at the model's size, with
+        the splits train, validation (selects the checkpoint) and test.
       data_dir: folder of prepared TFDS data sets, or None for TFDS's own default.
       train_split: images that are trained on.
       selection_split: images that choose the best checkpoint; not among those that are reported.
@@ -124,11 +127,12 @@ class DataConfig:
         has none; it helps where images are few.
     """
 
-    name: str = "celeb_a_hq/256"
+    name: str = "celeba_hq"
+    folder: str | None = None
     data_dir: str | None = None
-    train_split: str = "train[:80%]"
-    selection_split: str = "train[80%:90%]"
-    validation_split: str = "train[90%:]"
+    train_split: str = "train"
+    selection_split: str = "validation"
+    validation_split: str = "test"
     crop: tuple[int, int] | None = None
     flip: bool = True
     jitter: float = 0.0
@@ -165,7 +169,7 @@ class Config:
 
 # What may change when a run goes on in its work directory: none of these decides what a step computes, but `steps`,
 # which does only through the cosine schedule.
-MAY_CHANGE = frozenset({"steps", "log_every", "eval_every", "keep_checkpoints", "data.data_dir"})
+MAY_CHANGE = frozenset({"steps", "log_every", "eval_every", "keep_checkpoints", "data.data_dir", "data.folder"})
 
 
 def validate(config: Config, device_count: int) -> None:

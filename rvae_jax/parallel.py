@@ -1,6 +1,10 @@
 """How a run is laid out over devices: the batch is split, the state is whole on each."""
 
+from collections import deque
+from collections.abc import Iterable, Iterator
+
 import jax
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
@@ -11,6 +15,16 @@ def data_parallel() -> tuple[NamedSharding, NamedSharding]:
     """
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     return NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+
+
+def to_devices(batches: Iterable[np.ndarray], sharding: NamedSharding, ahead: int = 2) -> Iterator[jax.Array]:
+    """Global batches from each process's part of them, put on the devices ``ahead`` of their use."""
+    waiting: deque[jax.Array] = deque()
+    for batch in batches:
+        waiting.append(jax.make_array_from_process_local_data(sharding, batch))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def describe_devices() -> str:

@@ -19,7 +19,8 @@ from rvae_jax import parallel, pictures
 from rvae_jax import workdir as workdir_lib
 from rvae_jax.checkpoint import Checkpoints, load_weights, on_devices
 from rvae_jax.config import Config
-from rvae_jax.data import pipeline
+from rvae_jax.data import catalog, pipeline
+from rvae_jax.data.records import Images
 from rvae_jax.errors import UserError
 from rvae_jax.evaluation import Evaluation, evaluate, make_reconstruct
 from rvae_jax.interruption import StopRequest
@@ -55,8 +56,9 @@ def train(config: Config, workdir: pathlib.Path, init_from: pathlib.Path | None 
       UserError: what the user can put right; every checkpoint saved before stays intact.
     """
     config_lib.validate(config, jax.device_count())
+    config = catalog.resolve(config)
     sources = {
-        name: pipeline.load_dataset(config.data, split)
+        name: catalog.load_dataset(config.data, split)
         for name, split in (
             ("train", config.data.train_split),
             ("selection", config.data.selection_split),
@@ -93,7 +95,7 @@ class _Run:
         config: Config,
         workdir: pathlib.Path,
         checkpoints: Checkpoints,
-        sources: dict[str, pipeline.ImageSource],
+        sources: dict[str, Images],
     ) -> None:
         self.config = config
         self.workdir = workdir
@@ -122,6 +124,8 @@ class _Run:
         # Metrics of the steps since the last row, still on the device, so that steps need not wait for each other.
         self.pending: list[tuple[int, Metrics]] = []
         self.pause_s = 0.0
+        self.input_wait_s = 0.0
+        self.damaged = 0
 
     def go(self, stop: StopRequest, init_from: pathlib.Path | None) -> signal.Signals | None:
         """Starts or resumes, trains, and finishes."""
@@ -188,16 +192,21 @@ class _Run:
 
     def _compile(self, state: TrainState) -> Any:
         config = self.config
-        train_step = make_train_step(
+        step_on_floats = make_train_step(
             self.vae, self.discriminator, self.optimizer, config.loss, ema_decay=config.optimizer.ema_decay
         )
+
+        def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
+            # Bytes went to the devices: a quarter of the floats.
+            return step_on_floats(state, pipeline.to_float(images), key)
+
         jitted = jax.jit(
             train_step,
             donate_argnums=0,
             in_shardings=(self.replicated, self.batch_sharding, self.replicated),
             out_shardings=self.replicated,
         )
-        images = jax.ShapeDtypeStruct((config.batch_size, *config.model.image_shape), np.float32)
+        images = jax.ShapeDtypeStruct((config.batch_size, *config.model.image_shape), np.uint8)
         began = time.monotonic()
         # The compiled program itself is called in the loop: it refuses another shape instead of compiling again.
         compiled = jitted.lower(state, images, self.step_key).compile()
@@ -218,12 +227,14 @@ class _Run:
         if first >= config.steps:
             return state
         compiled = self._compile(state)
-        batches = pipeline.train_batches(self.sources["train"], config, first)
+        batches = parallel.to_devices(pipeline.train_batches(self.sources["train"], config, first), self.batch_sharding)
         progress = Progress(first, config.steps, config.batch_size)
         for step in range(first + 1, config.steps + 1):
             if stop.signal is not None:
                 break
-            images = jax.device_put(next(batches), self.batch_sharding)
+            began = time.monotonic()
+            images = next(batches)
+            self.input_wait_s += time.monotonic() - began
             state, metrics = compiled(state, images, self.step_key)
             self.pending.append((step, metrics))
             evaluates = step % config.eval_every == 0 or step == config.steps
@@ -259,12 +270,23 @@ class _Run:
         images_per_second, seconds_left = progress.report(step, self.pause_s * evaluations_left)
         means["learning_rate"] = float(self.learning_rate(step - 1))
         means["images_per_second"] = images_per_second
+        means["input_wait"] = self.input_wait_s / len(steps)
+        self.input_wait_s = 0.0
+        means["damaged_images"] = self._count_damaged()
         self.writer.scalars(step, means)
         print(
             f"step {step}/{self.config.steps}  loss {means['loss/total']:.1f}  L1 {means['loss/reconstruction']:.4f}"
             f"  {images_per_second:.1f} images/s  {format_duration(seconds_left)} left",
             flush=True,
         )
+
+    def _count_damaged(self) -> int:
+        """How many images could not be read so far; tells of new ones."""
+        damaged = [reason for source in self.sources.values() for reason in source.damaged.values()]
+        if len(damaged) > self.damaged:
+            print(f"Warning: {len(damaged)} images cannot be read, others stand for them; the last: {damaged[-1]}")
+            self.damaged = len(damaged)
+        return self.damaged
 
     def _evaluate(self, state: TrainState) -> float:
         """Evaluates, writes metrics and pictures, and returns the selection error."""

@@ -3,7 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+
+from examples import face_detector
+from rvae_jax.data import orl
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "reuse_losses.py"
 
@@ -39,3 +44,17 @@ def test_foreign_training_loop_computes_the_same_in_every_style(printed, style):
 
 def test_example_is_short():
     assert len(EXAMPLE.read_text().splitlines()) < 80
+
+
+def test_face_detector_finds_faces_and_only_these():
+    pictures = orl.read_pictures()
+    rng = np.random.default_rng(0)
+    for person in (0, 11, 25):
+        scene = np.full((260, 340, 3), 128, np.uint8)
+        assert face_detector.find(scene) == []
+        face = cv2.resize(pictures[person, 0], (138, 168))
+        top, left = rng.integers(0, 92), rng.integers(0, 202)
+        scene[top : top + 168, left : left + 138] = face[:, :, None]
+        found_left, found_top, width, height = max(face_detector.find(scene), key=lambda box: box[2] * box[3])
+        assert abs(found_left + width / 2 - (left + 69)) < 25
+        assert abs(found_top + height / 2 - (top + 84)) < 25

@@ -1,0 +1,212 @@
+"""Which data set a configuration means, and what is prepared here."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import absl.logging
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import file_utils
+
+from rvae_jax.config import Config, DataConfig
+from rvae_jax.data import faces, orl, preparation, records, sources
+from rvae_jax.data.preparation import STAGING, Settings, config_name, read_record
+from rvae_jax.errors import UserError
+
+
+def default_data_dir(data_dir: str | None) -> Path:
+    """The folder of prepared data sets: the one given, or TFDS's own default."""
+    return Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+
+
+def resolve(config: Config) -> Config:
+    """The configuration with the data set that it means, prepared where that can be done here and now.
+
+    ``data.folder`` is prepared at the model's size and becomes ``data.name``, with the splits ``train``, ``validation``
+    (which selects the checkpoint) and ``test``. The name has a hash of the folder's files: a run that goes on finds the
+    same images or is refused. A name without a size becomes the one of the model's size. ``orl`` prepares itself.
+
+    Raises:
+      UserError: the folder cannot be prepared, or the data set has another size or number of channels.
+    """
+    data, shape = config.data, config.model.image_shape
+    if data.folder is not None:
+        data = _prepare_folder(data, shape)
+    elif data.name == "orl":
+        orl.prepare(data.data_dir)
+    else:
+        data = dataclasses.replace(data, name=_with_size(data, shape))
+    return dataclasses.replace(config, data=data)
+
+
+def load_dataset(data: DataConfig, split: str) -> records.Images:
+    """Opens a split of the data set that the configuration names.
+
+    Args:
+      data: the data set's name and folder.
+      split: a split or a slice of one in TFDS's syntax, ``train[80%:]``.
+
+    Returns:
+      The images in the order of the files, grey ``[h, w, 1]`` or RGB ``[h, w, 3]``.
+
+    Raises:
+      UserError: the data set is unknown, not prepared or only in part, not in array_record format, without a feature
+        ``image``, or has no images in that split.
+    """
+    builder = _find_prepared(data)
+    info = builder.info
+    where = f"data.name={data.name}: the data set in {info.data_dir}"
+    if tfds.core.FileFormat.ARRAY_RECORD not in info.available_file_formats():
+        raise UserError(
+            f"{where} has the format {info.file_format.value}, expected array_record;"
+            f" {_prepare_command(data.name, f'{default_data_dir(data.data_dir)}_array_record')}"
+        )
+    return records.open_split(builder, split, where)
+
+
+def open_source(source: str, path: Path | None, data_dir: Path, scratch: Path, height: int) -> sources.Source:
+    """The pictures that ``source`` names: ``celeb_a``, ``celeb_a_hq``, ``lfw``, a folder, a zip or a tar.
+
+    Args:
+      source: the name or path.
+      path: where the archives of a named one are, if not where TFDS has them.
+      data_dir: folder of prepared data sets.
+      scratch: folder into which a compressed tar is unpacked.
+      height: the largest wanted height.
+
+    Raises:
+      UserError: it is not there, or not to be had.
+    """
+    if source in faces.FACE_SETS:
+        return faces.FACE_SETS[source].open(path, data_dir, scratch, height)
+    folder = Path(source).expanduser()
+    return faces.open_celebamask_hq(folder) if faces.is_celebamask_hq(folder) else sources.open_source(folder, scratch)
+
+
+def listing(data_dir: Path) -> Iterator[dict[str, Any]]:
+    """What is prepared in ``data_dir``, by name: a row for each data set.
+
+    Returns:
+      Rows with ``name``, ``shape``, ``encoding``, ``splits`` (a dictionary of counts), ``bytes`` and ``source``. One
+      that was begun and not finished has ``name`` and ``parts``, how many parts are done.
+    """
+    if not data_dir.is_dir():
+        return
+    with _quiet():
+        references = sorted(file_utils.list_datasets_in_data_dir(data_dir), key=lambda each: each.tfds_name())
+    for reference in references:
+        folder = Path(reference.dataset_dir())
+        info = tfds.core.read_only_builder.builder_from_directory(folder).info
+        image = dict(info.features.items()).get("image")
+        yield {
+            "name": reference.tfds_name(include_version=False),
+            "shape": getattr(image, "shape", None),
+            "encoding": "encoded" if isinstance(image, tfds.features.Image) else "raw",
+            "splits": {name: split.num_examples for name, split in info.splits.items()},
+            "bytes": sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+            "source": (read_record(folder) or {}).get("source", "TFDS"),
+        }
+    for staging in sorted(data_dir.glob(f"*/{STAGING}")):
+        yield {"name": staging.parent.name, "parts": len(list(staging.glob("shard_*.json")))}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without TFDS's warnings of folders that are no data sets."""
+    before = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(before)
+
+
+def _prepare_folder(data: DataConfig, shape: tuple[int, int, int]) -> DataConfig:
+    folder = Path(data.folder).expanduser().resolve()
+    data_dir = default_data_dir(data.data_dir)
+    settings = Settings(shapes=(shape,), crop=data.crop)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = open_source(str(folder), None, data_dir, Path(scratch), shape[0])
+        stem = re.sub(r"[^a-z0-9]+", "_", folder.stem.lower()).strip("_")
+        name = f"folder_{stem}_{preparation.fingerprint(source, settings)[:8]}".replace("__", "_")
+        if not (data_dir / name / config_name(shape)).is_dir():
+            print(f"Prepares the pictures in {folder} once, as data.name={name}/{config_name(shape)} in {data_dir}")
+            preparation.prepare(source, settings, name, data_dir)
+    return dataclasses.replace(
+        data,
+        name=f"{name}/{config_name(shape)}",
+        train_split="train",
+        selection_split="validation",
+        validation_split="test",
+        crop=None,
+    )
+
+
+def _with_size(data: DataConfig, shape: tuple[int, int, int]) -> str:
+    """The name with the size of the model's images, where it is of a data set prepared by this program."""
+    name, _, config = data.name.partition("/")
+    folder = default_data_dir(data.data_dir) / name
+    made = {
+        version.parent.name: record
+        for version in folder.glob(f"*/{preparation.VERSION}")
+        if (record := read_record(version)) is not None
+    }
+    if not made or (config and config not in made):
+        return data.name
+    wanted = config or config_name(shape)
+    if wanted in made and tuple(made[wanted]["shape"]) == shape:
+        return f"{name}/{wanted}"
+    there = ", ".join(f"{name}/{config} ({_by(record['shape'])})" for config, record in sorted(made.items()))
+    size = f"{shape[0]}x{shape[1]}" + (" --grey" if shape[2] == 1 else "")
+    raise UserError(
+        f"data.name={data.name}: prepared as {there}, expected {_by(shape)} as model.image_shape is; prepare that too,"
+        f" by python -m rvae_jax.prepare ... --name={name} --size={size}, or change --config.model.image_shape"
+    )
+
+
+def _by(shape: Any) -> str:
+    return "x".join(map(str, shape))
+
+
+def _find_prepared(data: DataConfig) -> tfds.core.DatasetBuilder:
+    try:
+        return tfds.core.read_only_builder.builder_from_files(data.name, data_dir=data.data_dir)
+    except tfds.core.DatasetNotFoundError:
+        pass
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"data.name={data.name}: {reason}; expected name, name/config or name:version") from None
+
+    name = data.name.partition("/")[0].partition(":")[0]
+    data_dir = default_data_dir(data.data_dir)
+    there = ", ".join(row["name"] for row in listing(data_dir) if "splits" in row) or "none"
+    prepared = {face_set.name: source for source, face_set in faces.FACE_SETS.items()}
+    if name not in prepared:
+        known = [*prepared, "orl", *tfds.list_builders(with_community_datasets=False)]
+        if name not in known:
+            similar = difflib.get_close_matches(name, [*known, *(path.name for path in data_dir.glob("*"))], n=1)
+            raise UserError(
+                f"data.name={data.name}: not a data set of TFDS, nor prepared in {data_dir} (there: {there}); expected"
+                " one of those, orl, or one that you prepare by python -m rvae_jax.prepare"
+                + (f"; did you mean {similar[0]}?" if similar else "")
+            )
+    raise UserError(
+        f"data.name={data.name}: not prepared in {data_dir / name} (there: {there});"
+        f" {_prepare_command(data.name, str(data_dir))}"
+    )
+
+
+def _prepare_command(name: str, data_dir: str) -> str:
+    """How to prepare a data set of ours, or of TFDS."""
+    stem, _, config = name.partition("/")
+    for source, face_set in faces.FACE_SETS.items():
+        if stem in (face_set.name, source):
+            return f"run python -m rvae_jax.prepare {source} --size={config or 'SIZE'} --data_dir={data_dir}"
+    return f"prepare it with TFDS, by tfds build {name} --file_format=array_record --data_dir={data_dir}"

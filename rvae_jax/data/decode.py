@@ -1,0 +1,123 @@
+"""Pictures as people have them, to upright RGB. What cannot be shown faithfully says why."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+MAX_PIXELS = 500_000_000
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit refuses what a good camera makes; ours is above
+_LARGE = 25_000_000  # pixels
+one_large_picture: contextlib.AbstractContextManager = contextlib.nullcontext()  # held by who has one in memory
+_SMALL_FILE = 1 << 18  # bytes; a larger JPEG gains more from being decoded at a fraction of its size
+
+
+class UnusableError(Exception):
+    """A picture that cannot be used. The message is the reason, for the report."""
+
+
+class Picture(NamedTuple):
+    """A decoded picture.
+
+    Attributes:
+      pixels: ``[h, w, 3]`` uint8, upright; a JPEG may be decoded at a half, a quarter or an eighth of its size.
+      height: of the whole picture.
+      width: of the whole picture.
+    """
+
+    pixels: np.ndarray
+    height: int
+    width: int
+
+
+def decode(data: bytes, shrinks: Callable[[int, int], float] = lambda height, width: 1.0) -> Picture:
+    """Decodes a JPEG, PNG, WebP, BMP or TIFF, whatever its name says.
+
+    Turned upright by its EXIF orientation. Grey and palettes become RGB, transparency is laid on white, 16 bits are
+    rounded to 8, CMYK is converted without a profile; colour profiles are ignored. Of several frames the first counts.
+
+    Args:
+      data: the file's bytes.
+      shrinks: from the picture's height and width, how many times it will be shrunk at least.
+
+    Returns:
+      The picture, decoded at no less than twice the size that it will be shrunk to.
+
+    Raises:
+      UnusableError: with the reason.
+    """
+    if not data:
+        raise UnusableError("empty file")
+    if data.startswith(b"\xff\xd8\xff") and data.endswith(bytes(64)) and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise UnusableError("ends in zeros, as an interrupted download does")  # which every decoder takes for grey
+    if _is_ordinary_jpeg(data):  # the usual case, twice as fast with OpenCV
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        if pixels is not None:
+            return Picture(pixels, *pixels.shape[:2])
+    try:
+        return _decode_any(data, shrinks)
+    except UnusableError:
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
+        raise UnusableError(f"cannot be decoded: {_one_line(error)}") from None
+
+
+def _is_ordinary_jpeg(data: bytes) -> bool:
+    """Whether it is whole, upright and not CMYK, as far as its bytes tell. OpenCV would fill in what is missing."""
+    return (
+        len(data) < _SMALL_FILE
+        and data.startswith(b"\xff\xd8\xff")
+        and data.endswith(b"\xff\xd9")
+        and b"Exif\0" not in data
+        and b"Adobe\0" not in data
+    )
+
+
+def _decode_any(data: bytes, shrinks: Callable[[int, int], float]) -> Picture:
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise UnusableError(f"not to be recognised as {', '.join(FORMATS)}; begins with {data[:12]!r}") from None
+    whole = image.size
+    pixel_count = whole[0] * whole[1]
+    if pixel_count > MAX_PIXELS:
+        raise UnusableError(f"{pixel_count // 1_000_000} megapixels, expected at most {MAX_PIXELS // 1_000_000}")
+    factor = shrinks(whole[1], whole[0]) / 2
+    if factor > 1:
+        image.draft(None, (int(whole[0] / factor), int(whole[1] / factor)))  # does nothing to other formats than JPEG
+    drafted = image.size
+    with one_large_picture if drafted[0] * drafted[1] > _LARGE else contextlib.nullcontext():
+        image.load()
+        with contextlib.suppress(Exception):  # broken EXIF data of a sound picture
+            ImageOps.exif_transpose(image, in_place=True)
+        if image.size != drafted:
+            whole = whole[::-1]
+        return Picture(_to_rgb(image), whole[1], whole[0])
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode == "F":
+        raise UnusableError("floating-point pixels, whose range is not known")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise UnusableError(f"32-bit pixels from {values.min()} to {values.max()}, expected 8 or 16 bits")
+        grey = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+        return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

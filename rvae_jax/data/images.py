@@ -1,0 +1,75 @@
+"""What happens to the pixels of an image on its way to a model: cut out, scaled, made grey or RGB. All uint8."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+cv2.setNumThreads(0)  # images are worked on in threads already; more of them inside each only get in the way
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels; it may reach beyond the border."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    def scaled(self, y: float, x: float) -> Box:
+        """The box in an image ``y`` times as high and ``x`` times as wide."""
+        return Box(self.left * x, self.top * y, self.width * x, self.height * y)
+
+    def widened(self, margin: float) -> Box:
+        """The box with ``margin`` times its size added on each side."""
+        left, top = self.left - margin * self.width, self.top - margin * self.height
+        return Box(left, top, self.width * (1 + 2 * margin), self.height * (1 + 2 * margin))
+
+    def with_aspect(self, height: int, width: int) -> Box:
+        """The smallest box about the same centre that contains this one and has the shape ``height``:``width``."""
+        new_width, new_height = (
+            max(self.width, self.height * width / height),
+            max(self.height, self.width * height / width),
+        )
+        left, top = self.left - (new_width - self.width) / 2, self.top - (new_height - self.height) / 2
+        return Box(left, top, new_width, new_height)
+
+
+def centre_box(h: int, w: int, crop: tuple[int, int]) -> Box:
+    """The box of (height, width) ``crop`` in the middle of an image of ``h`` x ``w``."""
+    return Box((w - crop[1]) // 2, (h - crop[0]) // 2, crop[1], crop[0])
+
+
+def largest_crop(h: int, w: int, height: int, width: int) -> tuple[int, int]:
+    """(height, width) of the largest crop of an image of ``h`` x ``w`` that has the shape ``height``:``width``."""
+    return max(1, min(h, round(w * height / width))), max(1, min(w, round(h * width / height)))
+
+
+def cut(image: np.ndarray, box: Box) -> np.ndarray:
+    """The part of ``image`` ``[h, w, c]`` in ``box``, to the nearest pixel; beyond the border, the image's mirror."""
+    h, w = image.shape[:2]
+    left, top = round(box.left), round(box.top)
+    right, bottom = max(left + 1, round(box.left + box.width)), max(top + 1, round(box.top + box.height))
+    inside = image[max(top, 0) : bottom, max(left, 0) : right]
+    beyond = max(-top, 0), max(bottom - h, 0), max(-left, 0), max(right - w, 0)
+    return cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_REFLECT_101) if any(beyond) else inside
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """``image`` ``[h, w, c]`` at another size: averaged over areas where it shrinks, cubic where it grows."""
+    # In two steps, since the area filter does not average along one axis while the other one grows.
+    shrunk = min(width, image.shape[1]), min(height, image.shape[0])
+    resized = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
+    if shrunk != (width, height):
+        resized = cv2.resize(resized, (width, height), interpolation=cv2.INTER_CUBIC)
+    return resized.reshape(height, width, image.shape[2])
+
+
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """``image`` ``[h, w, 1 or 3]`` as grey (luma of ITU-R BT.601) or as RGB."""
+    if image.shape[2] == channels:
+        return image
+    converted = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY if channels == 1 else cv2.COLOR_GRAY2RGB)
+    return converted.reshape(*image.shape[:2], channels)

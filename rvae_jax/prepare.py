@@ -1,0 +1,153 @@
+"""Prepares images for training: ``python -m rvae_jax.prepare FOLDER --name=cats --size 64``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+_EPILOG = """\
+examples:
+  python -m rvae_jax.prepare ~/photos --name=photos --size 64 128   any folder, zip or tar of JPEG, PNG, WebP, BMP, TIFF
+  python -m rvae_jax.prepare celeb_a --size 128                     CelebA, downloaded, cropped to 148x148
+  python -m rvae_jax.prepare celeb_a_hq --from=CelebAMask-HQ --size 256
+  python -m rvae_jax.prepare --list                                 what is prepared here
+
+then train on it by --config.data.name=photos. A command that was interrupted goes on when it is given again.
+"""
+
+
+def main() -> None:
+    """Prepares or lists, and turns the outcome into an exit status: 0 done, 1 bad input, 130 stopped by a signal."""
+    arguments = _parse()
+    try:
+        from rvae_jax.data import catalog  # after --help
+    except ModuleNotFoundError as error:
+        sys.exit(f"Error: preparing images needs {error.name}; pip install 'rvae_jax[train]'")
+    from rvae_jax.errors import UserError
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    data_dir = catalog.default_data_dir(arguments.data_dir)
+    try:
+        if arguments.list:
+            _list(data_dir)
+        else:
+            _prepare(arguments, data_dir)
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rvae_jax.prepare",
+        description="Crops and scales pictures once, and writes them as a TFDS data set that trains at full speed.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", nargs="?", help="celeb_a, celeb_a_hq, lfw, or the path of a folder, zip or tar")
+    add("--size", nargs="+", type=_size, metavar="S", help="one or more sizes: 64, or 64x48 for a height of 64")
+    add("--name", help="what the data set is called; by default celeba, celeba_hq, lfw_faces, or as the folder")
+    add("--data_dir", help="folder of prepared data sets (default: TFDS's, ~/tensorflow_datasets)")
+    add("--from", dest="path", type=Path, help="where the archives of celeb_a, celeb_a_hq or lfw are")
+    add("--crop", type=_crop, metavar="C", help="centre crop: 148, 148x120, or max for the largest (celeb_a: 148)")
+    add("--boxes", type=Path, metavar="CSV", help="boxes to cut out instead: name,left,top,width,height in pixels")
+    add(
+        "--detector",
+        metavar="M:F",
+        help="function F of module M, from RGB [h, w, 3] to boxes; the largest is cut out",
+    )
+    add("--margin", type=float, default=0.0, help="share of a box's size to add on each side (0)")
+    add("--labels", type=Path, metavar="CSV", help="labels to keep: names in the first column, then anything")
+    add("--split_by", choices=("file", "folder"), help="whether a folder's pictures may be in several splits (file)")
+    add("--grey", action="store_true", help="one channel")
+    add("--encoding", choices=("raw", "png"), default="raw", help="png is half as large, and slower to read (raw)")
+    add("--enlarge", type=float, default=2.0, help="how many times a picture may be enlarged; else it is skipped (2)")
+    add("--max_skipped", type=float, default=0.05, help="largest share of pictures that may be unusable (0.05)")
+    add("--replace", action="store_true", help="replace a data set of that name that was made of something else")
+    add("--processes", type=int, help="that decode (as many as there are cores)")
+    add("--list", action="store_true", help="list what is prepared, and stop")
+    arguments = parser.parse_args()
+    if not arguments.list and not (arguments.source and arguments.size):
+        parser.error("expected a source and --size, or --list")
+    if arguments.boxes and arguments.detector:
+        parser.error("expected --boxes or --detector, not both")
+    return arguments
+
+
+def _prepare(arguments: argparse.Namespace, data_dir: Path) -> None:
+    import dataclasses
+    import re
+
+    from rvae_jax.data import catalog, faces, preparation, sources
+
+    face_set = faces.FACE_SETS.get(arguments.source)
+    stem = re.sub(r"[^a-z0-9]+", "_", Path(arguments.source).resolve().stem.lower()).strip("_")
+    name = arguments.name or (face_set.name if face_set else stem)
+    preparation.check_name(name)
+    crop = arguments.crop or (face_set.crop if face_set else None)
+    settings = preparation.Settings(
+        shapes=tuple((*size, 1 if arguments.grey else 3) for size in arguments.size),
+        crop=None if crop == "max" else crop,
+        boxes=arguments.boxes,
+        detector=arguments.detector,
+        margin=arguments.margin,
+        enlarge=arguments.enlarge,
+        encoding=arguments.encoding,
+    )
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unpacked.", dir=data_dir) as scratch:
+        height = max(height for height, _ in arguments.size)
+        source = catalog.open_source(arguments.source, arguments.path, data_dir, Path(scratch), height)
+        if arguments.labels:
+            labels = {"attributes": sources.read_table(arguments.labels, source.files)}
+            source = dataclasses.replace(source, labels=labels)
+        if arguments.split_by:
+            group = sources.folder_of if arguments.split_by == "folder" else str
+            source = dataclasses.replace(source, group=group)
+        if source.terms:
+            print(f"Terms: {source.terms}")
+        preparation.prepare(
+            source, settings, name, data_dir, arguments.max_skipped, arguments.replace, arguments.processes
+        )
+    elsewhere = f" --config.data.data_dir={arguments.data_dir}" if arguments.data_dir else ""
+    print(f"Train on it with --config.data.name={name}{elsewhere}")
+
+
+def _list(data_dir: Path) -> None:
+    from rvae_jax.data import catalog
+    from rvae_jax.logging import format_bytes
+
+    rows = list(catalog.listing(data_dir))
+    print(f"{data_dir}: {len(rows) or 'no'} data sets")
+    for row in rows:
+        if "splits" not in row:
+            print(f"  {row['name']}: begun, {row['parts']} parts are done; the same command goes on")
+            continue
+        shape = "x".join("?" if side is None else str(side) for side in row["shape"] or ())
+        splits = ", ".join(f"{count:,} {split}" for split, count in row["splits"].items())
+        print(f"  {row['name']}: {shape} {row['encoding']}; {splits}; {format_bytes(row['bytes'])}; {row['source']}")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    try:
+        size = int(height), int(width or height)
+    except ValueError:
+        size = (0, 0)
+    if min(size) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a size such as 64, or 64x48 for a height of 64")
+    return size
+
+
+def _crop(text: str) -> tuple[int, int] | str:
+    return text if text == "max" else _size(text)
+
+
+if __name__ == "__main__":
+    main()
