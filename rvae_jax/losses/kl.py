@@ -25,8 +25,7 @@ def gaussian_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
     Raises:
       ValueError: the shapes differ, or are not ``[b, d]``.
     """
-    _arrays.require_same_shape("gaussian_kl", mean=mean, log_var=log_var)
-    _arrays.require_rank("gaussian_kl", 2, mean=mean)
+    _arrays.require_codes("gaussian_kl", mean=mean, log_var=log_var)
     return jnp.sum(kl_by_dimension(mean, log_var), axis=-1)
 
 
@@ -120,14 +119,11 @@ def gaussian_total_correlation(moments: CovarianceMoments) -> jax.Array:
     Raises:
       ValueError: the shapes are not ``[d]`` and ``[d, d]``.
     """
-    _arrays.require_rank("gaussian_total_correlation", 1, mean=moments.mean)
-    size = len(moments.mean)
-    _arrays.require_shape("gaussian_total_correlation", "cov", moments.cov, (size, size))
-    cov = _arrays.at_least_float32(moments.cov)
+    cov = _arrays.covariance("gaussian_total_correlation", *moments)
     deviation = jnp.sqrt(jnp.maximum(jnp.diagonal(cov), _arrays.VARIANCE_FLOOR))
     correlation = cov / deviation[:, None] / deviation[None, :]
     # A variance below the floor counts as the floor, as it does in the diagonal part.
-    correlation = jnp.where(jnp.eye(size, dtype=bool), 1.0, correlation)
+    correlation = jnp.where(jnp.eye(len(cov), dtype=bool), 1.0, correlation)
     return -jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(correlation))))
 
 
