@@ -107,7 +107,7 @@ def batch_covariance(
     with the intensity left to the caller). 0.01 and more is finite for every batch.
 
     Sampling noise looks like correlation, and its gradient is not zero: N independent codes show a total correlation of
-    about ``d (d - 1) / (4 N)`` nats for N well above d (32 at d = 512, N = 2048), more below. Shrinkage lowers that and
+    about ``d (d - 1) / (4 N)`` nats for N well above d, more below (35 at d = 512, N = 2048). Shrinkage lowers that and
     does not remove it. The averages and queues of this module are of diagonal ``Moments`` only.
 
     Args:
