@@ -85,6 +85,13 @@ def sum_over_rest(function: str, values: jax.Array) -> jax.Array:
     return jnp.sum(values.reshape(values.shape[0], -1), axis=-1)
 
 
+def covariance(function: str, mean: jax.Array, cov: jax.Array) -> jax.Array:
+    """``cov`` in at least float32; raises ValueError unless ``mean`` is ``[d]`` and ``cov`` ``[d, d]``."""
+    require_rank(function, 1, mean=mean)
+    require_shape(function, "cov", cov, jnp.shape(mean) * 2)
+    return at_least_float32(cov)
+
+
 def require_same_shape(function: str, **arrays: jax.Array) -> None:
     """Raises ValueError that names every shape, unless all are equal."""
     shapes = {name: jnp.shape(array) for name, array in arrays.items()}
@@ -104,6 +111,13 @@ def require_rank(function: str, rank: int, **arrays: jax.Array) -> None:
     for name, array in arrays.items():
         if jnp.ndim(array) != rank:
             raise ValueError(f"{function}: {name} must have {rank} axes, got shape {jnp.shape(array)}")
+
+
+def require_codes(function: str, **arrays: jax.Array | None) -> None:
+    """Raises ValueError that names the shapes, unless all arrays but None are ``[b, d]`` of one b and d."""
+    given = {name: array for name, array in arrays.items() if array is not None}
+    require_same_shape(function, **given)
+    require_rank(function, 2, **given)
 
 
 def require_batch_axis(function: str, **arrays: jax.Array) -> None:

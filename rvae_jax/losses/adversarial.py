@@ -59,9 +59,7 @@ def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array, *, kind: 
             real_term, fake_term = _arrays.guarded_square(real - 1.0), _arrays.guarded_square(fake)
         case _:
             raise ValueError(f"discriminator_loss: kind is {kind!r}, expected 'bce', 'hinge' or 'least_squares'")
-    return _arrays.mean_over_rest("discriminator_loss", real_term) + _arrays.mean_over_rest(
-        "discriminator_loss", fake_term
-    )
+    return _arrays.mean_over_rest("discriminator_loss", real_term + fake_term)
 
 
 def generator_loss(fake_logits: jax.Array, *, kind: AdversarialKind = "bce") -> jax.Array:
@@ -120,8 +118,7 @@ def r1_penalty(discriminator: Callable[[jax.Array], jax.Array], images: jax.Arra
         _arrays.require_shape("r1_penalty", "the mean of discriminator(images) over patches", logits, images.shape[:1])
         return jnp.sum(logits)
 
-    gradient = jax.grad(summed)(images)
-    return jnp.sum(_arrays.guarded_square(gradient).reshape(len(images), -1), axis=-1)
+    return _arrays.sum_over_rest("r1_penalty", _arrays.guarded_square(jax.grad(summed)(images)))
 
 
 def init_lecam_anchors() -> LeCamAnchors:
@@ -140,8 +137,8 @@ def lecam_penalty(
     """Pull of real logits to the fakes' average and of fake logits to the reals', ``(real - a_F)^2 + (fake - a_R)^2``.
 
     LeCam regularisation (Tseng et al., 2021), for discriminators that see little data. The anchors first take in this
-    batch, then serve, without gradient; they are unbiased from the first batch on. The released code applies relu
-    before squaring, the paper does not.
+    batch, then serve, without gradient; they are not pulled towards the zeros that they start from. The released code
+    applies relu before squaring, the paper does not.
 
     Args:
       real_logits: logits of images, ``[b, ...]``, one a patch; beyond 1e15 they count as that.

@@ -75,9 +75,9 @@ def mixture_elbo(
 
     Raises:
       ValueError: the shapes do not match, ``moments`` is unknown, or ``variance_target`` is out of range.
+      TypeError: ``moments`` are neither a name nor one of the two types.
     """
-    _arrays.require_same_shape("mixture_elbo", mean=mean, log_var=log_var)
-    _arrays.require_rank("mixture_elbo", 2, mean=mean)
+    _arrays.require_codes("mixture_elbo", mean=mean, log_var=log_var)
     _arrays.require_shape("mixture_elbo", "reconstruction", reconstruction, jnp.shape(mean)[:1])
     _arrays.require_rank(
         "mixture_elbo",

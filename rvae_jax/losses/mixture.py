@@ -156,8 +156,7 @@ class _Codes(NamedTuple):
 
 
 def _draw(function: str, mean: jax.Array, log_var: jax.Array, noise: jax.Array, axis_name: str | None) -> _Codes:
-    _arrays.require_same_shape(function, mean=mean, log_var=log_var, noise=noise)
-    _arrays.require_rank(function, 2, mean=mean)
+    _arrays.require_codes(function, mean=mean, log_var=log_var, noise=noise)
     mean, log_var, noise = (_arrays.at_least_float32(array) for array in (mean, log_var, noise))
     log_var = _arrays.guard(log_var, _arrays.LOG_VARIANCE_FLOOR, _arrays.LOG_VAR_MAX)
     offset = jnp.exp(0.5 * log_var) * noise

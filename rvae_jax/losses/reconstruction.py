@@ -115,8 +115,7 @@ def gaussian_nll(x_hat: jax.Array, x: jax.Array, log_scale: jax.Array) -> jax.Ar
       x_hat: reconstructions, ``[b, h, w, c]``.
       x: images, ``[b, h, w, c]``.
       log_scale: natural logarithm of the standard deviation, a scalar or of the images' shape (``jnp.broadcast_to`` for
-        another); read as clipped to
-        [-16.1, 20], the gradient going on as at the ends.
+        another); read as clipped to [-16.1, 20], the gradient going on as at the ends.
 
     Returns:
       ``[b]``, nats per image; of the density of pixels in the images' unit, and so possibly negative.

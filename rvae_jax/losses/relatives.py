@@ -44,8 +44,7 @@ def free_bits_kl(mean: jax.Array, log_var: jax.Array, *, free_nats: float, axis_
     Raises:
       ValueError: the shapes differ or are not ``[b, d]``, or ``free_nats`` is negative.
     """
-    _arrays.require_same_shape("free_bits_kl", mean=mean, log_var=log_var)
-    _arrays.require_rank("free_bits_kl", 2, mean=mean)
+    _arrays.require_codes("free_bits_kl", mean=mean, log_var=log_var)
     _arrays.require_between("free_bits_kl", 0, float("inf"), free_nats=free_nats)
     return jnp.sum(jnp.maximum(free_nats, _arrays.batch_mean(kl_by_dimension(mean, log_var), axis_name)))
 
@@ -66,11 +65,8 @@ def dip_penalty(moments: CovarianceMoments) -> DIPPenalty:
     Raises:
       ValueError: the shapes are not ``[d]`` and ``[d, d]``.
     """
-    _arrays.require_rank("dip_penalty", 1, mean=moments.mean)
-    size = len(moments.mean)
-    _arrays.require_shape("dip_penalty", "cov", moments.cov, (size, size))
-    cov = _arrays.at_least_float32(moments.cov)
-    is_diagonal = jnp.eye(size, dtype=bool)
+    cov = _arrays.covariance("dip_penalty", *moments)
+    is_diagonal = jnp.eye(len(cov), dtype=bool)
     squares = _arrays.guarded_square(jnp.where(is_diagonal, cov - 1.0, cov))
     return DIPPenalty(
         off_diagonal=jnp.sum(jnp.where(is_diagonal, 0.0, squares)), diagonal=jnp.sum(jnp.diagonal(squares))

@@ -214,6 +214,25 @@ def test_reference_codes_weights_are_biased():
     np.testing.assert_allclose(mean / distant.mean(1), 2, rtol=1e-12)
 
 
+def test_reference_codes_weights_at_the_size_that_objective_md_names():
+    size, count, var, rng = 1000, 64, 0.1, np.random.default_rng(0)
+    noise, mean = rng.normal(size=(size, 10)), math.sqrt(1 - var) * rng.normal(size=(size, 10))
+    arrays = mean, np.full_like(mean, math.log(var)), noise
+    decomposition = functools.partial(losses.kl_decomposition, dataset_size=size)
+    batched = [array[: size // count * count].reshape(-1, count, 10) for array in arrays]
+    exact = [part[: size // count * count].reshape(-1, count) for part in jax.jit(decomposition)(*arrays)]
+    _, ours, _ = jax.jit(jax.vmap(decomposition))(*batched)
+
+    means, codes = batched[0], batched[0] + math.sqrt(var) * batched[2]
+    densities = scipy.stats.norm.pdf(codes[:, :, None], means[:, None], math.sqrt(var))
+    weights, joint = _reference_code(size, count), np.prod(densities, axis=3)
+    theirs, marginals = np.sum(weights * joint, axis=2), np.einsum("jk,bjkd->bjd", weights, densities)
+    exact_density = np.diagonal(joint, axis1=1, axis2=2) * np.exp(-exact[0])
+    assert np.mean(theirs / exact_density) == pytest.approx(15, abs=0.5)
+    assert np.mean(np.log(theirs / np.prod(marginals, axis=2)) - exact[1]) == pytest.approx(2.3, abs=0.1)
+    assert np.mean(ours - exact[1]) == pytest.approx(0.3, abs=0.1)
+
+
 def test_parts_of_the_decomposition():
     (mean, log_var), noise = _posteriors(5, 3), np.random.default_rng(1).normal(size=(5, 3))
     codes = mean + np.exp(log_var / 2) * noise
@@ -274,6 +293,12 @@ def test_total_correlation_of_two_dimensions(correlation):
     moments = CovarianceMoments(jnp.ones(2), jnp.array([[4, covariance], [covariance, 0.09]]))
     expected = -0.5 * math.log1p(-(correlation**2))
     np.testing.assert_allclose(losses.gaussian_total_correlation(moments), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("count", "size", "nats"), [(2048, 512, 35.0), (4096, 128, 128 * 127 / (4 * 4096))])
+def test_independent_codes_show_as_much_correlation_as_the_docstring_says(count, size, nats):
+    shown = jax.jit(lambda mean: losses.gaussian_total_correlation(losses.batch_covariance(mean, shrinkage=0)))
+    np.testing.assert_allclose(shown(np.random.default_rng(0).normal(size=(count, size))), nats, rtol=0.05)
 
 
 def test_covariance_adds_the_total_correlation_to_the_kl():
@@ -359,6 +384,15 @@ def test_batch_kl_exceeds_the_kl_by_a_constant_that_knows_no_scale(count):
 @pytest.mark.parametrize(("count", "excess"), [(10, 0.110), (32, 0.032), (128, 0.0079)])
 def test_small_batch_bias_in_numbers(count, excess):
     assert losses.small_batch_bias(count) == pytest.approx(excess, rel=0.01)
+
+
+@pytest.mark.parametrize(("distribution", "excess"), [("laplace", 0.17), ("uniform", 0.08)])
+def test_small_batch_bias_depends_on_the_codes_shape(distribution, excess):
+    rng = np.random.default_rng(0)
+    bounds = {"laplace": (0, math.sqrt(1 / 2)), "uniform": (-math.sqrt(3), math.sqrt(3))}[distribution]
+    codes = getattr(rng, distribution)(*bounds, (10, 100_000))
+    ours = np.mean(_each_dimension(losses.population_kl)(*losses.batch_moments(codes)))
+    assert ours == pytest.approx(excess, abs=0.005)
 
 
 def test_gradient_of_the_batch_kl_is_unbiased_with_one_over_n_alone():
@@ -488,6 +522,23 @@ def test_gradients_anchored_at_an_average_are_less_noisy_and_hardly_biased():
     assert np.std(ours) / math.sqrt(size) < 0.0015
     assert abs(np.mean(ours) - 3 * decay * (1 - decay) / (1 + decay) / count) < 0.008
     assert np.var(ours) < 0.2 * np.var(alone)
+
+
+def test_gradients_anchored_at_an_average_in_numbers():
+    """Of ten unit-variance codes and a decay of 0.9; and where the mean gradient in their scale is zero."""
+    count, batches, size = 10, 50, 4_000
+    codes = np.random.default_rng(0).normal(size=(batches, count, size))
+
+    @jax.jit
+    def gradients(codes):
+        average, newest = _averaged(codes, 0.9), codes[-1]
+        anchored = jax.grad(lambda mean: losses.population_kl(losses.anchored_moments(average.moments, mean)))(newest)
+        return anchored, jax.grad(lambda mean: losses.population_kl(losses.batch_moments(mean)))(newest)
+
+    anchored, alone = gradients(codes)
+    assert np.var(alone) / np.var(anchored) == pytest.approx(27, abs=1.5)
+    balanced = math.sqrt(1 - 0.014) * codes
+    _assert_mean(np.sum(balanced[-1] * gradients(balanced)[0], axis=0), 0, 0.002)
 
 
 # Likelihoods.
