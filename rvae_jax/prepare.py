@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 _EPILOG = """\
@@ -35,7 +37,7 @@ def main() -> None:
             _list(data_dir)
         else:
             _prepare(arguments, data_dir)
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
@@ -62,13 +64,18 @@ def _parse() -> argparse.Namespace:
         metavar="M:F",
         help="function F of module M, from RGB [h, w, 3] to boxes; the largest is cut out",
     )
-    add("--margin", type=float, default=0.0, help="share of a box's size to add on each side (0)")
+    add("--margin", type=_number(0, 10), default=0.0, help="share of a box's size to add on each side (0)")
     add("--labels", type=Path, metavar="CSV", help="labels to keep: names in the first column, then anything")
     add("--split_by", choices=("file", "folder"), help="whether a folder's pictures may be in several splits (file)")
     add("--grey", action="store_true", help="one channel")
     add("--encoding", choices=("raw", "png"), default="raw", help="png is half as large, and slower to read (raw)")
-    add("--enlarge", type=float, default=2.0, help="how many times a picture may be enlarged; else it is skipped (2)")
-    add("--max_skipped", type=float, default=0.05, help="largest share of pictures that may be unusable (0.05)")
+    add(
+        "--enlarge",
+        type=_number(0, 1e6),
+        default=2.0,
+        help="how many times a picture may be enlarged; else it is skipped (2)",
+    )
+    add("--max_skipped", type=_number(0, 1), default=0.05, help="largest share of pictures that may be unusable (0.05)")
     add("--replace", action="store_true", help="replace a data set of that name that was made of something else")
     add("--processes", type=int, help="that decode (as many as there are cores)")
     add("--list", action="store_true", help="list what is prepared, and stop")
@@ -143,6 +150,19 @@ def _size(text: str) -> tuple[int, int]:
     if min(size) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}; expected a size such as 64, or 64x48 for a height of 64")
     return size
+
+
+def _number(least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}; expected a number from {least:g} to {most:g}")
+        return value
+
+    return parse
 
 
 def _crop(text: str) -> tuple[int, int] | str:

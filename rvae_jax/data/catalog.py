@@ -136,7 +136,7 @@ def _prepare_folder(data: DataConfig, shape: tuple[int, int, int]) -> DataConfig
         source = open_source(str(folder), None, data_dir, Path(scratch), shape[0])
         stem = re.sub(r"[^a-z0-9]+", "_", folder.stem.lower()).strip("_")
         name = f"folder_{stem}_{preparation.fingerprint(source, settings)[:8]}".replace("__", "_")
-        if not (data_dir / name / config_name(shape)).is_dir():
+        if not (data_dir / name / config_name(shape) / preparation.VERSION).is_dir():
             print(f"Prepares the pictures in {folder} once, as data.name={name}/{config_name(shape)} in {data_dir}")
             preparation.prepare(source, settings, name, data_dir)
     return dataclasses.replace(

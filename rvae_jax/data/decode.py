@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 500_000_000
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit refuses what a good camera makes; ours is above
+# Pillow's own limits refuse what a good camera, or an editor that writes long notes, makes.
+Image.MAX_IMAGE_PIXELS = None
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 1 << 26
 _LARGE = 25_000_000  # pixels
 one_large_picture: contextlib.AbstractContextManager = contextlib.nullcontext()  # held by who has one in memory
 _SMALL_FILE = 1 << 18  # bytes; a larger JPEG gains more from being decoded at a fraction of its size
@@ -56,8 +60,8 @@ def decode(data: bytes, shrinks: Callable[[int, int], float] = lambda height, wi
     """
     if not data:
         raise UnusableError("empty file")
-    if data.startswith(b"\xff\xd8\xff") and data.endswith(bytes(64)) and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-        raise UnusableError("ends in zeros, as an interrupted download does")  # which every decoder takes for grey
+    if _ends_in_zeros(data):
+        raise UnusableError("ends in zeros, as an interrupted download does")
     if _is_ordinary_jpeg(data):  # the usual case, twice as fast with OpenCV
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if pixels is not None:
@@ -70,15 +74,26 @@ def decode(data: bytes, shrinks: Callable[[int, int], float] = lambda height, wi
         raise UnusableError(f"cannot be decoded: {_one_line(error)}") from None
 
 
+def _ends_in_zeros(data: bytes) -> bool:
+    """Whether a JPEG or WebP has zeros where the rest of it should be, which decoders take for pixels."""
+    if not data.endswith(bytes(64)):
+        return False
+    is_jpeg = data.startswith(b"\xff\xd8\xff") and not data.rstrip(b"\0").endswith(b"\xff\xd9")
+    return is_jpeg or data[8:12] == b"WEBP"
+
+
+# A JPEG's header of 8-bit pixels in 1 or 3 channels: height and width.
+_JPEG_FRAME = re.compile(rb"\xff[\xc0-\xc2]\0[\x0b\x11]\x08(..)(..)", re.DOTALL)
+
+
 def _is_ordinary_jpeg(data: bytes) -> bool:
-    """Whether it is whole, upright and not CMYK, as far as its bytes tell. OpenCV would fill in what is missing."""
-    return (
-        len(data) < _SMALL_FILE
-        and data.startswith(b"\xff\xd8\xff")
-        and data.endswith(b"\xff\xd9")
-        and b"Exif\0" not in data
-        and b"Adobe\0" not in data
-    )
+    """Whether it is whole, upright, of moderate size and grey or RGB, as far as its bytes tell without decoding it."""
+    if len(data) > _SMALL_FILE or not (data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9")):
+        return False  # OpenCV would fill in what is missing at the end
+    frame = _JPEG_FRAME.search(data)
+    if frame is None or int.from_bytes(frame[1], "big") * int.from_bytes(frame[2], "big") > _LARGE:
+        return False
+    return not any(mark in data for mark in (b"Exif\0", b"tiff:Orientation", b"Adobe\0"))
 
 
 def _decode_any(data: bytes, shrinks: Callable[[int, int], float]) -> Picture:
@@ -86,21 +101,30 @@ def _decode_any(data: bytes, shrinks: Callable[[int, int], float]) -> Picture:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError:
         raise UnusableError(f"not to be recognised as {', '.join(FORMATS)}; begins with {data[:12]!r}") from None
-    whole = image.size
-    pixel_count = whole[0] * whole[1]
-    if pixel_count > MAX_PIXELS:
-        raise UnusableError(f"{pixel_count // 1_000_000} megapixels, expected at most {MAX_PIXELS // 1_000_000}")
-    factor = shrinks(whole[1], whole[0]) / 2
-    if factor > 1:
-        image.draft(None, (int(whole[0] / factor), int(whole[1] / factor)))  # does nothing to other formats than JPEG
-    drafted = image.size
-    with one_large_picture if drafted[0] * drafted[1] > _LARGE else contextlib.nullcontext():
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UnusableError(f"{width * height // 1_000_000} megapixels, expected at most {MAX_PIXELS // 1_000_000}")
+    if image.format == "PNG":  # whose checksums are not looked at otherwise
+        image.verify()
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if _lies_on_its_side(image):
+        width, height = height, width
+    factor = shrinks(height, width) / 2
+    if factor > 1:  # does nothing to other formats than JPEG
+        image.draft(None, tuple(max(1, int(side / factor)) for side in image.size))
+    with one_large_picture if math.prod(image.size) > _LARGE else contextlib.nullcontext():
         image.load()
         with contextlib.suppress(Exception):  # broken EXIF data of a sound picture
             ImageOps.exif_transpose(image, in_place=True)
-        if image.size != drafted:
-            whole = whole[::-1]
-        return Picture(_to_rgb(image), whole[1], whole[0])
+        return Picture(_to_rgb(image), height, width)
+
+
+def _lies_on_its_side(image: Image.Image) -> bool:
+    if image.format == "TIFF":  # its size is told upright
+        return False
+    with contextlib.suppress(Exception):  # broken EXIF data of a sound picture
+        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return False
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -121,13 +121,16 @@ class Maker:
         if name not in self.boxes:
             raise UnusableError("no box for it")
         box = Box(**{side: float(value) for side, value in self.boxes.row(name).items()})
-        if min(box.width, box.height) < 1:
+        if not (np.isfinite(box).all() and min(box.width, box.height) >= 1):
             raise UnusableError(f"its box is {box.width:g} wide and {box.height:g} high")
         return box.widened(self.settings.margin)
 
     def _detect(self, pixels: np.ndarray) -> Box | str:
-        found = [Box(*map(float, tuple(box)[:4])) for box in self.detector(pixels)]
-        found = [box for box in found if min(box.width, box.height) >= 1]
+        try:
+            found = [Box(*map(float, tuple(box)[:4])) for box in self.detector(pixels)]
+        except Exception as error:
+            return f"the detector failed: {type(error).__name__}: {' '.join(str(error).split())}"
+        found = [box for box in found if np.isfinite(box).all() and min(box.width, box.height) >= 1]
         if not found:
             return "the detector found nothing"
         return max(found, key=lambda box: box.width * box.height).widened(self.settings.margin)
@@ -150,6 +153,8 @@ class Maker:
             crop.left + crop.width > 0 and crop.left < w and crop.top + crop.height > 0 and crop.top < h
         ):
             raise UnusableError(f"its box lies outside of its {h}x{w} pixels")
+        if crop.height > 2 * h + 2 or crop.width > 2 * w + 2:
+            raise UnusableError(f"its box of {crop.height:.0f}x{crop.width:.0f} reaches far beyond its {h}x{w} pixels")
         enlarged = max(height / crop.height, width / crop.width)
         if enlarged > self.settings.enlarge:
             raise UnusableError(
@@ -177,12 +182,15 @@ def load_detector(spec: str) -> Detector:
     """
     module, _, function = spec.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(importlib.import_module(module), function)
+        if not callable(found):
+            raise TypeError(f"{function} is a {type(found).__name__}")
+    except Exception as error:  # whatever importing the user's module raises
         raise UserError(
-            f"--detector={spec}: {error}; expected module:function, from an RGB image [h, w, 3] to boxes"
-            " (left, top, width, height)"
+            f"--detector={spec}: {type(error).__name__}: {' '.join(str(error).split())}; expected module:function, from"
+            " an RGB image [h, w, 3] to boxes (left, top, width, height)"
         ) from None
+    return found
 
 
 def _encode(image: np.ndarray, encoding: str) -> bytes:
@@ -196,7 +204,7 @@ def _set(feature: tf_example_pb2.Feature, value: bool | int | float | str) -> No
     if isinstance(value, float):
         feature.float_list.value.append(value)
     elif isinstance(value, int):
-        feature.int64_list.value.append(value)
+        feature.int64_list.value.append(int(value))
     else:
         feature.bytes_list.value.append(value.encode("utf-8", "surrogateescape"))
 

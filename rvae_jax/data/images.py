@@ -52,9 +52,17 @@ def cut(image: np.ndarray, box: Box) -> np.ndarray:
     h, w = image.shape[:2]
     left, top = round(box.left), round(box.top)
     right, bottom = max(left + 1, round(box.left + box.width)), max(top + 1, round(box.top + box.height))
-    inside = image[max(top, 0) : bottom, max(left, 0) : right]
-    beyond = max(-top, 0), max(bottom - h, 0), max(-left, 0), max(right - w, 0)
-    return cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_REFLECT_101) if any(beyond) else inside
+    if top >= 0 and left >= 0 and bottom <= h and right <= w:
+        return image[top:bottom, left:right]
+    return image[np.ix_(_mirrored(top, bottom, h), _mirrored(left, right, w))]
+
+
+def _mirrored(start: int, stop: int, size: int) -> np.ndarray:
+    """Places in 0 to ``size - 1`` that stand for ``start`` to ``stop - 1`` where the border is a mirror."""
+    if size == 1:
+        return np.zeros(stop - start, int)
+    place = np.arange(start, stop) % (2 * size - 2)
+    return np.minimum(place, 2 * size - 2 - place)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

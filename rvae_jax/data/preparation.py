@@ -23,7 +23,7 @@ from etils import epath
 from tensorflow_datasets.core import dataset_info, file_adapters, naming
 
 from rvae_jax.data import summary
-from rvae_jax.data.examples import Settings, Shape, config_name, described, features
+from rvae_jax.data.examples import Maker, Settings, Shape, config_name, described, features
 from rvae_jax.data.shards import Report, Shard, write_shards
 from rvae_jax.data.sources import SPLITS, Source, order_key
 from rvae_jax.errors import UserError
@@ -48,9 +48,10 @@ def fingerprint(source: Source, settings: Settings) -> str:
     digest = hashlib.sha256(json.dumps([_FORMAT, VERSION, described(settings)]).encode())
     for name, size in sorted(source.files.items()):
         digest.update(f"{name}\0{size}\0{source.split(name)}\n".encode("utf-8", "surrogateescape"))
-    for label, table in source.labels.items():
-        for column, values in table.columns.items():
-            digest.update(f"{label}/{column}:{values.tolist()!r}".encode("utf-8", "surrogateescape"))
+    for label, table in sorted(source.labels.items()):
+        for name in sorted(source.files):
+            row = table.row(name) if name in table else None
+            digest.update(f"{label}/{name}:{row!r}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -86,6 +87,19 @@ def prepare(
         of the settings is wrong, or the disk has too little room.
     """
     check_name(name)
+    with _system_errors():
+        return _prepare(source, settings, name, data_dir, max_skipped, replace, processes or os.cpu_count() or 1)
+
+
+def _prepare(
+    source: Source,
+    settings: Settings,
+    name: str,
+    data_dir: Path,
+    max_skipped: float,
+    replace: bool,
+    processes: int,
+) -> list[Path]:
     folders = {shape: data_dir / name / config_name(shape) / VERSION for shape in settings.shapes}
     mark = fingerprint(source, settings)
     (data_dir / name).mkdir(parents=True, exist_ok=True)
@@ -93,21 +107,22 @@ def prepare(
         missing = tuple(shape for shape, folder in folders.items() if not _is_there(folder, mark, replace))
         work = _Work(source, dataclasses.replace(settings, shapes=missing), name, data_dir / name / STAGING, mark)
         if missing:
-            work.do(max_skipped, processes or os.cpu_count() or 1)
+            work.do(max_skipped, processes)
             for shape in missing:
                 _publish(work.folder(shape), folders[shape])
+            work.clear()
         else:
             print(f"Already prepared: {', '.join(str(folder) for folder in folders.values())}")
-        work.clear()
     return list(folders.values())
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What a data set in ``folder`` was prepared from, or None where it was not prepared by this program."""
     try:
-        return json.loads((folder / RECORD_FILE).read_text())
-    except OSError:
+        record = json.loads((folder / RECORD_FILE).read_text())
+    except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) and "fingerprint" in record else None
 
 
 class _Work:
@@ -129,6 +144,9 @@ class _Work:
     def do(self, max_skipped: float, processes: int) -> None:
         """Does what is not done yet."""
         self._require_pictures()
+        Maker(
+            self.source, self.settings
+        )  # so that what is wrong with boxes or detector is told before anything is done
         self._begin()
         total = len(self.source.files)
         shards = [shard for shard in self.shards if not self._report(shard).exists()]
@@ -177,14 +195,19 @@ class _Work:
     def _begin(self) -> None:
         """Goes on with what was begun, in its shapes and shards, or begins."""
         plan_file = self.root / "plan.json"
-        plan = json.loads(plan_file.read_text()) if plan_file.exists() else {}
-        begun = tuple(tuple(shape) for shape in plan.get("shapes", ()))
+        try:
+            plan = json.loads(plan_file.read_text())
+            begun = tuple(tuple(shape) for shape in plan["shapes"])
+        except (OSError, ValueError, TypeError, KeyError):
+            plan, begun = {}, ()
         if plan.get("fingerprint") == self.mark and set(self.wanted) <= set(begun):
             self.settings = dataclasses.replace(self.settings, shapes=begun)
         elif self.root.exists():
             print(f"What was begun in {self.root} is of other pictures or settings: begins anew")
             shutil.rmtree(self.root)
         self.root.mkdir(exist_ok=True)
+        for part in self.root.glob("*.part"):  # of processes that were killed
+            part.unlink()
         for shape in self.wanted:
             self.folder(shape).mkdir(parents=True, exist_ok=True)
         _write(plan_file, json.dumps({"fingerprint": self.mark, "shapes": self.settings.shapes}))
@@ -274,7 +297,9 @@ class _Work:
         )
         info = dataset_info.DatasetInfo(
             builder=identity,
-            description=f"{self.source.title}, prepared by rvae_jax. {self.source.terms}",
+            description=f"{self.source.title}, prepared by rvae_jax. {self.source.terms}".encode(
+                "utf-8", "replace"
+            ).decode(),
             features=features(shape, self.settings.encoding, self.source),
             homepage=self.source.homepage or None,
             citation=self.source.citation or None,
@@ -302,7 +327,7 @@ def _skipped(report: Report) -> list[Sequence[str]]:
 
 
 def _kind_of_reason(reason: str) -> str:
-    return re.split(r"[:;(]|\d", reason, maxsplit=1)[0].strip()
+    return re.sub(r"\d[\dx.]*", "N", re.split(r"[:;(]", reason, maxsplit=1)[0]).strip()
 
 
 def _is_there(folder: Path, mark: str, replace: bool) -> bool:
@@ -327,7 +352,19 @@ def _publish(made: Path, folder: Path) -> None:
         folder.rename(old)
     made.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-    print(f"Prepared {folder}")
+    print(f"Prepared {folder}: look at summary.png there, and at skipped.csv and duplicates.csv if they name any")
+
+
+@contextlib.contextmanager
+def _system_errors() -> Iterator[None]:
+    """Tells in one line of a disk that is full, or a folder that may not be written."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(
+            f"{where}{error.strerror or error}; what is done so far is kept, and the same command goes on"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -337,7 +374,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            print(f"Waits for another process that prepares {path.parent.parent.name}", flush=True)
+            print(f"Waits for another process that prepares {path.parent.name}", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

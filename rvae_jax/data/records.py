@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,7 +130,8 @@ def _require_whole(path: Path, count: int, where: str) -> None:
         raise UserError(f"{where} is incomplete: no {path}; delete the folder and prepare it again")
     reader = array_record_module.ArrayRecordReader(str(path), options="readahead_buffer_size:0")
     there = reader.num_records() if reader.ok() else 0
-    reader.close()
+    with contextlib.suppress(RuntimeError):  # of a reader that is not ok
+        reader.close()
     if there != count:
         raise UserError(
             f"{where} is incomplete: {path} has {there:,} of {count:,} images; delete the folder and prepare it again"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -77,10 +79,13 @@ def write_shards(
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process that runs JAX may hang
     shared = context.Array("q", 3)
-    arguments = source, settings, shared, context.Lock(), os.getpid()
+    arguments = source, settings, shared, context.Lock()
     pool = ProcessPoolExecutor(min(processes, len(shards)), context, _begin_worker, arguments)
+    # What starts meanwhile inherits this: Ctrl-C is for this process, which ends the others.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         futures = {pool.submit(_work, shard): shard for shard in shards}
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         waiting = set(futures)
         while waiting:
             finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -93,6 +98,7 @@ def write_shards(
             " take fewer by --processes, or with --processes=1 see what happens. The same command goes on from here"
         ) from None
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         shared[_STOP] = 1
         pool.shutdown(cancel_futures=True)
 
@@ -117,11 +123,10 @@ class _Worker:
 
     maker: Maker
     shared: SynchronizedArray
-    parent: int
 
     def tell(self, is_skipped: bool) -> None:
-        """Counts a picture; ends the process when nobody waits for it any more."""
-        if self.shared[_STOP] or os.getppid() != self.parent:
+        """Counts a picture; ends the process when it is no longer wanted."""
+        if self.shared[_STOP]:
             sys.exit()
         with self.shared.get_lock():
             self.shared[_DONE] += 1
@@ -131,13 +136,17 @@ class _Worker:
 _worker: _Worker
 
 
-def _begin_worker(
-    source: Source, settings: Settings, shared: SynchronizedArray, large_picture_lock: Any, parent: int
-) -> None:
+def _begin_worker(source: Source, settings: Settings, shared: SynchronizedArray, large_picture_lock: Any) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets it too, decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     decode.one_large_picture = large_picture_lock
-    _worker = _Worker(Maker(source, settings), shared, parent)
+    _worker = _Worker(Maker(source, settings), shared)
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _work(shard: Shard) -> Report:
@@ -167,7 +176,8 @@ def _write_shard(maker: Maker, shard: Shard, tell: Tell) -> Report:
                 tell(not outcome.digests)
     finally:
         for writer in writers.values():
-            writer.close()
+            with contextlib.suppress(RuntimeError):  # as when the disk is full; what is there is counted below
+                writer.close()
     for config, part in parts.items():
         _require_whole(part, len(report["images"][config]))
         part.replace(shard.paths[config])
@@ -182,7 +192,8 @@ def _require_whole(path: Path, count: int) -> None:
         return
     reader = array_record_module.ArrayRecordReader(str(path))
     there = reader.num_records() if reader.ok() else 0
-    reader.close()
+    with contextlib.suppress(RuntimeError):  # of a reader that is not ok
+        reader.close()
     if there != count:
         path.unlink()
         raise UserError(

@@ -122,7 +122,7 @@ def open_source(path: Path, scratch: Path) -> Source:
         raise UserError(f"{path}: no such folder or file; expected a folder of pictures, a zip or a tar")
     elif zipfile.is_zipfile(path):
         source = _open_zip(path)
-    elif tarfile.is_tarfile(path):
+    elif _is_tar(path):
         source = _open_tar(path, scratch)
     else:
         raise UserError(f"{path}: expected a folder of pictures, a zip or a tar (whole, if it is one)")
@@ -175,6 +175,9 @@ def _open_folder(path: Path) -> Source:
             folders.clear()
             continue
         seen.add(real)
+        if "dataset_info.json" in entries:  # a prepared data set, whose picture is of pictures
+            folders.clear()
+            continue
         folders.sort()
         for entry in entries:
             file = Path(folder, entry)
@@ -204,8 +207,8 @@ def _open_zip(path: Path) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist() if not info.is_dir()}
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path}: not a whole zip ({error}); expected all of it") from None
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise UserError(f"{path}: not a zip to be read ({error}); expected all of it, in a usual form") from None
     files, ignored = _pictures(sizes)
     return Source(f"the archive {path.name}", files, _ZipReader(path), ignored)
 
@@ -220,8 +223,15 @@ class _ZipReader:
             raise UnusableError("encrypted")
         try:
             return archive.read(name)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise UnusableError(f"cannot be unpacked: {error}") from None
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(path)
+    except (EOFError, zlib.error, lzma.LZMAError):  # a compressed one that is damaged
+        return True
 
 
 def _open_tar(path: Path, scratch: Path) -> Source:
@@ -234,7 +244,11 @@ def _open_tar(path: Path, scratch: Path) -> Source:
     try:
         with tarfile.open(plain, "r:") as archive:
             members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
-    except (tarfile.ReadError, EOFError) as error:
+            # tarfile takes anything that is no header for the end, which is a block of zeros.
+            archive.fileobj.seek(archive.offset)
+            if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f"it is damaged or ends at byte {archive.offset:,}")
+    except tarfile.ReadError as error:
         raise UserError(f"{path}: not a whole tar ({error}); expected all of it") from None
     files, ignored = _pictures({name: member.size for name, member in members.items()})
     places = {name: (members[name].offset_data, size) for name, size in files.items()}
@@ -271,8 +285,9 @@ def _unpacked(path: Path, scratch: Path) -> Path:
                 archive.fileobj.seek(0)
                 shutil.copyfileobj(archive.fileobj, file, 1 << 20)
         except (EOFError, OSError, tarfile.ReadError, zlib.error, lzma.LZMAError) as error:
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"{path}: cannot be unpacked ({error}); expected a whole archive, and room for it"
+                f"{path}: cannot be unpacked ({reason}); expected a whole archive, and room for it"
             ) from None
         part.replace(target)
     return target
@@ -287,6 +302,29 @@ def read_table(path: Path, files: Mapping[str, int]) -> Table:
     Raises:
       UserError: the file is missing, has no header or another number of columns in some row, or no row is a picture's.
     """
+    header, names, columns = _read_columns(path, files)
+    return Table(names, {column: _typed(values) for column, values in zip(header, columns, strict=True)})
+
+
+def read_boxes(path: Path, files: Mapping[str, int]) -> Table:
+    """Reads a CSV with the header ``name,left,top,width,height``, in pixels of the upright picture.
+
+    Raises:
+      UserError: as ``read_table``, or the columns are others.
+    """
+    header, names, columns = _read_columns(path, files)
+    expected = ["left", "top", "width", "height"]
+    found = ", ".join(header)
+    if header == expected:
+        try:
+            return Table(names, {side: np.array(values, float) for side, values in zip(header, columns, strict=True)})
+        except ValueError as error:
+            found += f" with {error}"
+    raise UserError(f"{path}: has the columns name, {found}; expected name, {', '.join(expected)}, in pixels")
+
+
+def _read_columns(path: Path, files: Mapping[str, int]) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
+    """Names of the columns, of the pictures, and the values by column, of the rows that name a picture."""
     rows, header = _read_csv(path)
     full_names = _full_names(files)
     known = {}
@@ -297,31 +335,16 @@ def read_table(path: Path, files: Mapping[str, int]) -> Table:
         raise UserError(
             f"{path}: none of its {len(rows)} rows names a picture; expected names such as {next(iter(files))}"
         )
-    columns = zip(*known.values(), strict=True)
-    return Table(list(known), {name: _typed(values) for name, values in zip(header[1:], columns, strict=True)})
-
-
-def read_boxes(path: Path, files: Mapping[str, int]) -> Table:
-    """Reads a CSV with the header ``name,left,top,width,height``, in pixels of the upright picture.
-
-    Raises:
-      UserError: as ``read_table``, or the columns are others.
-    """
-    table = read_table(path, files)
-    expected = ["left", "top", "width", "height"]
-    numbers = {np.dtype(np.int64), np.dtype(np.float32), np.dtype(np.bool_)}
-    if list(table.columns) != expected or any(values.dtype not in numbers for values in table.columns.values()):
-        found = ", ".join(f"{name} ({values.dtype})" for name, values in table.columns.items())
-        raise UserError(f"{path}: has the columns name, {found}; expected name, {', '.join(expected)}, in pixels")
-    return table
+    return header[1:], list(known), list(zip(*known.values(), strict=True))
 
 
 def _read_csv(path: Path) -> tuple[list[list[str]], list[str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             rows = [row for row in csv.reader(file) if row]
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; expected a CSV file with a header") from None
+    except (OSError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: {reason}; expected a CSV file with a header") from None
     if len(rows) < 2 or len(rows[0]) < 2:
         raise UserError(f"{path}: expected a CSV file with a header, the names of pictures in the first column")
     for number, row in enumerate(rows, start=1):

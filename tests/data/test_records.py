@@ -1,0 +1,322 @@
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
+
+from rvae_jax.data import preparation, records, sources
+from rvae_jax.data.examples import Settings
+from rvae_jax.data.records import DamagedError, Images
+from rvae_jax.errors import UserError
+
+SHAPES = ((12, 10, 3), (12, 10, 1))
+COUNT = 40
+
+
+def _noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """By name: at the size that they are prepared at, and so unchanged. One is not what its suffix says."""
+    folder = tmp_path_factory.mktemp("pictures")
+    found = {f"{i}.png": _noise(12, 10, 3, seed=i) for i in range(COUNT)}
+    for name, pixels in found.items():
+        Image.fromarray(pixels).save(folder / name, "BMP" if name == "0.png" else "PNG")
+    return folder, found
+
+
+@pytest.fixture(scope="module")
+def prepared(pictures, tmp_path_factory):
+    """By encoding and number of channels, the folder."""
+    data_dir = tmp_path_factory.mktemp("data")
+    source = sources.open_source(pictures[0], data_dir / "scratch")
+    folders = {}
+    for encoding in ("raw", "png"):
+        made = preparation.prepare(source, Settings(SHAPES, encoding=encoding), f"cats_{encoding}", data_dir)
+        folders |= {(encoding, shape[2]): folder for shape, folder in zip(SHAPES, made, strict=True)}
+    return folders
+
+
+@pytest.fixture
+def own(prepared, tmp_path):
+    """A copy that a test may damage."""
+
+    def copy(encoding="raw", channels=3):
+        folder = prepared[encoding, channels]
+        target = tmp_path / Path(*folder.parts[-3:])
+        shutil.copytree(folder, target)
+        return target
+
+    return copy
+
+
+def _shard(folder, split="train"):
+    (path,) = folder.glob(f"*-{split}.array_record-*")
+    return path
+
+
+def _error(call, *args):
+    with pytest.raises(UserError) as info:
+        call(*args)
+    message = str(info.value)
+    assert "\n" not in message
+    return message
+
+
+# Whole
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_images_are_those_of_tfds_and_of_the_pictures(encoding, channels, prepared, pictures):
+    folder = prepared[encoding, channels]
+    seen = 0
+    for split in sources.SPLITS:
+        images = records.open_folder(folder, split)
+        assert images.is_raw == (encoding == "raw")
+        by_tfds = tfds.builder_from_directory(folder).as_data_source(split)
+        assert len(images) == len(by_tfds)
+        for image, example in zip(images, by_tfds, strict=True):
+            assert image.dtype == np.uint8
+            assert image.shape == (12, 10, channels)
+            np.testing.assert_array_equal(image, example["image"])
+            picture = pictures[1][example["name"].decode()]
+            expected = picture if channels == 3 else picture @ [0.299, 0.587, 0.114]
+            assert np.abs(image.reshape(expected.shape) - expected).max() <= (0 if channels == 3 else 0.51)
+            seen += 1
+        assert not images.damaged
+    assert seen == COUNT
+
+
+def test_raw_and_png_are_the_same_images(prepared):
+    for channels in (1, 3):
+        raw, png = (records.open_folder(prepared[encoding, channels], "train") for encoding in ("raw", "png"))
+        np.testing.assert_array_equal(np.stack(list(raw)), np.stack(list(png)))
+
+
+def test_indices(prepared):
+    images = records.open_folder(prepared["raw", 3], "train")
+    np.testing.assert_array_equal(images[-1], images[len(images) - 1])
+    for index in (len(images), -len(images) - 1):
+        with pytest.raises(IndexError):
+            images[index]
+    assert not images.damaged
+
+
+def test_slices(prepared):
+    whole = np.stack(list(records.open_folder(prepared["raw", 3], "train")))
+    for spec, part in (("train[:5]", slice(5)), ("train[-3:]", slice(-3, None)), ("train[4:9]", slice(4, 9))):
+        np.testing.assert_array_equal(np.stack(list(records.open_folder(prepared["raw", 3], spec))), whole[part])
+
+
+@pytest.mark.parametrize("split", ["dev", "train[9:5]", "train[:0]", "train[", ""])
+def test_split_that_is_not_there(split, prepared):
+    message = _error(records.open_folder, prepared["raw", 3], split)
+    assert f"split {split!r}" in message
+    assert "expected one of train (" in message
+
+
+# Damaged
+
+
+def _place(path, index, split="train"):
+    """Where the middle of an image's pixels lies in the file."""
+    image = records.open_folder(path.parent, split)[index]
+    data = path.read_bytes()
+    assert data.count(image.tobytes()) == 1
+    return data.index(image.tobytes()) + image.size // 2
+
+
+def _flip(path, *places):
+    data = bytearray(path.read_bytes())
+    for place in places:
+        data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_bit_that_flipped(own):
+    folder = own()
+    before = list(records.open_folder(folder, "train"))
+    _flip(_shard(folder), _place(_shard(folder), 5))
+    images = records.open_folder(folder, "train")
+    with pytest.raises(DamagedError, match=r"1\.0\.0: image 5 cannot be read: .*hash mismatch"):
+        images[5]
+    assert list(images.damaged) == [5]
+    assert "hash mismatch" in images.damaged[5]
+    for index in (*range(5), *range(6, len(before))):
+        np.testing.assert_array_equal(images[index], before[index])
+    assert list(images.damaged) == [5]
+
+
+def test_more_than_a_few_are_an_error(own):
+    folder = own()
+    path = _shard(folder)
+    _flip(path, *(_place(path, index) for index in (2, 7)))
+    images = records.open_folder(folder, "train")
+    for _ in range(3):  # one image, however often it is read
+        with pytest.raises(DamagedError):
+            images[-len(images) + 7]
+    message = _error(images.__getitem__, 2)
+    assert f"{folder} is damaged: 2 of {len(images)} images cannot be read so far, expected at most 1%" in message
+    assert "hash mismatch" in message
+    assert images.damaged.keys() == {2, 7}
+    assert images[3].shape == (12, 10, 3)
+
+
+def _record(value):
+    example = tf_example_pb2.Example()
+    example.features.feature["image"].bytes_list.value.append(value)
+    return example.SerializeToString()
+
+
+RAW = tfds.features.Tensor(shape=(2, 3, 1), dtype=np.uint8, encoding="bytes")
+
+
+@pytest.mark.parametrize(("count", "allowed"), [(5, 1), (100, 1), (199, 1), (200, 2), (350, 3)])
+def test_share_of_damaged_images(count, allowed):
+    images = Images("cats", [_record(b"short")] * count, RAW)
+    for index in range(allowed):
+        with pytest.raises(DamagedError):
+            images[index]
+    assert f"cats is damaged: {allowed + 1} of {count} images" in _error(images.__getitem__, allowed)
+
+
+def test_damaged_images_are_counted_in_all_threads():
+    images = Images("cats", [_record(bytes(6)), b"\xff\xff"] * 400, RAW)
+    errors = []
+
+    def read(start):
+        for index in range(start, 800, 8):
+            try:
+                images[index]
+            except (DamagedError, UserError) as error:
+                errors.append((index, type(error)))
+
+    threads = [threading.Thread(target=read, args=(start,)) for start in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert images.damaged.keys() == set(range(1, 800, 2))
+    assert sorted(index for index, _ in errors) == list(range(1, 800, 2))
+    assert [kind for _, kind in errors].count(DamagedError) == 8
+
+
+def _png(pixels):
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"",
+        b"\xff\xff\xff",
+        tf_example_pb2.Example().SerializeToString(),
+        _record(bytes(5)),
+        _record(bytes(7)),
+        _record(b""),
+    ],
+)
+def test_record_that_is_no_raw_image(record):
+    images = Images("cats", [_record(bytes(range(6))), record], RAW)
+    np.testing.assert_array_equal(images[0].ravel(), range(6))
+    with pytest.raises(DamagedError, match=r"^cats: image 1 cannot be read: .+"):
+        images[1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("value", [b"", b"not a picture", _png(_noise(20, 30))[:20]])
+def test_record_that_is_no_png(value, channels):
+    pixels = _noise(20, 30, channels)
+    feature = tfds.features.Image(shape=(20, 30, channels))
+    images = Images("cats", [_record(_png(pixels)), _record(value)], feature)
+    np.testing.assert_array_equal(images[0], pixels[:, :, ::-1])
+    with pytest.raises(DamagedError, match=r"^cats: image 1 cannot be read: .+"):
+        images[1]
+
+
+# Not whole
+
+
+def _assert_incomplete(folder, path, found=None):
+    message = _error(records.open_folder, folder, "train")
+    assert message.startswith(f"{folder} is incomplete: ")
+    assert str(path) in message
+    assert "delete the folder and prepare it again" in message
+    if found is not None:
+        assert f"{path} has {found} images" in message
+    assert len(records.open_folder(folder, "test")) > 0
+
+
+def test_missing_shard(own):
+    folder = own()
+    path = _shard(folder)
+    path.unlink()
+    _assert_incomplete(folder, path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 8000, 65536, 70000, 131071])
+def test_truncated_shard(length, own):
+    folder = own()
+    path = _shard(folder)
+    assert path.stat().st_size == 131072
+    os.truncate(path, length)
+    _assert_incomplete(folder, path)
+
+
+@pytest.mark.parametrize("length", [8000, 65536])
+def test_shard_that_ends_in_zeros(length, own):
+    folder = own()
+    path = _shard(folder)
+    path.write_bytes(path.read_bytes()[:length] + bytes(131072 - length))
+    _assert_incomplete(folder, path)
+
+
+def test_shard_of_something_else(own):
+    folder = own()
+    path = _shard(folder)
+    path.write_bytes(_noise(131072).tobytes())
+    _assert_incomplete(folder, path)
+
+
+def test_shard_with_another_count(own):
+    folder = own()
+    path = _shard(folder)
+    there, expected = (len(records.open_folder(folder, split)) for split in ("validation", "train"))
+    assert there < expected
+    shutil.copy(_shard(folder, "validation"), path)
+    _assert_incomplete(folder, path, f"{there} of {expected}")
+
+
+# What is no data set of images
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        tfds.features.Image(shape=(4, 4, 4)),
+        tfds.features.Image(shape=(4, 4, 1), dtype=np.uint16),
+        tfds.features.Tensor(shape=(4, 4, 3), dtype=np.float32),
+        tfds.features.Tensor(shape=(None, 4, 3), dtype=np.uint8),
+        tfds.features.Tensor(shape=(4, 4), dtype=np.uint8),
+        tfds.features.Text(),
+        None,
+    ],
+    ids=lambda feature: repr(feature)[:40],
+)
+def test_features_that_are_no_images(image, own):
+    folder = own()
+    features = {"name": tfds.features.Text()} | ({"image": image} if image else {})
+    (folder / "features.json").unlink()
+    tfds.features.FeaturesDict(features).save_config(str(folder))
+    message = _error(records.open_folder, folder, "train")
+    assert message.startswith(f"{folder} has the features ")
+    assert "expected image, a grey or RGB uint8 Image" in message
