@@ -22,6 +22,7 @@ from rvae_jax import parallel
 from rvae_jax import train as train_lib
 from rvae_jax.checkpoint import Checkpoints, load_weights
 from rvae_jax.config import Config, DataConfig, make_tiny
+from rvae_jax.data import catalog
 from rvae_jax.errors import UserError
 from rvae_jax.logging import read_metrics
 from rvae_jax.train import train
@@ -276,6 +277,48 @@ def test_what_will_not_go_well_is_said_beforehand(data_dir, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "batch_size=2 is below 8: the population's moments" in output
     assert "loss.moments=mixture with --config.loss.variance_target=1.0 favours codes that say nothing" in output
+
+
+@pytest.fixture
+def folder_config(tmp_path):
+    """Trains on a folder of sixty pictures of noise."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for number in range(60):
+        Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(tmp_path / f"pictures/{number}.png")
+    data = DataConfig(folder=str(tmp_path / "pictures"), data_dir=str(tmp_path / "datasets"))
+    return tiny_config(None, data=data, steps=4)
+
+
+def damage_train_records(config, indices):
+    (shard,) = pathlib.Path(config.data.data_dir).rglob("*-train.array_record*")
+    content = bytearray(shard.read_bytes())
+    images = catalog.load_dataset(catalog.resolve(config).data, "train")
+    for pixels in [images[index].tobytes() for index in indices]:
+        content[content.index(pixels) + 100] ^= 0xFF
+    shard.write_bytes(content)
+
+
+def test_a_folder_is_trained_on_and_damaged_records_do_not_stop_it(folder_config, tmp_path, capsys):
+    catalog.resolve(folder_config)
+    damage_train_records(folder_config, [5])
+    assert train(folder_config, tmp_path / "run") is None
+    assert "Warning: 1 images cannot be read, others stand for them; the last: Corrupted" in capsys.readouterr().out
+    rows = [row for row in read_metrics(tmp_path / "run") if "damaged_images" in row]
+    assert rows
+    assert all(row["damaged_images"] == 1 for row in rows)
+    assert all(0 <= row["input_wait"] < 10 for row in rows)
+
+    shutil.copy(tmp_path / "pictures/0.png", tmp_path / "pictures/another.png")
+    with pytest.raises(UserError, match=r"data\.name is 'folder_pictures_\w+/16_grey' there"):
+        train(dataclasses.replace(folder_config, steps=6), tmp_path / "run")
+
+
+def test_too_many_damaged_records_stop_it(folder_config, tmp_path):
+    catalog.resolve(folder_config)
+    damage_train_records(folder_config, [1, 5, 7])
+    with pytest.raises(UserError, match=r"is damaged: 2 of \d+ images cannot be read so far, expected at most 1%"):
+        train(folder_config, tmp_path / "run")
 
 
 def test_loading_a_run(finished):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 500_000_000
@@ -46,7 +46,7 @@ def decode(data: bytes, shrinks: Callable[[int, int], float] = lambda height, wi
     """Decodes a JPEG, PNG, WebP, BMP or TIFF, whatever its name says.
 
     Turned upright by its EXIF orientation. Grey and palettes become RGB, transparency is laid on white, 16 bits are
-    rounded to 8, CMYK is converted without a profile; colour profiles are ignored. Of several frames the first counts.
+    reduced to 8, CMYK is converted without a profile; colour profiles are ignored. Of several frames the first counts.
 
     Args:
       data: the file's bytes.
@@ -63,9 +63,11 @@ def decode(data: bytes, shrinks: Callable[[int, int], float] = lambda height, wi
     if _ends_in_zeros(data):
         raise UnusableError("ends in zeros, as an interrupted download does")
     if _is_ordinary_jpeg(data):  # the usual case, twice as fast with OpenCV
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-        if pixels is not None:
-            return Picture(pixels, *pixels.shape[:2])
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        with contextlib.suppress(cv2.error):
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            if pixels is not None:
+                return Picture(pixels, *pixels.shape[:2])
     try:
         return _decode_any(data, shrinks)
     except UnusableError:
@@ -107,13 +109,14 @@ def _decode_any(data: bytes, shrinks: Callable[[int, int], float]) -> Picture:
     if image.format == "PNG":  # whose checksums are not looked at otherwise
         image.verify()
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    if _lies_on_its_side(image):
-        width, height = height, width
-    factor = shrinks(height, width) / 2
-    if factor > 1:  # does nothing to other formats than JPEG
-        image.draft(None, tuple(max(1, int(side / factor)) for side in image.size))
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        factor = shrinks(*((width, height) if _lies_on_its_side(image) else (height, width))) / 2
+        if factor > 1:
+            image.draft(None, tuple(max(1, int(side / factor)) for side in image.size))
     with one_large_picture if math.prod(image.size) > _LARGE else contextlib.nullcontext():
         image.load()
+        if _lies_on_its_side(image):
+            width, height = height, width
         with contextlib.suppress(Exception):  # broken EXIF data of a sound picture
             ImageOps.exif_transpose(image, in_place=True)
         return Picture(_to_rgb(image), height, width)

@@ -122,7 +122,9 @@ class Maker:
             raise UnusableError("no box for it")
         box = Box(**{side: float(value) for side, value in self.boxes.row(name).items()})
         if not (np.isfinite(box).all() and min(box.width, box.height) >= 1):
-            raise UnusableError(f"its box is {box.width:g} wide and {box.height:g} high")
+            raise UnusableError(
+                f"its box is {box.width:g} wide and {box.height:g} high, at ({box.left:g}, {box.top:g})"
+            )
         return box.widened(self.settings.margin)
 
     def _detect(self, pixels: np.ndarray) -> Box | str:

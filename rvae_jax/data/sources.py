@@ -66,7 +66,8 @@ class Source:
       files: name to size in bytes, -1 where it cannot be told. A name is a path with ``/`` within the source.
       read: gives the bytes of a picture, in any process, by one thread. Raises OSError or UnusableError.
       ignored: what else is there and is not taken for a picture, by suffix, with counts.
-      splits: name to ``train``, ``validation`` or ``test``, where the source has such a partition.
+      splits: name to ``train``, ``validation`` or ``test``, where the source has such a partition; to None for what is
+        held out and serves as either of the two.
       labels: what is known of the pictures.
       group: from a name, what is never split up: the name itself, or its folder where that is one person.
       terms: under which the pictures may be used.
@@ -78,7 +79,7 @@ class Source:
     files: Mapping[str, int]
     read: Callable[[str], bytes]
     ignored: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    splits: Mapping[str, str] | None = None
+    splits: Mapping[str, str | None] | None = None
     labels: Labels = dataclasses.field(default_factory=dict)
     group: Callable[[str], str] = str
     terms: str = ""
@@ -87,16 +88,15 @@ class Source:
 
     def split(self, name: str) -> str:
         """By the source's own partition, else 80, 10, 10 % by a hash of the group, whatever else is there."""
-        if self.splits is not None:
-            return self.splits[name]
         share = int.from_bytes(order_key(self.group(name))[:8], "big") / 2**64
-        return "train" if share < 0.8 else "validation" if share < 0.9 else "test"
+        if self.splits is None:
+            return "train" if share < 0.8 else "validation" if share < 0.9 else "test"
+        return self.splits[name] or ("validation" if share < 0.5 else "test")
 
 
 def order_key(name: str) -> bytes:
     """A hash of a name, by which pictures are ordered and split: of any two orders of names none is favoured."""
-    normalized = unicodedata.normalize("NFC", name)  # the same name looks different on macOS
-    return hashlib.blake2b(normalized.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    return hashlib.blake2b(_normalized(name).encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def folder_of(name: str) -> str:
@@ -153,23 +153,20 @@ def _pictures(names: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]
     return files, dict(sorted(ignored.items()))
 
 
-def _partition(files: Mapping[str, int]) -> dict[str, str] | None:
+def _partition(files: Mapping[str, int]) -> dict[str, str | None] | None:
     folders = {name: _SPLIT_FOLDERS.get(name.partition("/")[0].lower()) for name in files}
     there = set(folders.values())
     if None in there or "train" not in there or len(there) < 2:
         return None
-    if len(there) == 2:  # what is not trained on serves two ends
-        halves = {True: "validation", False: "test"}
-        return {
-            name: split if split == "train" else halves[order_key(name)[0] < 128] for name, split in folders.items()
-        }
+    if len(there) == 2:
+        return {name: "train" if split == "train" else None for name, split in folders.items()}
     return folders
 
 
 def _open_folder(path: Path) -> Source:
     names: dict[str, int] = {}
     seen = set()
-    for folder, folders, entries in os.walk(path, followlinks=True):
+    for folder, folders, entries in os.walk(path, onerror=_refuse_folder, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link to what was there already, or to a folder above
             folders.clear()
@@ -189,6 +186,10 @@ def _open_folder(path: Path) -> Source:
 
     files, ignored = _pictures(names)
     return Source(f"the folder {path.resolve().name}", files, _FolderReader(path), ignored)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(f"{error.filename}: {error.strerror}; expected a folder that may be read")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,12 +214,18 @@ def _open_zip(path: Path) -> Source:
     return Source(f"the archive {path.name}", files, _ZipReader(path), ignored)
 
 
+@functools.lru_cache(maxsize=1)
+def _open_zip_file(path: Path) -> zipfile.ZipFile:
+    """Opened once in each process that reads, since that takes time in proportion to what is in it."""
+    return zipfile.ZipFile(path)
+
+
 @dataclasses.dataclass(frozen=True)
 class _ZipReader:
     path: Path
 
     def __call__(self, name: str) -> bytes:
-        archive = _open_once(zipfile.ZipFile, self.path)
+        archive = _open_zip_file(self.path)
         if archive.getinfo(name).flag_bits & 1:
             raise UnusableError("encrypted")
         try:
@@ -244,9 +251,10 @@ def _open_tar(path: Path, scratch: Path) -> Source:
     try:
         with tarfile.open(plain, "r:") as archive:
             members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
-            # tarfile takes anything that is no header for the end, which is a block of zeros.
+            # tarfile takes anything that is no header for the end, which is a block of zeros, and not many of them.
             archive.fileobj.seek(archive.offset)
-            if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            is_end = archive.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+            if not is_end or plain.stat().st_size - archive.offset > 1 << 20:
                 raise tarfile.ReadError(f"it is damaged or ends at byte {archive.offset:,}")
     except tarfile.ReadError as error:
         raise UserError(f"{path}: not a whole tar ({error}); expected all of it") from None
@@ -262,15 +270,12 @@ class _TarReader:
 
     def __call__(self, name: str) -> bytes:
         offset, size = self.places[name]
-        file = _open_once(open, self.path, "rb")
-        file.seek(offset)
-        data = file.read(size)
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
         if len(data) < size:
             raise UnusableError("the archive ends before it does")
         return data
-
-
-_open_once = functools.cache(lambda opener, *arguments: opener(*arguments))  # in each process that reads
 
 
 def _unpacked(path: Path, scratch: Path) -> Path:
@@ -329,7 +334,7 @@ def _read_columns(path: Path, files: Mapping[str, int]) -> tuple[list[str], list
     full_names = _full_names(files)
     known = {}
     for row in rows:
-        for name in full_names.get(_without_dot(row[0]), ()):
+        for name in full_names.get(_normalized(row[0].strip().removeprefix("./")), ()):
             known[name] = row[1:]
     if not known:
         raise UserError(
@@ -341,29 +346,32 @@ def _read_columns(path: Path, files: Mapping[str, int]) -> tuple[list[str], list
 def _read_csv(path: Path) -> tuple[list[list[str]], list[str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = [row for row in csv.reader(file) if row]
+            reader = csv.reader(file)
+            rows = [(reader.line_num, row) for row in reader if row]
     except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: {reason}; expected a CSV file with a header") from None
-    if len(rows) < 2 or len(rows[0]) < 2:
+    header = rows[0][1] if rows else []
+    if len(rows) < 2 or len(header) < 2:
         raise UserError(f"{path}: expected a CSV file with a header, the names of pictures in the first column")
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(rows[0]):
-            raise UserError(f"{path}: row {number} has {len(row)} columns, expected {len(rows[0])} as in the header")
-    return rows[1:], rows[0]
+    for line, row in rows:
+        if len(row) != len(header):
+            raise UserError(f"{path}: line {line} has {len(row)} columns, expected {len(header)} as in the header")
+    return [row for _, row in rows[1:]], header
 
 
 def _full_names(files: Mapping[str, int]) -> dict[str, list[str]]:
     """Names by which a CSV may call a picture: all of its path, or its last part where that is unique."""
     last_parts: dict[str, list[str]] = {}
     for name in files:
-        last_parts.setdefault(PurePosixPath(name).name, []).append(name)
+        last_parts.setdefault(_normalized(PurePosixPath(name).name), []).append(name)
     unique = {last: names for last, names in last_parts.items() if len(names) == 1}
-    return unique | {name: [name] for name in files}
+    return unique | {_normalized(name): [name] for name in files}
 
 
-def _without_dot(name: str) -> str:
-    return name.strip().removeprefix("./")
+def _normalized(name: str) -> str:
+    """The same name looks different on macOS."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _typed(values: Sequence[str]) -> np.ndarray:

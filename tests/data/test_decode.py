@@ -606,3 +606,12 @@ def test_damage_anywhere_raises_nothing_else(kind):
             used += 1
             assert picture.pixels.shape == (picture.height, picture.width, 3)
     assert used < 40
+
+
+def test_size_in_a_comment_of_a_jpeg_does_not_let_a_huge_one_pass():
+    comment = b"\xff\xc0\0\x11\x08\0\x10\0\x10"
+    start = LOSSY["jpeg"].index(b"\xff\xc0")
+    header = LOSSY["jpeg"][start : start + 5] + (65000).to_bytes(2, "big") * 2
+    data = _with_segment(LOSSY["jpeg"][:start] + header + LOSSY["jpeg"][start + 9 :], 0xFE, comment)
+    with pytest.raises(UnusableError, match="4225 megapixels, expected at most 500"):
+        decode(data)

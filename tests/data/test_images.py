@@ -111,6 +111,11 @@ def test_cut(box, channels):
     np.testing.assert_array_equal(found.reshape(*found.shape[:2], channels), _mirrored(image, box))
 
 
+def test_cut_of_a_single_row():
+    row = _noise(1, 30, 3)
+    np.testing.assert_array_equal(images.cut(row, Box(2, -3, 5, 9)), np.repeat(row[:, 2:7], 9, axis=0))
+
+
 def test_cut_has_a_pixel_at_least():
     image = _noise(20, 30, 3)
     np.testing.assert_array_equal(images.cut(image, Box(4.1, 7.2, 0.1, 0.2)), image[7:8, 4:5])

@@ -327,7 +327,7 @@ def test_numbers_that_make_no_sense_are_refused(call, few, tmp_path, option):
         (["{few}", "--size=16", "--labels={tmp}/none"], "No such file or directory; expected a CSV file"),
         (["{few}", "--size=16", "--labels={tmp}/text"], "expected a CSV file with a header"),
         (["{few}", "--size=16", "--labels={tmp}/names"], "none of its 1 rows names a picture; expected names such as"),
-        (["{few}", "--size=16", "--labels={tmp}/ragged"], "row 2 has 3 columns, expected 2"),
+        (["{few}", "--size=16", "--labels={tmp}/ragged"], "line 2 has 3 columns, expected 2"),
         (["{few}", "--size=16", "--boxes={tmp}/none"], "No such file or directory; expected a CSV file"),
         (
             ["{few}", "--size=16", "--detector=no_such_module:f"],

@@ -74,6 +74,11 @@ def test_every_suffix(tmp_path):
     _assert_holds(_open(tmp_path / "cats"), names)
 
 
+def test_prepared_data_sets_are_left_out(tmp_path):
+    _fill(tmp_path / "cats", "a.png", "made/1.0.0/dataset_info.json", "made/1.0.0/summary.png", "made/1.0.0/x/y.png")
+    _assert_holds(_open(tmp_path / "cats"), ["a.png"])
+
+
 def test_folder_within_a_hidden_folder(tmp_path):
     _fill(tmp_path / ".cache" / "cats", *NAMES)
     _assert_holds(_open(tmp_path / ".cache" / "cats"), NAMES)
@@ -519,8 +524,8 @@ def _csv_error(tmp_path, *lines):
 
 
 def test_ragged_rows(tmp_path):
-    assert "row 3 has 1 columns, expected 2" in _csv_error(tmp_path, "name,x", "a.png,1", "b/c.png")
-    assert "row 2 has 3 columns, expected 2" in _csv_error(tmp_path, "name,x", "a.png,1,2", "b/c.png,1")
+    assert "line 3 has 1 columns, expected 2" in _csv_error(tmp_path, "name,x", "a.png,1", "b/c.png")
+    assert "line 2 has 3 columns, expected 2" in _csv_error(tmp_path, "name,x", "a.png,1,2", "b/c.png,1")
 
 
 def test_missing_csv(tmp_path):
@@ -588,3 +593,45 @@ def test_pickled(kind, tmp_path):
     _assert_holds(copy, NAMES)
     assert [copy.split(name) for name in NAMES] == [source.split(name) for name in NAMES]
     assert copy.labels["attributes"].row("a.jpg") == {"x": 5, "y": "u"}
+
+
+def test_names_in_another_unicode_form(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "é/ü.png") for form in ("NFC", "NFD"))
+    table = sources.read_table(_csv(tmp_path, "name,x", f"{composed},7"), {decomposed: 1})
+    assert table.row(decomposed) == {"x": 7}
+
+
+def test_line_of_a_ragged_row_counts_empty_lines(tmp_path):
+    assert "line 4 has 3 columns, expected 2" in _csv_error(tmp_path, "name,x", "", "a.png,1", "b/c.png,1,2")
+
+
+def test_held_out_folders_stay_together_where_asked(tmp_path):
+    for split in ("train", "val"):
+        for number in range(200):
+            path = tmp_path / split / f"person {number // 10}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+    source = dataclasses.replace(_open(tmp_path), group=sources.folder_of)
+    splits = collections.defaultdict(set)
+    for name in source.files:
+        splits[sources.folder_of(name)].add(source.split(name))
+    assert all(len(found) == 1 for found in splits.values())
+    held_out = {folder: found.pop() for folder, found in splits.items() if folder.startswith("val")}
+    assert set(held_out.values()) == {"validation", "test"}
+    by_file = dataclasses.replace(source, group=str)
+    assert {source.split(name) for name in source.files if name.startswith("train")} == {"train"}
+    assert any(by_file.split(name) != source.split(name) for name in source.files)
+
+
+def test_tar_with_zeros_for_its_end(tmp_path):
+    path = tmp_path / "cats.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("a.png", "b.png"):
+            member = tarfile.TarInfo(name)
+            member.size = 1 << 20
+            archive.addfile(member, io.BytesIO(bytes(1 << 20)))
+    whole = path.read_bytes()
+    assert len(_open(path).files) == 2
+    second = (1 << 20) + 512
+    path.write_bytes(whole[:second] + bytes(len(whole) - second))
+    assert "not a whole tar" in _error(_open, path)
