@@ -37,6 +37,8 @@ def main(_: list[str]) -> None:
         stopped_by = train(CONFIG.value, pathlib.Path(WORKDIR.value), init_from)
     except UserError as error:
         sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:  # before there is anything to save, or for the second time
+        sys.exit(130)
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
 

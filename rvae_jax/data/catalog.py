@@ -158,6 +158,8 @@ def _with_size(data: DataConfig, shape: tuple[int, int, int]) -> str:
         for version in folder.glob(f"*/{preparation.VERSION}")
         if (record := read_record(version)) is not None
     }
+    if not made and name in _face_set_names():
+        return f"{name}/{config or config_name(shape)}"  # so that what is missing is told with its size
     if not made or (config and config not in made):
         return data.name
     wanted = config or config_name(shape)
@@ -187,9 +189,8 @@ def _find_prepared(data: DataConfig) -> tfds.core.DatasetBuilder:
     name = data.name.partition("/")[0].partition(":")[0]
     data_dir = default_data_dir(data.data_dir)
     there = ", ".join(row["name"] for row in listing(data_dir) if "splits" in row) or "none"
-    prepared = {face_set.name: source for source, face_set in faces.FACE_SETS.items()}
-    if name not in prepared:
-        known = [*prepared, "orl", *tfds.list_builders(with_community_datasets=False)]
+    if name not in _face_set_names():
+        known = [*_face_set_names(), "orl", *tfds.list_builders(with_community_datasets=False)]
         if name not in known:
             similar = difflib.get_close_matches(name, [*known, *(path.name for path in data_dir.glob("*"))], n=1)
             raise UserError(
@@ -203,10 +204,17 @@ def _find_prepared(data: DataConfig) -> tfds.core.DatasetBuilder:
     )
 
 
+def _face_set_names() -> dict[str, str]:
+    """Names of what is prepared from the known face sets, and these."""
+    return {face_set.name: source for source, face_set in faces.FACE_SETS.items()}
+
+
 def _prepare_command(name: str, data_dir: str) -> str:
     """How to prepare a data set of ours, or of TFDS."""
     stem, _, config = name.partition("/")
-    for source, face_set in faces.FACE_SETS.items():
-        if stem in (face_set.name, source):
-            return f"run python -m rvae_jax.prepare {source} --size={config or 'SIZE'} --data_dir={data_dir}"
+    for face_set, source in _face_set_names().items():
+        if stem in (face_set, source):
+            size = config.removesuffix("_grey") or "SIZE"
+            grey = " --grey" if config.endswith("_grey") else ""
+            return f"run python -m rvae_jax.prepare {source} --size={size}{grey} --data_dir={data_dir}"
     return f"prepare it with TFDS, by tfds build {name} --file_format=array_record --data_dir={data_dir}"
