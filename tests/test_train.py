@@ -317,7 +317,7 @@ def test_a_folder_is_trained_on_and_damaged_records_do_not_stop_it(folder_config
 def test_too_many_damaged_records_stop_it(folder_config, tmp_path):
     catalog.resolve(folder_config)
     damage_train_records(folder_config, [1, 5, 7])
-    with pytest.raises(UserError, match=r"is damaged: 2 of \d+ images cannot be read so far, expected at most 1%"):
+    with pytest.raises(UserError, match=r"is damaged: [23] of 48 images cannot be read so far"):
         train(folder_config, tmp_path / "run")
 
 
