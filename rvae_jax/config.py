@@ -115,19 +115,20 @@ class DataConfig:
     Attributes:
       name: a data set that ``rvae_jax.prepare`` made, with or without its size (``celeba``, ``celeba/128``), or a TFDS
         data set in array_record format with a feature ``image``; ``orl`` is ours, and prepares itself.
-      folder: a folder, zip or tar of pictures to train on instead of ``name``: prepared once, at the model's size, with
-        the splits train, validation (selects the checkpoint) and test.
+      folder: a folder, zip or tar of pictures to train on, from which ``name`` then follows: prepared once, at the
+        model's size, with the splits train, validation and test.
       data_dir: folder of prepared TFDS data sets, or None for TFDS's own default.
       train_split: images that are trained on.
       selection_split: images that choose the best checkpoint; not among those that are reported.
       validation_split: held-out images; they are reported, and decide nothing.
-      crop: (height, width) of the centre crop, or None for the largest centred one of the model's aspect ratio.
+      crop: (height, width) of the centre crop, of which the largest box of the model's aspect ratio is taken, or None
+        for the whole image.
       flip: whether training mirrors half of the images, at random.
       jitter: largest random zoom in training, in or out, as a share of the size; shifts go up to half of it. The author
         has none; it helps where images are few.
     """
 
-    name: str = "celeba_hq"
+    name: str | None = None
     folder: str | None = None
     data_dir: str | None = None
     train_split: str = "train"

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rvae_jax.errors import UserError
 from rvae_jax.losses import ACTIVE_UNIT_VARIANCE
 from rvae_jax.models import VAE
 
@@ -56,6 +57,9 @@ def evaluate(
       reconstruct: images to reconstructions, posterior means and log variances.
       batches: images ``[b, H, W, C]`` in [-1, 1] with a mask ``[b]`` of those that count.
       mean_image: ``[H, W, C]``, the mean of the training images, as the prediction to compare with.
+
+    Raises:
+      UserError: no image counts.
     """
     errors, baseline_errors, means, log_vars, first_images, first_reconstructions = [], [], [], [], [], []
     for images, mask in batches:
@@ -68,6 +72,8 @@ def evaluate(
         room = _NEAREST_AMONG - sum(map(len, first_images))
         first_images.append(images[:room])
         first_reconstructions.append(x_hat[:room])
+    if not any(map(len, means)):
+        raise UserError("no image to evaluate on: none of the split can be read; prepare the data set again")
     errors, means = np.concatenate(errors), np.concatenate(means)
     images, reconstructions = np.concatenate(first_images), np.concatenate(first_reconstructions)
     error, baseline_error = errors.mean(), np.concatenate(baseline_errors).mean()

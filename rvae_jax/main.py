@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import sys
 from typing import Literal
 
@@ -32,6 +33,8 @@ def main(_: list[str]) -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     from rvae_jax.train import train  # imports JAX, which reads the environment
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until there is something to save
     init_from = pathlib.Path(INIT_FROM.value) if INIT_FROM.value else None
     try:
         stopped_by = train(CONFIG.value, pathlib.Path(WORKDIR.value), init_from)

@@ -6,7 +6,6 @@ import argparse
 import math
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +29,7 @@ def main() -> None:
         sys.exit(f"Error: preparing images needs {error.name}; pip install 'rvae_jax[train]'")
     from rvae_jax.errors import UserError
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     data_dir = catalog.default_data_dir(arguments.data_dir)
     try:
@@ -57,7 +57,7 @@ def _parse() -> argparse.Namespace:
     add("--name", help="what the data set is called; by default celeba, celeba_hq, lfw_faces, or as the folder")
     add("--data_dir", help="folder of prepared data sets (default: TFDS's, ~/tensorflow_datasets)")
     add("--from", dest="path", type=Path, help="where the archives of celeb_a, celeb_a_hq or lfw are")
-    add("--crop", type=_crop, metavar="C", help="centre crop: 148, 148x120, or max for the largest (celeb_a: 148)")
+    add("--crop", type=_crop, metavar="C", help="centre crop: 148, 148x120, or max for all of it (celeb_a: 148)")
     add("--boxes", type=Path, metavar="CSV", help="boxes to cut out instead: name,left,top,width,height in pixels")
     add(
         "--detector",
@@ -82,22 +82,30 @@ def _parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not arguments.list and not (arguments.source and arguments.size):
         parser.error("expected a source and --size, or --list")
-    if arguments.boxes and arguments.detector:
-        parser.error("expected --boxes or --detector, not both")
+    cuts = [option for option in ("crop", "boxes", "detector") if getattr(arguments, option)]
+    if len(cuts) > 1:
+        parser.error(f"expected one of --{' and --'.join(cuts)}, not both")
+    if arguments.margin and not (arguments.boxes or arguments.detector):
+        parser.error("--margin is of a box; expected --boxes or --detector, too")
     return arguments
 
 
 def _prepare(arguments: argparse.Namespace, data_dir: Path) -> None:
     import dataclasses
-    import re
+    import shlex
 
-    from rvae_jax.data import catalog, faces, preparation, sources
+    from rvae_jax.data import catalog, faces, preparation, sources, tables
+    from rvae_jax.errors import UserError
 
     face_set = faces.FACE_SETS.get(arguments.source)
-    stem = re.sub(r"[^a-z0-9]+", "_", Path(arguments.source).resolve().stem.lower()).strip("_")
-    name = arguments.name or (face_set.name if face_set else stem)
+    if arguments.path and not face_set:
+        raise UserError(f"--from={arguments.path}: expected only with {', '.join(faces.FACE_SETS)}")
+    path = Path(arguments.source).expanduser().resolve()
+    name = arguments.name or (face_set.name if face_set else preparation.name_of(path))
+    if not arguments.name and not name[:1].isalpha():
+        raise UserError(f"{path.name} makes no name for a data set; give --name")
     preparation.check_name(name)
-    crop = arguments.crop or (face_set.crop if face_set else None)
+    crop = arguments.crop or (face_set.crop if face_set and not (arguments.boxes or arguments.detector) else None)
     settings = preparation.Settings(
         shapes=tuple((*size, 1 if arguments.grey else 3) for size in arguments.size),
         crop=None if crop == "max" else crop,
@@ -107,22 +115,21 @@ def _prepare(arguments: argparse.Namespace, data_dir: Path) -> None:
         enlarge=arguments.enlarge,
         encoding=arguments.encoding,
     )
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpacked.", dir=data_dir) as scratch:
-        height = max(height for height, _ in arguments.size)
-        source = catalog.open_source(arguments.source, arguments.path, data_dir, Path(scratch), height)
+    height = max(height for height, _ in arguments.size)
+    with catalog.opened_source(arguments.source, arguments.path, data_dir, height) as source:
         if arguments.labels:
-            labels = {"attributes": sources.read_table(arguments.labels, source.files)}
+            labels = {"attributes": tables.read_table(arguments.labels, source.files)}
             source = dataclasses.replace(source, labels=labels)
         if arguments.split_by:
             group = sources.folder_of if arguments.split_by == "folder" else str
             source = dataclasses.replace(source, group=group)
         if source.terms:
             print(f"Terms: {source.terms}")
+        print(f"{len(source.files):,} pictures, split {source.split_rule}")
         preparation.prepare(
             source, settings, name, data_dir, arguments.max_skipped, arguments.replace, arguments.processes
         )
-    elsewhere = f" --config.data.data_dir={arguments.data_dir}" if arguments.data_dir else ""
+    elsewhere = f" {shlex.quote(f'--config.data.data_dir={arguments.data_dir}')}" if arguments.data_dir else ""
     print(f"Train on it with --config.data.name={name}{elsewhere}")
 
 
@@ -133,6 +140,9 @@ def _list(data_dir: Path) -> None:
     rows = list(catalog.listing(data_dir))
     print(f"{data_dir}: {len(rows) or 'no'} data sets")
     for row in rows:
+        if "unreadable" in row:
+            print(f"  {row['name']}: damaged: {row['unreadable']}")
+            continue
         if "splits" not in row:
             print(f"  {row['name']}: begun, {row['parts']} parts are done; the same command goes on")
             continue

@@ -56,7 +56,7 @@ def train(config: Config, workdir: pathlib.Path, init_from: pathlib.Path | None 
       UserError: what the user can put right; every checkpoint saved before stays intact.
     """
     config_lib.validate(config, jax.device_count())
-    config = catalog.resolve(config)
+    config = catalog.resolve(config, before_work=lambda resolved: workdir_lib.require_same(workdir, resolved))
     sources = {
         name: catalog.load_dataset(config.data, split)
         for name, split in (

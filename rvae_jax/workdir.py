@@ -27,28 +27,44 @@ def read_config(workdir: pathlib.Path) -> Config:
         raise UserError(f"{path} is not JSON ({error}); put back a copy, or use another --workdir") from None
 
 
+def require_same(workdir: pathlib.Path, config: Config) -> None:
+    """Finds that ``workdir`` holds no run but ``config``.
+
+    Raises:
+      UserError: it holds a run whose configuration differs in more than ``config.MAY_CHANGE``.
+    """
+    if not (workdir / CONFIG_FILE).exists():
+        return
+    there = read_config(workdir)
+    differing = [name for name in config_lib.differences(config, there) if name not in config_lib.MAY_CHANGE]
+    if differing == ["data.name"] and config.data.folder is not None and config.data.folder == there.data.folder:
+        raise UserError(
+            f"--workdir={workdir} holds a run on {there.data.name}, but the files in --config.data.folder have changed"
+            f" since; to go on with it, give --config.data.name={there.data.name} instead; to train on what is there"
+            " now, give another --workdir"
+        )
+    if differing:
+        listed = ", ".join(
+            f"{name} is {config_lib.get_field(there, name)!r} there and {config_lib.get_field(config, name)!r} here"
+            for name in differing
+        )
+        raise UserError(
+            f"--workdir={workdir} holds a run with another configuration: {listed}; use another --workdir, or that"
+            " configuration"
+        )
+
+
 def claim(workdir: pathlib.Path, config: Config) -> None:
     """Makes ``workdir`` the work directory of the run ``config``, or finds that it is.
 
     Raises:
-      UserError: it is no folder, or holds a run whose configuration differs in more than ``config.MAY_CHANGE``.
+      UserError: it is no folder, or see ``require_same``.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise UserError(f"--workdir={workdir} is a file; expected a folder, or a path where one can be made") from None
-    if (workdir / CONFIG_FILE).exists():
-        there = read_config(workdir)
-        differing = [name for name in config_lib.differences(config, there) if name not in config_lib.MAY_CHANGE]
-        if differing:
-            listed = ", ".join(
-                f"{name} is {config_lib.get_field(there, name)!r} there and {config_lib.get_field(config, name)!r} here"
-                for name in differing
-            )
-            raise UserError(
-                f"--workdir={workdir} holds a run with another configuration: {listed}; use another --workdir, or that"
-                " configuration"
-            )
+    require_same(workdir, config)
     part = workdir / f"{CONFIG_FILE}.part"
     part.write_text(json.dumps(config_lib.to_dict(config), indent=2) + "\n")
     part.replace(workdir / CONFIG_FILE)

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from rvae_jax import pictures
+from rvae_jax.errors import UserError
 from rvae_jax.evaluation import evaluate, latent_metrics, nearest_is_own
 
 
@@ -29,6 +30,13 @@ def test_evaluation_counts_each_image_once(rng):
     np.testing.assert_array_equal(result.means, mean)
     for name, value in latent_metrics(mean, log_var).items():
         assert result.metrics[name] == pytest.approx(value)
+
+
+def test_no_image_to_evaluate_on_is_told(rng):
+    x = images(rng, 2)
+    batches = [(x, np.array([False, False]))]
+    with pytest.raises(UserError, match="no image to evaluate on"):
+        evaluate(lambda _: (x, np.zeros((2, 3)), np.zeros((2, 3))), batches, x[0])
 
 
 def test_latent_metrics_against_their_definitions(rng):

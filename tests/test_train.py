@@ -310,8 +310,13 @@ def test_a_folder_is_trained_on_and_damaged_records_do_not_stop_it(folder_config
     assert all(0 <= row["input_wait"] < 10 for row in rows)
 
     shutil.copy(tmp_path / "pictures/0.png", tmp_path / "pictures/another.png")
-    with pytest.raises(UserError, match=r"data\.name is 'folder_pictures_\w+/16_grey' there"):
+    prepared = sorted((tmp_path / "datasets").iterdir())
+    with pytest.raises(UserError, match=r"the files in --config\.data\.folder have changed since; to go on") as error:
         train(dataclasses.replace(folder_config, steps=6), tmp_path / "run")
+    assert sorted((tmp_path / "datasets").iterdir()) == prepared
+    (name,) = re.findall(r"--config\.data\.name=(\S+) instead", str(error.value))
+    data = dataclasses.replace(folder_config.data, folder=None, name=name)
+    assert train(dataclasses.replace(folder_config, steps=6, data=data), tmp_path / "run") is None
 
 
 def test_too_many_damaged_records_stop_it(folder_config, tmp_path):

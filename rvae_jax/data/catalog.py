@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import re
-import tempfile
-from collections.abc import Iterator
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +24,37 @@ from rvae_jax.errors import UserError
 
 def default_data_dir(data_dir: str | None) -> Path:
     """The folder of prepared data sets: the one given, or TFDS's own default."""
-    return Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    return Path(_expanded(data_dir) or tfds.core.constants.DATA_DIR).expanduser()
 
 
-def resolve(config: Config) -> Config:
+def _expanded(data_dir: str | None) -> str | None:
+    return data_dir and str(Path(data_dir).expanduser())  # a shell leaves the ~ of --data_dir=~/sets alone
+
+
+def resolve(config: Config, before_work: Callable[[Config], None] = lambda config: None) -> Config:
     """The configuration with the data set that it means, prepared where that can be done here and now.
 
     ``data.folder`` is prepared at the model's size and becomes ``data.name``, with the splits ``train``, ``validation``
     (which selects the checkpoint) and ``test``. The name has a hash of the folder's files: a run that goes on finds the
     same images or is refused. A name without a size becomes the one of the model's size. ``orl`` prepares itself.
 
+    Args:
+      config: the configuration.
+      before_work: is called with the configuration that will be returned, and may raise, before pictures are prepared.
+
     Raises:
-      UserError: the folder cannot be prepared, or the data set has another size or number of channels.
+      UserError: there is neither folder nor name, the folder cannot be prepared, or the data set has another size or
+        number of channels.
     """
     data, shape = config.data, config.model.image_shape
     if data.folder is not None:
-        data = _prepare_folder(data, shape)
-    elif data.name == "orl":
-        orl.prepare(data.data_dir)
+        return _prepare_folder(config, before_work)
+    if not data.name:
+        raise UserError(
+            "--config.data.name: not given; expected a prepared data set, or --config.data.folder=PATH of pictures"
+        )
+    if data.name == "orl":
+        orl.prepare(_expanded(data.data_dir))
     else:
         data = dataclasses.replace(data, name=_with_size(data, shape))
     return dataclasses.replace(config, data=data)
@@ -71,23 +85,44 @@ def load_dataset(data: DataConfig, split: str) -> records.Images:
     return records.open_split(builder, split, where)
 
 
-def open_source(source: str, path: Path | None, data_dir: Path, scratch: Path, height: int) -> sources.Source:
+@contextlib.contextmanager
+def opened_source(source: str, path: Path | None, data_dir: Path, height: int) -> Iterator[sources.Source]:
     """The pictures that ``source`` names: ``celeb_a``, ``celeb_a_hq``, ``lfw``, a folder, a zip or a tar.
 
     Args:
       source: the name or path.
       path: where the archives of a named one are, if not where TFDS has them.
-      data_dir: folder of prepared data sets.
-      scratch: folder into which a compressed tar is unpacked.
+      data_dir: folder of prepared data sets; a compressed tar is unpacked there, and removed on leaving.
       height: the largest wanted height.
 
     Raises:
       UserError: it is not there, or not to be had.
     """
-    if source in faces.FACE_SETS:
-        return faces.FACE_SETS[source].open(path, data_dir, scratch, height)
-    folder = Path(source).expanduser()
-    return faces.open_celebamask_hq(folder) if faces.is_celebamask_hq(folder) else sources.open_source(folder, scratch)
+    here = f".unpacked.{socket.gethostname()}."
+    for left in data_dir.glob(f"{here}*"):
+        try:
+            os.kill(int(left.name.removeprefix(here)), 0)
+        except ProcessLookupError:  # it was killed
+            shutil.rmtree(left, ignore_errors=True)
+        except PermissionError:  # it is somebody else's
+            continue
+    scratch = data_dir / f"{here}{os.getpid()}"
+    try:
+        yield _open_source(source, path, data_dir, scratch, height)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _open_source(source: str, path: Path | None, data_dir: Path, scratch: Path, height: int) -> sources.Source:
+    try:
+        if source in faces.FACE_SETS:
+            return faces.FACE_SETS[source].open(path, data_dir, scratch, height)
+        folder = Path(source).expanduser()
+        if faces.is_celebamask_hq(folder):
+            return faces.open_celebamask_hq(folder)
+        return sources.open_source(folder, scratch)
+    except OSError as error:
+        raise UserError(f"{error.filename or source}: {error.strerror or error}; expected pictures to read") from error
 
 
 def listing(data_dir: Path) -> Iterator[dict[str, Any]]:
@@ -95,7 +130,8 @@ def listing(data_dir: Path) -> Iterator[dict[str, Any]]:
 
     Returns:
       Rows with ``name``, ``shape``, ``encoding``, ``splits`` (a dictionary of counts), ``bytes`` and ``source``. One
-      that was begun and not finished has ``name`` and ``parts``, how many parts are done.
+      that was begun and not finished has ``name`` and ``parts``, how many parts are done; a broken one has ``name`` and
+      ``unreadable``, the reason.
     """
     if not data_dir.is_dir():
         return
@@ -103,10 +139,15 @@ def listing(data_dir: Path) -> Iterator[dict[str, Any]]:
         references = sorted(file_utils.list_datasets_in_data_dir(data_dir), key=lambda each: each.tfds_name())
     for reference in references:
         folder = Path(reference.dataset_dir())
-        info = tfds.core.read_only_builder.builder_from_directory(folder).info
+        name = reference.tfds_name(include_version=False)
+        try:
+            info = tfds.core.read_only_builder.builder_from_directory(folder).info
+        except Exception as error:  # whatever TFDS meets in the files of others
+            yield {"name": name, "unreadable": f"{folder}: {_one_line(error)}"}
+            continue
         image = dict(info.features.items()).get("image")
         yield {
-            "name": reference.tfds_name(include_version=False),
+            "name": name,
             "shape": getattr(image, "shape", None),
             "encoding": "encoded" if isinstance(image, tfds.features.Image) else "raw",
             "splits": {name: split.num_examples for name, split in info.splits.items()},
@@ -128,30 +169,34 @@ def _quiet() -> Iterator[None]:
         absl.logging.set_verbosity(before)
 
 
-def _prepare_folder(data: DataConfig, shape: tuple[int, int, int]) -> DataConfig:
+def _prepare_folder(config: Config, before_work: Callable[[Config], None]) -> Config:
+    data, shape = config.data, config.model.image_shape
+    if not data.folder:
+        raise UserError("--config.data.folder is empty; expected the path of a folder, zip or tar of pictures")
+    if shape[2] not in (1, 3):
+        raise UserError(f"--config.model.image_shape={shape}: expected 1 or 3 channels, as pictures have")
     folder = Path(data.folder).expanduser().resolve()
     data_dir = default_data_dir(data.data_dir)
     settings = Settings(shapes=(shape,), crop=data.crop)
-    with tempfile.TemporaryDirectory() as scratch:
-        source = open_source(str(folder), None, data_dir, Path(scratch), shape[0])
-        stem = re.sub(r"[^a-z0-9]+", "_", folder.stem.lower()).strip("_")
-        name = f"folder_{stem}_{preparation.fingerprint(source, settings)[:8]}".replace("__", "_")
-        if not (data_dir / name / config_name(shape) / preparation.VERSION).is_dir():
-            print(f"Prepares the pictures in {folder} once, as data.name={name}/{config_name(shape)} in {data_dir}")
-            preparation.prepare(source, settings, name, data_dir)
-    return dataclasses.replace(
-        data,
-        name=f"{name}/{config_name(shape)}",
-        train_split="train",
-        selection_split="validation",
-        validation_split="test",
-        crop=None,
-    )
+    with opened_source(str(folder), None, data_dir, shape[0]) as source:
+        mark = preparation.fingerprint(source, settings)[:8]
+        made = "_".join(filter(None, ("folder", preparation.name_of(folder), mark)))
+        name = f"{made}/{config_name(shape)}"
+        if data.name not in (None, name):
+            raise UserError(
+                f"--config.data.name={data.name} and --config.data.folder={data.folder}: expected one of them"
+                f" (the folder's pictures, as they are now, are {name})"
+            )
+        config = dataclasses.replace(config, data=dataclasses.replace(data, name=name, crop=None))
+        before_work(config)
+        print(f"The pictures in {folder} are data.name={name} in {data_dir}")
+        preparation.prepare(source, settings, made, data_dir)
+    return config
 
 
 def _with_size(data: DataConfig, shape: tuple[int, int, int]) -> str:
     """The name with the size of the model's images, where it is of a data set prepared by this program."""
-    name, _, config = data.name.partition("/")
+    name, _, config = data.name.partition(":")[0].partition("/")
     folder = default_data_dir(data.data_dir) / name
     made = {
         version.parent.name: record
@@ -173,26 +218,33 @@ def _with_size(data: DataConfig, shape: tuple[int, int, int]) -> str:
     )
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
 def _by(shape: Any) -> str:
     return "x".join(map(str, shape))
 
 
 def _find_prepared(data: DataConfig) -> tfds.core.DatasetBuilder:
     try:
-        return tfds.core.read_only_builder.builder_from_files(data.name, data_dir=data.data_dir)
+        return tfds.core.read_only_builder.builder_from_files(data.name, data_dir=_expanded(data.data_dir))
     except tfds.core.DatasetNotFoundError:
         pass
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"data.name={data.name}: {reason}; expected name, name/config or name:version") from None
+    except Exception as error:  # of the name, or whatever TFDS meets in damaged files
+        raise UserError(
+            f"data.name={data.name}: {_one_line(error)}; expected name, name/config or name:version, of a whole set"
+        ) from None
 
     name = data.name.partition("/")[0].partition(":")[0]
     data_dir = default_data_dir(data.data_dir)
-    there = ", ".join(row["name"] for row in listing(data_dir) if "splits" in row) or "none"
+    names = [row["name"] for row in listing(data_dir) if "splits" in row]
+    there = ", ".join([*names[:8], *(["..."] if len(names) > 8 else [])]) or "none"
     if name not in _face_set_names():
         known = [*_face_set_names(), "orl", *tfds.list_builders(with_community_datasets=False)]
         if name not in known:
-            similar = difflib.get_close_matches(name, [*known, *(path.name for path in data_dir.glob("*"))], n=1)
+            known += [prepared.partition("/")[0] for prepared in names]
+            similar = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
             raise UserError(
                 f"data.name={data.name}: not a data set of TFDS, nor prepared in {data_dir} (there: {there}); expected"
                 " one of those, orl, or one that you prepare by python -m rvae_jax.prepare"

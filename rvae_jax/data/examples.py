@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import importlib
+import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,11 @@ from tensorflow_datasets.proto import tf_example_pb2
 from rvae_jax.data import images
 from rvae_jax.data.decode import UnusableError, decode
 from rvae_jax.data.images import Box
-from rvae_jax.data.sources import Source, Table, read_boxes
+from rvae_jax.data.sources import Source
+from rvae_jax.data.tables import Table, read_boxes
 from rvae_jax.errors import UserError
+
+_MAY_PASS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # of a file server
 
 Shape = tuple[int, int, int]
 Detector = Callable[[np.ndarray], Iterable[Iterable[float]]]
@@ -31,8 +37,9 @@ class Settings:
 
     Attributes:
       shapes: (height, width, channels) of the images; each becomes a configuration of the data set.
-      crop: (height, width) of the centre crop, or None for the largest one of the shape's aspect ratio.
-      boxes: CSV of a box for each picture, which is cut out instead; see ``sources.read_boxes``.
+      crop: (height, width) of the centre crop, of which the largest box of the shape's aspect ratio is taken; None for
+        the whole picture.
+      boxes: CSV of a box for each picture, which is cut out instead; see ``tables.read_boxes``.
       detector: ``module:function``, from RGB ``[h, w, 3]`` to boxes (left, top, width, height); the largest is cut out.
       margin: share of a box's size that is added to it on each side.
       enlarge: how many times a picture may be enlarged; a smaller one is skipped.
@@ -55,7 +62,7 @@ def config_name(shape: Shape) -> str:
 
 
 def described(settings: Settings) -> dict[str, Any]:
-    """The settings but for the shapes; a file by its content."""
+    """The settings but for the shapes; a file by its content, a detector by its name and its module's source."""
     values = dataclasses.asdict(settings)
     del values["shapes"]
     if settings.boxes:
@@ -63,6 +70,10 @@ def described(settings: Settings) -> dict[str, Any]:
             values["boxes"] = hashlib.sha256(settings.boxes.read_bytes()).hexdigest()
         except OSError as error:
             raise UserError(f"--boxes={settings.boxes}: {error.strerror}; expected a CSV file") from None
+    if settings.detector:
+        with contextlib.suppress(OSError, TypeError):  # of what is not written in Python
+            code = inspect.getsource(inspect.getmodule(load_detector(settings.detector)))
+            values["detector"] += f", source {hashlib.sha256(code.encode()).hexdigest()}"
     return values
 
 
@@ -84,7 +95,11 @@ class Maker:
         self.detector = load_detector(settings.detector) if settings.detector else None
 
     def __call__(self, name: str) -> Outcome:
-        """Never raises for what is wrong with a picture."""
+        """Makes an outcome of whatever is wrong with a picture.
+
+        Raises:
+          UserError: its file cannot be read for a reason that may pass.
+        """
         configs = [config_name(shape) for shape in self.settings.shapes]
         try:
             labels = self._labels(name)
@@ -94,6 +109,8 @@ class Maker:
         except UnusableError as error:
             return Outcome(dict.fromkeys(configs, str(error)), {})
         except OSError as error:
+            if error.errno in _MAY_PASS:
+                raise UserError(f"{name}: {error.strerror}; the same command goes on from here") from error
             return Outcome(dict.fromkeys(configs, f"cannot be read: {error.strerror or error}"), {})
         outcome = Outcome({}, {}, (picture.height, picture.width))
         if self.detector:
@@ -140,7 +157,7 @@ class Maker:
     def _crop(self, h: int, w: int, box: Box | None, shape: Shape) -> Box:
         if box is not None:
             return box.with_aspect(*shape[:2])
-        return images.centre_box(h, w, self.settings.crop or images.largest_crop(h, w, *shape[:2]))
+        return images.centre_crop(h, w, self.settings.crop, *shape[:2])
 
     def _shrinks(self, box: Box | None, h: int, w: int) -> float:
         crops = ((self._crop(h, w, box, shape), shape) for shape in self.settings.shapes)
@@ -149,8 +166,9 @@ class Maker:
     def _image(self, pixels: np.ndarray, h: int, w: int, box: Box | None, shape: Shape) -> np.ndarray:
         height, width, channels = shape
         crop = self._crop(h, w, box, shape)
-        if box is None and (crop.height > h or crop.width > w):
-            raise UnusableError(f"{h}x{w} pixels, smaller than the crop of {crop.height}x{crop.width}")
+        least = self.settings.crop or (1, 1)
+        if box is None and (least[0] > h or least[1] > w):
+            raise UnusableError(f"{h}x{w} pixels, smaller than the crop of {least[0]}x{least[1]}")
         if box is not None and not (
             crop.left + crop.width > 0 and crop.left < w and crop.top + crop.height > 0 and crop.top < h
         ):

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rvae_jax.data import sources
-from rvae_jax.data.sources import Source, Table
+from rvae_jax.data.sources import Source
+from rvae_jax.data.tables import Table
 from rvae_jax.errors import UserError
 from rvae_jax.logging import format_bytes
 

@@ -50,6 +50,14 @@ def largest_crop(h: int, w: int, height: int, width: int) -> tuple[int, int]:
     return max(1, min(h, round(w * height / width))), max(1, min(w, round(h * width / height)))
 
 
+def centre_crop(h: int, w: int, crop: tuple[int, int] | None, height: int, width: int) -> Box:
+    """The largest box of the shape ``height``:``width`` in the middle of an image of ``h`` x ``w``, or of its ``crop``.
+
+    So nothing is distorted, whatever the shape of the (height, width) of the centre crop.
+    """
+    return centre_box(h, w, largest_crop(*(crop or (h, w)), height, width))
+
+
 def cut(image: np.ndarray, box: Box) -> np.ndarray:
     """The part of ``image`` ``[h, w, c]`` in ``box``, to the nearest pixel; beyond the border, the image's mirror."""
     h, w = image.shape[:2]

@@ -27,10 +27,12 @@ ImageSource = Sequence[np.ndarray]  # uint8 images [h, w, c] of any size; one th
 def preprocess(image: np.ndarray, image_shape: tuple[int, int, int], crop: tuple[int, int] | None) -> np.ndarray:
     """Cuts the middle out of an image, scales it without aliasing, and makes it grey or RGB as the model wants it.
 
+    Nothing is distorted: of the crop, the largest box of the model's aspect ratio is taken.
+
     Args:
       image: ``[h, w, c]``, uint8.
       image_shape: the model's (height, width, channels).
-      crop: (height, width) of what is cut out, or None for the largest box of the model's aspect ratio.
+      crop: (height, width) of the centre crop, or None for the whole image.
 
     Returns:
       ``[height, width, channels]``, uint8.
@@ -40,15 +42,13 @@ def preprocess(image: np.ndarray, image_shape: tuple[int, int, int], crop: tuple
     """
     h, w, c = image.shape
     height, width, channels = image_shape
-    if crop is None:
-        crop = pixels.largest_crop(h, w, height, width)
-    if crop[0] > h or crop[1] > w:
+    if crop is not None and (crop[0] > h or crop[1] > w):
         raise UserError(f"data.crop={crop}: larger than an image of {h}x{w}; expected at most that, or None")
     if c != channels and {c, channels} != {1, 3}:
         raise UserError(f"model.image_shape={image_shape}: {channels} channels for images of {c}; expected 1 or 3")
 
-    image = pixels.cut(image, pixels.centre_box(h, w, crop))
-    if crop != (height, width):
+    image = pixels.cut(image, pixels.centre_crop(h, w, crop, height, width))
+    if image.shape[:2] != (height, width):
         image = pixels.resize(image, height, width)
     return pixels.with_channels(image, channels)
 
@@ -187,11 +187,10 @@ class _Replacing(Sequence):
         return len(self._source)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        while True:
-            try:
-                return self._source[index]
-            except DamagedError:
-                index = (index + 1) % len(self)
+        for other in range(index, index + len(self)):
+            with contextlib.suppress(DamagedError):
+                return self._source[other % len(self)]
+        raise UserError(f"none of the {len(self)} images of the training split can be read; prepare them again")
 
 
 def _check_settings(source: ImageSource, config: Config) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,23 @@ STAGING = "incomplete"
 _SHARD_BYTES, _SHARD_PICTURES = 128 << 20, 1024  # at most
 _WORTH_A_PROCESS = 1000  # pictures; for fewer, the start of other processes takes longer than the work
 _FORMAT = 1  # of what is written; another one is another data set
+_TAKEN = (STAGING, "downloads", "orl")  # names that mean something else in the folder of data sets
+_MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
 
 
 def check_name(name: str) -> None:
     """Raises a UserError where ``name`` cannot be a data set's."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == STAGING:
-        raise UserError(f"--name={name}: expected small letters, digits and _, beginning with a letter")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in _TAKEN:
+        raise UserError(
+            f"--name={name}: expected small letters, digits and _, beginning with a letter, and none of"
+            f" {', '.join(_TAKEN)}"
+        )
+
+
+def name_of(path: Path) -> str:
+    """A name for the data set of a folder or archive, as good as its own allows; it may be none."""
+    stem = path.name if path.is_dir() else path.name.split(".")[0]
+    return re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")
 
 
 def fingerprint(source: Source, settings: Settings) -> str:
@@ -66,7 +78,9 @@ def prepare(
 ) -> list[Path]:
     """Prepares a data set: ``data_dir/name/CONFIG/1.0.0`` for each shape, unless it is there.
 
-    A folder appears there by one rename, when it is whole; its bytes are a function of source and settings alone.
+    A folder appears there by one rename, when it is whole; its bytes are a function of source and settings alone, but
+    for the times of the source's files in ``preparation.json``. All sizes of a name are made from the same pictures
+    with the same settings.
     Work that was interrupted in any way goes on where it was. Beside the shards lie ``skipped.csv``,
     ``duplicates.csv``, ``summary.png``, ``summary.json`` and ``preparation.json``.
 
@@ -86,6 +100,9 @@ def prepare(
       UserError: too many pictures are unusable, a split stays empty, the data set is there with other settings, a file
         of the settings is wrong, or the disk has too little room.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # One of our own processes, which imports the user's script again, and would wait for its parent for ever.
+        raise UserError('a script that prepares pictures must do so under if __name__ == "__main__":')
     check_name(name)
     with _system_errors():
         return _prepare(source, settings, name, data_dir, max_skipped, replace, processes or os.cpu_count() or 1)
@@ -102,17 +119,33 @@ def _prepare(
 ) -> list[Path]:
     folders = {shape: data_dir / name / config_name(shape) / VERSION for shape in settings.shapes}
     mark = fingerprint(source, settings)
+    for version in sorted((data_dir / name).glob(f"*/{VERSION}")):
+        record = read_record(version)
+        if record and record["fingerprint"] == mark and record["modified"] != source.modified and not replace:
+            print(f"Warning: since {version} was made, its pictures' files were written; if they changed, --replace it")
+    if not _missing(folders, mark, source.modified, replace):
+        return _already(folders)
     (data_dir / name).mkdir(parents=True, exist_ok=True)
     with _locked(data_dir / name / ".lock"):
-        missing = tuple(shape for shape, folder in folders.items() if not _is_there(folder, mark, replace))
+        missing = _missing(folders, mark, source.modified, replace)
+        if not missing:  # another process has done it
+            return _already(folders)
+        others = _of_other_pictures(data_dir / name, mark)
+        if others and not replace:
+            record = read_record(others[0])
+            raise UserError(
+                f"{others[0]} is there, made from {record['source']}, of other pictures or with other settings; give"
+                " another --name, or --replace all sizes of it"
+            )
         work = _Work(source, dataclasses.replace(settings, shapes=missing), name, data_dir / name / STAGING, mark)
-        if missing:
-            work.do(max_skipped, processes)
-            for shape in missing:
-                _publish(work.folder(shape), folders[shape])
-            work.clear()
-        else:
-            print(f"Already prepared: {', '.join(str(folder) for folder in folders.values())}")
+        work.do(max_skipped, processes)
+        for shape in missing:
+            _publish(work.folder(shape), folders[shape])
+        work.clear()
+        for other in others:
+            if other not in folders.values():
+                shutil.rmtree(other.parent)
+                print(f"Removed {other.parent}, which was of other pictures or settings")
     return list(folders.values())
 
 
@@ -122,7 +155,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = json.loads((folder / RECORD_FILE).read_text())
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and "fingerprint" in record else None
+    return record if isinstance(record, dict) and {"fingerprint", "modified"} <= record.keys() else None
 
 
 class _Work:
@@ -200,17 +233,18 @@ class _Work:
             begun = tuple(tuple(shape) for shape in plan["shapes"])
         except (OSError, ValueError, TypeError, KeyError):
             plan, begun = {}, ()
-        if plan.get("fingerprint") == self.mark and set(self.wanted) <= set(begun):
+        mark = {"fingerprint": self.mark, "modified": self.source.modified}
+        if mark.items() <= plan.items() and set(self.wanted) <= set(begun):
             self.settings = dataclasses.replace(self.settings, shapes=begun)
         elif self.root.exists():
-            print(f"What was begun in {self.root} is of other pictures or settings: begins anew")
+            print(f"What was begun in {self.root} is of other pictures, sizes or settings: begins anew")
             shutil.rmtree(self.root)
         self.root.mkdir(exist_ok=True)
         for part in self.root.glob("*.part"):  # of processes that were killed
             part.unlink()
         for shape in self.wanted:
             self.folder(shape).mkdir(parents=True, exist_ok=True)
-        _write(plan_file, json.dumps({"fingerprint": self.mark, "shapes": self.settings.shapes}))
+        _write(plan_file, json.dumps({**mark, "shapes": self.settings.shapes}))
         per_shard = max(1, min(_SHARD_PICTURES, _SHARD_BYTES // max(map(math.prod, self.settings.shapes))))
         for split, names in self.order.items():
             for start in range(0, len(names), per_shard):
@@ -235,11 +269,9 @@ class _Work:
             return
         listing = self.root / "skipped.csv"
         _write_csv(listing, ["name", "reason"], sorted(skipped))
-        reasons = Counter(_kind_of_reason(reason) for _, reason in skipped).most_common(3)
         raise UserError(
             f"{self.source.title}: {len(skipped):,} of {len(self.source.files):,} pictures are unusable so far, more"
-            f" than --max_skipped={max_skipped:g} of all:"
-            f" {', '.join(f'{count:,} {reason}' for reason, count in reasons)}. They are listed in {listing}; mend or"
+            f" than --max_skipped={max_skipped:g} of all: {_reasons(skipped)}. They are listed in {listing}; mend or"
             " remove them, or raise --max_skipped, and give the same command again"
         )
 
@@ -255,7 +287,10 @@ class _Work:
         for split in SPLITS:
             shards = [shard for shard in kept if self.split[shard.index] == split]
             if not shards:
-                raise UserError(f"{self.source.title}: no picture of the split {split} is usable; expected some")
+                raise UserError(
+                    f"{self.source.title}: no picture of the split {split} is usable; expected some. Of all,"
+                    f" {_reasons([row for report in reports.values() for row in _skipped(report)])}"
+                )
             paths = [Path(path) for path in template.replace(split=split).sharded_filepaths(len(shards))]
             for shard, path in zip(shards, paths, strict=True):
                 if not path.exists():
@@ -277,6 +312,7 @@ class _Work:
         statistics = summary.write(folder, shape, rows, skipped, duplicates, dict(self.source.ignored))
         record = {
             "fingerprint": self.mark,
+            "modified": self.source.modified,
             "source": self.source.title,
             "shape": shape,
             "encoding": self.settings.encoding,
@@ -326,22 +362,42 @@ def _skipped(report: Report) -> list[Sequence[str]]:
     return max(report["skipped"].values(), key=len)
 
 
+def _reasons(skipped: list[Sequence[str]]) -> str:
+    """The most frequent reasons, each with an example."""
+    by_kind: dict[str, list[Sequence[str]]] = {}
+    for row in skipped:
+        by_kind.setdefault(_kind_of_reason(row[1]), []).append(row)
+    most = sorted(by_kind.values(), key=len, reverse=True)[:3]
+    return ", ".join(f"{len(rows):,} such as {rows[0][0]} ({rows[0][1]})" for rows in most)
+
+
 def _kind_of_reason(reason: str) -> str:
     return re.sub(r"\d[\dx.]*", "N", re.split(r"[:;(]", reason, maxsplit=1)[0]).strip()
 
 
-def _is_there(folder: Path, mark: str, replace: bool) -> bool:
-    if not folder.exists():
-        return False
+def _already(folders: dict[Shape, Path]) -> list[Path]:
+    print(f"Already prepared: {', '.join(map(str, folders.values()))}")
+    return list(folders.values())
+
+
+def _missing(folders: dict[Shape, Path], mark: str, modified: str, replace: bool) -> tuple[Shape, ...]:
+    """The shapes that are to be made."""
+    return tuple(shape for shape, folder in folders.items() if not _is_there(folder, mark, modified, replace))
+
+
+def _is_there(folder: Path, mark: str, modified: str, replace: bool) -> bool:
     record = read_record(folder)
-    if record is not None and record["fingerprint"] == mark:
-        return True
-    if not replace:
-        made = f"made from {record['source']}" if record else "not made by this command"
-        raise UserError(
-            f"{folder} is there, {made}, of other pictures or with other settings; give another --name, or --replace it"
-        )
-    return False
+    if record is None:
+        if folder.exists() and not replace:
+            raise UserError(f"{folder} is there, not made by this command; give another --name, or --replace it")
+        return False
+    return record["fingerprint"] == mark and (record["modified"] == modified or not replace)
+
+
+def _of_other_pictures(folder: Path, mark: str) -> list[Path]:
+    """The sizes of a data set that were made by this program of something else."""
+    records = {version: read_record(version) for version in sorted(folder.glob(f"*/{VERSION}"))}
+    return [version for version, record in records.items() if record and record["fingerprint"] != mark]
 
 
 def _publish(made: Path, folder: Path) -> None:
@@ -362,9 +418,8 @@ def _system_errors() -> Iterator[None]:
         yield
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise UserError(
-            f"{where}{error.strerror or error}; what is done so far is kept, and the same command goes on"
-        ) from error
+        goes_on = "; what is done so far is kept, and the same command goes on" if error.errno in _MAY_PASS else ""
+        raise UserError(f"{where}{error.strerror or error}{goes_on}") from error
 
 
 @contextlib.contextmanager
@@ -373,7 +428,7 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             print(f"Waits for another process that prepares {path.parent.name}", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

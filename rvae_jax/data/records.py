@@ -54,7 +54,9 @@ class Images(Sequence):
         """
         index = range(len(self))[index]  # an index beyond the end must be an IndexError, by which iteration ends
         try:
-            return self._decode(self._records[index])
+            return self._read(index)
+        except MemoryError:
+            raise
         except Exception as error:  # of the file's, the message's or the image's format
             reason = " ".join(str(error).split())
             with self._lock:
@@ -66,6 +68,14 @@ class Images(Sequence):
                 f" {MAX_DAMAGED:.0%}; the last: {reason}. Delete the folder and prepare it again"
             )
         raise DamagedError(f"{self._where}: image {index} cannot be read: {reason}")
+
+    def _read(self, index: int) -> np.ndarray:
+        try:
+            return self._decode(self._records[index])
+        except Exception:
+            if index in self.damaged:
+                raise
+        return self._decode(self._records[index])  # a file server may have failed for a moment
 
     def _decode(self, record: bytes) -> np.ndarray:
         example = tf_example_pb2.Example.FromString(record)

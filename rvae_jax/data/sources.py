@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import hashlib
+import itertools
 import lzma
 import os
+import posixpath
 import shutil
 import stat
 import tarfile
-import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from rvae_jax.data.decode import UnusableError
+from rvae_jax.data.tables import Table, normalized
 from rvae_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff")
@@ -32,29 +31,9 @@ _SPLIT_FOLDERS = {
     "validation": "validation",
     "test": "test",
 }
+_LONGEST_END = 1 << 20  # bytes of zeros after a tar
 
-Labels = Mapping[str, "Table"]  # a name such as "attributes" to the table under it
-
-
-class Table:
-    """Columns of values by name of the picture; all values of a column have one type.
-
-    Attributes:
-      columns: name to ``[n]``, bool, int64, float32 or str.
-    """
-
-    def __init__(self, names: Sequence[str], columns: Mapping[str, np.ndarray]) -> None:
-        self._row = {name: i for i, name in enumerate(names)}
-        self.columns = dict(columns)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._row
-
-    def row(self, name: str) -> dict[str, bool | int | float | str]:
-        """The values of one picture."""
-        index = self._row[name]
-        values = {column: values[index] for column, values in self.columns.items()}
-        return {column: value.item() if isinstance(value, np.generic) else value for column, value in values.items()}
+Labels = Mapping[str, Table]  # a name such as "attributes" to the table under it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +44,7 @@ class Source:
       title: what they are, in a few words.
       files: name to size in bytes, -1 where it cannot be told. A name is a path with ``/`` within the source.
       read: gives the bytes of a picture, in any process, by one thread. Raises OSError or UnusableError.
-      ignored: what else is there and is not taken for a picture, by suffix, with counts.
+      ignored: what else is there and is not taken for a picture, by suffix or another reason, with counts.
       splits: name to ``train``, ``validation`` or ``test``, where the source has such a partition; to None for what is
         held out and serves as either of the two.
       labels: what is known of the pictures.
@@ -73,6 +52,8 @@ class Source:
       terms: under which the pictures may be used.
       citation: BibTeX.
       homepage: of the data set.
+      modified: a hash that changes when a picture may have been changed in place: of the names and times of all
+        pictures in a folder, of the size and time of an archive.
     """
 
     title: str
@@ -85,6 +66,14 @@ class Source:
     terms: str = ""
     citation: str = ""
     homepage: str = ""
+    modified: str = ""
+
+    @property
+    def split_rule(self) -> str:
+        """How ``split`` decides, in words."""
+        if self.splits is not None:
+            return "by the source's own partition"
+        return f"80, 10 and 10 % by a hash of each picture's {'folder' if self.group is folder_of else 'name'}"
 
     def split(self, name: str) -> str:
         """By the source's own partition, else 80, 10, 10 % by a hash of the group, whatever else is there."""
@@ -96,7 +85,11 @@ class Source:
 
 def order_key(name: str) -> bytes:
     """A hash of a name, by which pictures are ordered and split: of any two orders of names none is favoured."""
-    return hashlib.blake2b(_normalized(name).encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    return _hash(normalized(name))
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def folder_of(name: str) -> str:
@@ -107,14 +100,16 @@ def folder_of(name: str) -> str:
 def open_source(path: Path, scratch: Path) -> Source:
     """The pictures in a folder, a zip or a tar.
 
-    Where all lie in folders ``train``, ``val`` (``valid``, ``validation``) and ``test``, these are the partition.
+    Where all lie in folders ``train``, ``val`` (``valid``, ``validation``) and ``test``, these are the partition; they
+    may lie in another folder, which all pictures share.
 
     Args:
       path: the folder or file.
       scratch: folder into which a compressed tar is unpacked, since it can only be read from its beginning.
 
     Raises:
-      UserError: there is no such thing, it cannot be read, or there is no picture in it.
+      UserError: there is no such thing, it cannot be read, there is no picture in it, or some lie in such folders, some
+        elsewhere.
     """
     if path.is_dir():
         source = _open_folder(path)
@@ -129,7 +124,7 @@ def open_source(path: Path, scratch: Path) -> Source:
     if not source.files:
         found = ", ".join(f"{count:,} {kind}" for kind, count in source.ignored.items()) or "nothing at all"
         raise UserError(f"{path}: no picture there, but {found}; expected files {' '.join(SUFFIXES)}")
-    return dataclasses.replace(source, splits=_partition(source.files))
+    return dataclasses.replace(source, splits=_partition(path, source.files))
 
 
 def is_picture(name: str) -> bool:
@@ -146,25 +141,40 @@ def _kind(name: str) -> str:
     return path.suffix.lower() or "without a suffix"
 
 
-def _pictures(names: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """The pictures, and the rest counted by kind."""
+def _pictures(names: Mapping[str, int], others: Iterable[str] = ()) -> tuple[dict[str, int], dict[str, int]]:
+    """The pictures, and the rest counted by kind, with ``others``, which are kinds."""
     files = {name: size for name, size in sorted(names.items()) if is_picture(name)}
     ignored = Counter(_kind(name) for name in names if name not in files)
+    ignored.update(others)
     return files, dict(sorted(ignored.items()))
 
 
-def _partition(files: Mapping[str, int]) -> dict[str, str | None] | None:
-    folders = {name: _SPLIT_FOLDERS.get(name.partition("/")[0].lower()) for name in files}
-    there = set(folders.values())
-    if None in there or "train" not in there or len(there) < 2:
+def _partition(path: Path, files: Mapping[str, int]) -> dict[str, str | None] | None:
+    """By the first folder in which not all pictures lie, if it is a split's."""
+    folders = [name.split("/")[:-1] for name in files]
+    ends = zip(min(folders), max(folders), strict=False)  # what these two share, all do
+    shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
+    first = {name: name.split("/")[shared] for name in files}
+    splits = {name: _SPLIT_FOLDERS.get(folder.lower()) for name, folder in first.items()}
+    there = set(splits.values()) - {None}
+    if "train" not in there or len(there) < 2:
         return None
+    outside = [name for name, split in splits.items() if split is None]
+    if outside:
+        found = ", ".join(sorted({folder for name, folder in first.items() if splits[name]}))
+        raise UserError(
+            f"{path}: {len(outside):,} of {len(files):,} pictures lie outside of the folders {found}, such as"
+            f" {outside[0]}; expected all in them: move or remove the others, or rename the folders"
+        )
     if len(there) == 2:
-        return {name: "train" if split == "train" else None for name, split in folders.items()}
-    return folders
+        return {name: "train" if split == "train" else None for name, split in splits.items()}
+    return splits
 
 
 def _open_folder(path: Path) -> Source:
-    names: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    times: dict[str, int] = {}
+    others = []
     seen = set()
     for folder, folders, entries in os.walk(path, onerror=_refuse_folder, followlinks=True):
         real = os.path.realpath(folder)
@@ -172,20 +182,23 @@ def _open_folder(path: Path) -> Source:
             folders.clear()
             continue
         seen.add(real)
-        if "dataset_info.json" in entries:  # a prepared data set, whose picture is of pictures
+        if {"dataset_info.json", "features.json"} <= set(entries):  # by TFDS, and its picture is of pictures
+            others.append("prepared data set")
             folders.clear()
             continue
         folders.sort()
         for entry in entries:
             file = Path(folder, entry)
+            name = file.relative_to(path).as_posix()
             try:
-                size = file.stat().st_size
+                status = file.stat()
+                sizes[name], times[name] = status.st_size, status.st_mtime_ns
             except OSError:
-                size = -1
-            names[file.relative_to(path).as_posix()] = size
+                sizes[name] = times[name] = -1
 
-    files, ignored = _pictures(names)
-    return Source(f"the folder {path.resolve().name}", files, _FolderReader(path), ignored)
+    files, ignored = _pictures(sizes, others)
+    modified = _hash("\0".join(f"{name}\0{times[name]}" for name in files)).hex()
+    return Source(f"the folder {path.resolve().name}", files, _FolderReader(path), ignored, modified=modified)
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -204,20 +217,36 @@ class _FolderReader:
             return file.readall()
 
 
+def _archive_modified(path: Path) -> str:
+    status = path.stat()
+    return _hash(f"{status.st_size} {status.st_mtime_ns}").hex()
+
+
 def _open_zip(path: Path) -> Source:
+    modified = _archive_modified(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            sizes = {info.filename: info.file_size for info in archive.infolist() if not info.is_dir()}
+            sizes = {name: info.file_size for name, info in _members(archive).items()}
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"{path}: not a zip to be read ({error}); expected all of it, in a usual form") from None
     files, ignored = _pictures(sizes)
-    return Source(f"the archive {path.name}", files, _ZipReader(path), ignored)
+    return Source(f"the archive {path.name}", files, _ZipReader(path), ignored, modified=modified)
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """What is no folder, by name; some programs write it with backslashes on Windows, whose number is 0."""
+    names = (
+        (info.filename.replace("\\", "/") if info.create_system == 0 else info.filename, info)
+        for info in archive.infolist()
+    )
+    return {name: info for name, info in names if not name.endswith("/")}
 
 
 @functools.lru_cache(maxsize=1)
-def _open_zip_file(path: Path) -> zipfile.ZipFile:
+def _open_zip_file(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
     """Opened once in each process that reads, since that takes time in proportion to what is in it."""
-    return zipfile.ZipFile(path)
+    archive = zipfile.ZipFile(path)
+    return archive, _members(archive)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,11 +254,11 @@ class _ZipReader:
     path: Path
 
     def __call__(self, name: str) -> bytes:
-        archive = _open_zip_file(self.path)
-        if archive.getinfo(name).flag_bits & 1:
+        archive, members = _open_zip_file(self.path)
+        if members[name].flag_bits & 1:
             raise UnusableError("encrypted")
         try:
-            return archive.read(name)
+            return archive.read(members[name])
         except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise UnusableError(f"cannot be unpacked: {error}") from None
 
@@ -242,25 +271,51 @@ def _is_tar(path: Path) -> bool:
 
 
 def _open_tar(path: Path, scratch: Path) -> Source:
+    modified = _archive_modified(path)
     plain = path
     with path.open("rb") as file:
         try:
             tarfile.open(fileobj=file, mode="r:").close()
         except tarfile.ReadError:
             plain = _unpacked(path, scratch)
+    members: dict[str, tarfile.TarInfo | None] = {}
     try:
         with tarfile.open(plain, "r:") as archive:
-            members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
-            # tarfile takes anything that is no header for the end, which is a block of zeros, and not many of them.
+            for member in archive:
+                name = posixpath.normpath(member.name)
+                # A hard link is to what was there before it, perhaps to itself: a file that was added twice.
+                members[name] = members.get(posixpath.normpath(member.linkname)) if member.islnk() else member
+            # tarfile takes anything that is no header for the end, which is zeros, at least a block, and not many.
             archive.fileobj.seek(archive.offset)
-            is_end = archive.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-            if not is_end or plain.stat().st_size - archive.offset > 1 << 20:
-                raise tarfile.ReadError(f"it is damaged or ends at byte {archive.offset:,}")
+            end = archive.fileobj.read(_LONGEST_END + 1)
+            if not tarfile.BLOCKSIZE <= len(end) <= _LONGEST_END or any(end):
+                raise tarfile.ReadError(
+                    f"it is damaged or ends at byte {archive.offset:,}, or is several archives in one file"
+                )
     except tarfile.ReadError as error:
-        raise UserError(f"{path}: not a whole tar ({error}); expected all of it") from None
-    files, ignored = _pictures({name: member.size for name, member in members.items()})
-    places = {name: (members[name].offset_data, size) for name, size in files.items()}
-    return Source(f"the archive {path.name}", files, _TarReader(plain, places), ignored)
+        raise UserError(f"{path}: not a whole tar ({error}); expected all of it, as one archive") from None
+    found, others = {}, []
+    for name in members:
+        member = _followed(name, members)
+        if member is None:
+            others.append("broken link")
+        elif member.issparse():  # in pieces
+            others.append("sparse file")
+        elif member.isfile():
+            found[name] = member
+    files, ignored = _pictures({name: member.size for name, member in found.items()}, others)
+    places = {name: (found[name].offset_data, size) for name, size in files.items()}
+    return Source(f"the archive {path.name}", files, _TarReader(plain, places), ignored, modified=modified)
+
+
+def _followed(name: str, members: Mapping[str, tarfile.TarInfo | None]) -> tarfile.TarInfo | None:
+    """The member to which symbolic links lead from a name; None if there is none, or they lead in a circle."""
+    for _ in range(40):  # as many as Linux follows
+        member = members.get(name)
+        if member is None or not member.issym():
+            return member
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,99 +344,12 @@ def _unpacked(path: Path, scratch: Path) -> Path:
             with tarfile.open(path) as archive, part.open("wb") as file:
                 archive.fileobj.seek(0)
                 shutil.copyfileobj(archive.fileobj, file, 1 << 20)
+            part.replace(target)
         except (EOFError, OSError, tarfile.ReadError, zlib.error, lzma.LZMAError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
                 f"{path}: cannot be unpacked ({reason}); expected a whole archive, and room for it"
             ) from None
-        part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
     return target
-
-
-def read_table(path: Path, files: Mapping[str, int]) -> Table:
-    """Reads labels from a CSV with a header, whose first column has the pictures' names.
-
-    A name is a path within the source, or just the file's name where no other has the same. A column is bool where all
-    its values are true and false, 0 and 1, or -1 and 1; else int64, float32 or text, whichever the values allow.
-
-    Raises:
-      UserError: the file is missing, has no header or another number of columns in some row, or no row is a picture's.
-    """
-    header, names, columns = _read_columns(path, files)
-    return Table(names, {column: _typed(values) for column, values in zip(header, columns, strict=True)})
-
-
-def read_boxes(path: Path, files: Mapping[str, int]) -> Table:
-    """Reads a CSV with the header ``name,left,top,width,height``, in pixels of the upright picture.
-
-    Raises:
-      UserError: as ``read_table``, or the columns are others.
-    """
-    header, names, columns = _read_columns(path, files)
-    expected = ["left", "top", "width", "height"]
-    found = ", ".join(header)
-    if header == expected:
-        try:
-            return Table(names, {side: np.array(values, float) for side, values in zip(header, columns, strict=True)})
-        except ValueError as error:
-            found += f" with {error}"
-    raise UserError(f"{path}: has the columns name, {found}; expected name, {', '.join(expected)}, in pixels")
-
-
-def _read_columns(path: Path, files: Mapping[str, int]) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
-    """Names of the columns, of the pictures, and the values by column, of the rows that name a picture."""
-    rows, header = _read_csv(path)
-    full_names = _full_names(files)
-    known = {}
-    for row in rows:
-        for name in full_names.get(_normalized(row[0].strip().removeprefix("./")), ()):
-            known[name] = row[1:]
-    if not known:
-        raise UserError(
-            f"{path}: none of its {len(rows)} rows names a picture; expected names such as {next(iter(files))}"
-        )
-    return header[1:], list(known), list(zip(*known.values(), strict=True))
-
-
-def _read_csv(path: Path) -> tuple[list[list[str]], list[str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, row) for row in reader if row]
-    except (OSError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: {reason}; expected a CSV file with a header") from None
-    header = rows[0][1] if rows else []
-    if len(rows) < 2 or len(header) < 2:
-        raise UserError(f"{path}: expected a CSV file with a header, the names of pictures in the first column")
-    for line, row in rows:
-        if len(row) != len(header):
-            raise UserError(f"{path}: line {line} has {len(row)} columns, expected {len(header)} as in the header")
-    return [row for _, row in rows[1:]], header
-
-
-def _full_names(files: Mapping[str, int]) -> dict[str, list[str]]:
-    """Names by which a CSV may call a picture: all of its path, or its last part where that is unique."""
-    last_parts: dict[str, list[str]] = {}
-    for name in files:
-        last_parts.setdefault(_normalized(PurePosixPath(name).name), []).append(name)
-    unique = {last: names for last, names in last_parts.items() if len(names) == 1}
-    return unique | {_normalized(name): [name] for name in files}
-
-
-def _normalized(name: str) -> str:
-    """The same name looks different on macOS."""
-    return unicodedata.normalize("NFC", name)
-
-
-def _typed(values: Sequence[str]) -> np.ndarray:
-    texts = {value.strip().lower() for value in values}
-    for false, true in (("false", "true"), ("0", "1"), ("-1", "1")):
-        if texts <= {false, true}:
-            return np.array([value.strip().lower() == true for value in values])
-    for dtype in (np.int64, np.float32):
-        try:
-            return np.array([dtype(value) for value in values], dtype)
-        except (ValueError, OverflowError):
-            pass
-    return np.array(values, dtype=object)

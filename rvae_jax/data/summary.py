@@ -77,6 +77,9 @@ def in_words(statistics: dict[str, Any]) -> str:
     words += f"; {statistics['skipped']:,} skipped, {statistics['duplicates']:,} duplicates"
     if statistics["duplicates_in_another_split"]:
         words += f" ({statistics['duplicates_in_another_split']:,} of one in another split)"
+    if statistics["ignored_files"]:
+        kinds = sorted(statistics["ignored_files"].items(), key=lambda item: -item[1])[:5]
+        words += f"; not looked at: {', '.join(f'{count:,} {kind}' for kind, count in kinds)}"
     return words
 
 

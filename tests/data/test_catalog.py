@@ -1,7 +1,10 @@
 import contextlib
 import dataclasses
 import io
+import os
 import shutil
+import socket
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +108,7 @@ def test_a_folder_is_prepared_once(folder, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert resolved.name.startswith("folder_my_cats_")
     assert resolved.name.endswith("/8x12")
-    assert said.startswith(f"Prepares the pictures in {folder} once, as data.name={resolved.name} in {tmp_path}")
+    assert said.startswith(f"The pictures in {folder} are data.name={resolved.name} in {tmp_path}")
     splits = resolved.train_split, resolved.selection_split, resolved.validation_split
     assert splits == ("train", "validation", "test")
     assert dataclasses.replace(resolved, name=config.data.name) == config.data
@@ -122,9 +125,9 @@ def test_a_folder_is_prepared_once(folder, tmp_path, monkeypatch, capsys):
         expected = _noise(24, 36, 3, seed=i).reshape(8, 3, 12, 3, 3).mean(axis=(1, 3))
         assert np.abs(by_name[f"{i:02d}.png"] - expected).max() <= 0.51
 
-    monkeypatch.setattr(preparation, "prepare", lambda *args: pytest.fail("prepared again"))
-    assert catalog.resolve(config).data == resolved
-    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(shards, "_write_shard", lambda *args: pytest.fail("prepared again"))
+    assert catalog.resolve(config).data == catalog.resolve(dataclasses.replace(config, data=resolved)).data == resolved
+    assert "Already prepared" in capsys.readouterr().out
 
 
 def test_a_folder_is_cut_as_the_configuration_says(folder, tmp_path):
@@ -176,6 +179,67 @@ def test_an_archive_is_a_folder_too(folder, tmp_path):
     assert len(catalog.load_dataset(resolved, "train+validation+test")) == 40
 
 
+def test_a_home_and_splits_are_the_users(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = _config("~/sets", folder=str(folder), train_split="train[:9]")
+    resolved = catalog.resolve(config).data
+    assert resolved.train_split == "train[:9]"
+    assert len(catalog.load_dataset(resolved, resolved.train_split)) == 9
+    assert (tmp_path / "sets" / resolved.name).is_dir()
+    assert catalog.resolve(_config("~/sets", (112, 96, 1), name="orl")).data.name == "orl"
+    assert len(catalog.load_dataset(DataConfig(name="orl", data_dir="~/sets"), "train")) == 360
+
+
+def test_before_the_work_the_caller_may_refuse(folder, tmp_path):
+    seen = []
+
+    def refuse(config):
+        seen.append(config)
+        raise UserError("no")
+
+    config = _config(tmp_path / "data", folder=str(folder))
+    assert _error(catalog.resolve, config, refuse) == "no"
+    assert not (tmp_path / "data").exists()
+    assert [catalog.resolve(config)] == seen
+
+
+def test_neither_folder_nor_name_or_both_are_told(folder, tmp_path):
+    assert "--config.data.name: not given" in _resolve_error(tmp_path)
+    assert "--config.data.name: not given" in _resolve_error(tmp_path, name="")
+    assert "--config.data.folder is empty" in _resolve_error(tmp_path, folder="")
+    message = _resolve_error(tmp_path, folder=str(folder), name="cats")
+    assert "expected one of them" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_four_channels_are_refused(folder, tmp_path):
+    assert "expected 1 or 3 channels" in _resolve_error(tmp_path, (16, 16, 4), folder=str(folder))
+
+
+def test_an_archive_that_may_not_be_read_is_told(folder, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "a.tar")
+
+    monkeypatch.setattr(sources, "open_source", refuse)
+    assert "a.tar: Permission denied" in _resolve_error(tmp_path, folder=str(folder))
+
+
+def test_what_was_unpacked_by_a_killed_process_is_removed(folder, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "cats"), "gztar", folder)
+    here = f".unpacked.{socket.gethostname()}"
+    child = subprocess.Popen(["true"])
+    child.wait()
+    dead, alive, elsewhere = (
+        tmp_path / name for name in (f"{here}.{child.pid}", f"{here}.{os.getppid()}", ".unpacked.elsewhere.1")
+    )
+    for left in (dead, alive, elsewhere):
+        left.mkdir()
+    with catalog.opened_source(archive, None, tmp_path, 16) as source:
+        assert len(source.files) == 40
+        assert len(list(tmp_path.glob(".unpacked*"))) == 3
+    assert set(tmp_path.glob(".unpacked*")) == {alive, elsewhere}
+
+
 def test_a_folder_that_is_not_there_is_told(tmp_path):
     assert "no such folder or file" in _resolve_error(tmp_path, folder=str(tmp_path / "none"))
 
@@ -208,6 +272,7 @@ def test_a_name_without_a_size_is_of_the_models(data_dir, name, shape, found):
         ("cats", (12, 24, 3), "--name=cats --size=12x24,"),
         ("cats", (24, 12, 1), "--name=cats --size=24x12 --grey,"),
         ("cats/24x12", (16, 16, 3), "--name=cats --size=16x16,"),
+        ("cats/24x12:1.0.0", (16, 16, 3), "--name=cats --size=16x16,"),
         ("cats/16", (16, 16, 1), "--name=cats --size=16x16 --grey,"),
     ],
 )
@@ -323,3 +388,15 @@ def test_the_folder_is_tfds_own_unless_given(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert catalog.default_data_dir("~/mine") == tmp_path / "mine"
     assert catalog.default_data_dir(None) == Path(tfds.core.constants.DATA_DIR).expanduser()
+
+
+def test_a_damaged_set_is_listed_as_such_and_hides_no_other(data_dir, tmp_path):
+    copy = shutil.copytree(data_dir, tmp_path / "copy")
+    (copy / "cats/16/1.0.0/dataset_info.json").write_text("{")
+    rows = {row["name"]: row for row in catalog.listing(copy)}
+    assert str(copy / "cats/16") in rows["cats/16"]["unreadable"]
+    assert rows["cats/24x12"]["shape"] == (24, 12, 3)
+    assert "cats/24x12" in _load_error(copy, "catz")
+    assert "data.name=cats/16: " in _load_error(copy, "cats/16")
+    (copy / "file").write_text("x")
+    assert "data.name=file: " in _load_error(copy, "file")

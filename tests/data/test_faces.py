@@ -61,9 +61,8 @@ def _claim(monkeypatch, name, files):
 
 def _prepare(name, data_dir, *shapes, path=None, **settings):
     settings = Settings(shapes=shapes or ((16, 16, 3),), **settings)
-    scratch = data_dir / ".scratch"
-    source = catalog.open_source(name, path, data_dir, scratch, max(shape[0] for shape in settings.shapes))
-    preparation.prepare(source, settings, "them", data_dir, processes=1)
+    with catalog.opened_source(name, path, data_dir, max(shape[0] for shape in settings.shapes)) as source:
+        preparation.prepare(source, settings, "them", data_dir, processes=1)
     return source
 
 
@@ -376,6 +375,7 @@ def test_another_lfw_is_refused(data_dir, tmp_path):
 def test_a_plain_folder_has_no_labels(data_dir, tmp_path):
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain/0.jpg").write_bytes(_jpeg(0, 20, 20))
-    source = catalog.open_source(str(tmp_path / "plain"), None, data_dir, tmp_path, 64)
+    with catalog.opened_source(str(tmp_path / "plain"), None, data_dir, 64) as source:
+        pass
     assert (source.labels, source.terms, source.splits) == ({}, "", None)
     assert sources.folder_of("a/b/c.jpg") == "a/b"

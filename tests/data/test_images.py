@@ -69,6 +69,25 @@ def test_largest_crop(size, shape, expected):
     assert images.largest_crop(*size, *shape) == expected
 
 
+@pytest.mark.parametrize(
+    ("crop", "shape", "expected"),
+    [
+        (None, (64, 64), Box(0, 20, 178, 178)),
+        ((148, 148), (64, 64), Box(15, 35, 148, 148)),
+        ((148, 148), (64, 32), Box(52, 35, 74, 148)),
+        ((100, 178), (1, 1), Box(39, 59, 100, 100)),
+    ],
+)
+def test_centre_crop_keeps_the_shape(crop, shape, expected):
+    assert images.centre_crop(218, 178, crop, *shape) == expected
+
+
+def test_shrinking_one_axis_while_the_other_grows():
+    image = np.zeros((64, 10, 1), np.uint8)
+    image[::4] = 252  # a mean of 63 that bilinear interpolation would miss
+    np.testing.assert_array_equal(images.resize(image, 16, 20), np.full((16, 20, 1), 63, np.uint8))
+
+
 def test_largest_crop_touches_two_borders_and_has_the_shape():
     rng = np.random.default_rng(2)
     for h, w, height, width in rng.integers(1, 500, (300, 4)).tolist():

@@ -5,8 +5,10 @@ import hashlib
 import io
 import itertools
 import json
+import linecache
 import re
 import shutil
+import sys
 import threading
 import time
 import unicodedata
@@ -18,7 +20,7 @@ import tensorflow_datasets as tfds
 from PIL import Image, ImageOps
 from tensorflow_datasets.core.utils import file_utils
 
-from rvae_jax.data import preparation, shards, sources
+from rvae_jax.data import preparation, shards, sources, tables
 from rvae_jax.data.examples import Settings
 from rvae_jax.errors import UserError
 
@@ -59,7 +61,7 @@ def data_dir(tmp_path):
 def _open(folder, labels=None, **changes):
     source = sources.open_source(folder, Path("/nowhere"))
     if labels:
-        changes["labels"] = {"attributes": sources.read_table(labels, source.files)}
+        changes["labels"] = {"attributes": tables.read_table(labels, source.files)}
     return dataclasses.replace(source, **changes)
 
 
@@ -277,7 +279,7 @@ def test_bytes_do_not_depend_on_the_order_on_the_disk(pictures, tmp_path):
     backwards = tmp_path / "backwards" / "cats"
     backwards.mkdir(parents=True)
     for path in sorted(pictures.iterdir(), reverse=True):
-        shutil.copy(path, backwards)
+        shutil.copy2(path, backwards)
     for folder, where in ((pictures, "a"), (backwards, "b")):
         _prepare(folder, tmp_path / where)
     assert _tree(tmp_path / "a") == _tree(tmp_path / "b")
@@ -604,6 +606,107 @@ def test_a_set_of_other_settings_is_refused_or_replaced(pictures, tmp_path, data
     assert _tree(data_dir) == _tree(tmp_path / "fresh") != before
 
 
+def test_all_sizes_of_a_name_are_of_the_same_pictures(pictures, tmp_path, data_dir, capsys):
+    other = _fill(tmp_path / "dogs", first=40)
+    _prepare(pictures, data_dir, (16, 16, 3), (12, 12, 3))
+    before = _tree(data_dir)
+    message = _error(other, data_dir, (20, 20, 3))
+    assert "12/1.0.0 is there, made from the folder cats" in message
+    assert _tree(data_dir) == before
+    _prepare(other, data_dir, (20, 20, 3), (16, 16, 3), options={"replace": True})
+    assert _published(data_dir) == ["16", "20"]
+    assert "040.png" in {name.decode() for name in _images(data_dir)}
+    assert f"Removed {data_dir / 'cats/12'}" in capsys.readouterr().out
+
+
+def _repaint(folder):
+    """Other pixels in files of the same names and sizes."""
+    for i, path in enumerate(sorted(folder.iterdir())):
+        size = path.stat().st_size
+        path.write_bytes(_encode(_pixels(100 + i), "BMP"))
+        assert path.stat().st_size == size
+
+
+def test_pictures_that_changed_in_place_are_noticed(tmp_path, data_dir, capsys, monkeypatch):
+    folder = tmp_path / "bmp"
+    folder.mkdir()
+    for i in range(40):
+        (folder / f"{i:03d}.bmp").write_bytes(_encode(_pixels(i), "BMP"))
+    monkeypatch.setattr(preparation, "_SHARD_PICTURES", 8)
+    write, calls = shards._write_shard, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_write_shard", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            _prepare(folder, data_dir)
+    _repaint(folder)
+    _prepare(folder, data_dir)
+    assert "begins anew" in capsys.readouterr().out
+    expected = {f"{i:03d}.bmp": np.float64(_pixels(100 + i).mean()) for i in range(40)}
+    for name, image in _images(data_dir).items():
+        assert abs(image.mean() - expected[name.decode()]) < 20
+
+    _prepare(folder, data_dir)
+    assert "Warning" not in capsys.readouterr().out
+    before = _tree(data_dir)
+    _repaint(folder)
+    _prepare(folder, data_dir)
+    said = capsys.readouterr().out
+    assert "Warning: since" in said
+    assert "Already prepared" in said
+    assert _tree(data_dir) == before
+    _prepare(folder, data_dir, options={"replace": True})
+    assert "Prepared" in capsys.readouterr().out
+
+
+def test_what_is_prepared_can_be_asked_for_where_nothing_may_be_written(pictures, data_dir, monkeypatch):
+    made = _prepare(pictures, data_dir)
+    monkeypatch.setattr(Path, "mkdir", lambda *args, **kwargs: pytest.fail("made a folder"))
+    monkeypatch.setattr(preparation, "_locked", lambda *args: pytest.fail("made a lock"))
+    assert _prepare(pictures, data_dir) == made
+
+
+def test_another_detector_under_the_same_name_is_another_set(pictures, tmp_path, data_dir, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_detector", raising=False)
+    code = "def find(image):\n    return [(0, 0, 20, 20)]\n"
+    (tmp_path / "my_detector.py").write_text(code)
+    _prepare(pictures, data_dir, detector="my_detector:find")
+    _prepare(pictures, data_dir, detector="my_detector:find")
+    del sys.modules["my_detector"]
+    (tmp_path / "my_detector.py").write_text(code.replace("20", "30"))
+    linecache.checkcache()
+    assert "with other settings" in _error(pictures, data_dir, detector="my_detector:find")
+
+
+def test_a_file_that_may_be_readable_later_is_not_skipped(pictures, data_dir):
+    source = _open(pictures)
+
+    def flaky(name, failing=[True]):  # noqa: B006 - the list is kept between calls
+        if name == "007.png" and failing.pop():
+            raise OSError(5, "Input/output error")
+        return source.read(name)
+
+    flaky_source = dataclasses.replace(source, read=flaky)
+    assert "007.png: Input/output error; the same command goes on from here" in _error(flaky_source, data_dir)
+    flaky_source = dataclasses.replace(source, read=source.read)
+    (folder,) = _prepare(flaky_source, data_dir)
+    assert _rows(folder / "skipped.csv") == [["name", "reason"]]
+
+
+def test_a_detector_that_always_fails_is_told_with_its_error(pictures, data_dir, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_detector.py").write_text("def find(image):\n    import no_such_module\n")
+    message = _error(pictures, data_dir, detector="broken_detector:find")
+    assert "No module named 'no_such_module'" in message
+
+
 @pytest.mark.parametrize("content", [None, "", '{"no": "fingerprint"}'])
 def test_a_folder_of_somebody_else_is_refused(pictures, data_dir, content):
     folder = data_dir / "cats/16/1.0.0"
@@ -872,7 +975,7 @@ def test_a_changed_folder_begins_anew(pictures, tmp_path, data_dir, change, caps
     else:
         (folder / "011.png").write_bytes(_encode(_pixels(1, 60, 60)))
     _prepare_both(folder, data_dir)
-    assert "of other pictures or settings: begins anew" in capsys.readouterr().out
+    assert "of other pictures, sizes or settings: begins anew" in capsys.readouterr().out
     _prepare_both(folder, tmp_path / "fresh")
     assert _tree(data_dir) == _tree(tmp_path / "fresh")
 

@@ -189,6 +189,33 @@ def test_share_of_damaged_images(count, allowed):
     assert f"cats is damaged: {allowed + 1} of {count} images" in _error(images.__getitem__, allowed)
 
 
+class _Failing(list):
+    """Records of which each raises an error the first so many times that it is read."""
+
+    def __init__(self, records, error, times):
+        super().__init__(records)
+        self.error, self.left = error, dict.fromkeys(range(len(records)), times)
+
+    def __getitem__(self, index):
+        self.left[index] -= 1
+        if self.left[index] >= 0:
+            raise self.error
+        return super().__getitem__(index)
+
+
+def test_an_error_that_passes_damages_nothing():
+    images = Images("cats", _Failing([_record(bytes(6))] * 3, OSError(5, "Input/output error"), times=1), RAW)
+    assert [image.size for image in images] == [6, 6, 6]
+    assert images.damaged == {}
+
+
+def test_want_of_memory_is_not_damage():
+    images = Images("cats", _Failing([_record(bytes(6))], MemoryError(), times=9), RAW)
+    with pytest.raises(MemoryError):
+        images[0]
+    assert images.damaged == {}
+
+
 def test_damaged_images_are_counted_in_all_threads():
     images = Images("cats", [_record(bytes(6)), b"\xff\xff"] * 400, RAW)
     errors = []

@@ -3,6 +3,7 @@ import dataclasses
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,7 @@ import pytest
 from rvae_jax.data import sources
 from rvae_jax.data.decode import UnusableError
 from rvae_jax.data.sources import Source
+from rvae_jax.data.tables import Table
 from rvae_jax.errors import UserError
 
 
@@ -74,9 +76,21 @@ def test_every_suffix(tmp_path):
     _assert_holds(_open(tmp_path / "cats"), names)
 
 
-def test_prepared_data_sets_are_left_out(tmp_path):
-    _fill(tmp_path / "cats", "a.png", "made/1.0.0/dataset_info.json", "made/1.0.0/summary.png", "made/1.0.0/x/y.png")
-    _assert_holds(_open(tmp_path / "cats"), ["a.png"])
+def test_prepared_data_sets_are_left_out_and_counted(tmp_path):
+    for size in ("made/64/", "made/128/"):
+        _fill(tmp_path / "cats" / size, "dataset_info.json", "features.json", "summary.png", "x/y.png")
+    _fill(tmp_path / "cats", "a.png")
+    source = _open(tmp_path / "cats")
+    _assert_holds(source, ["a.png"])
+    assert source.ignored == {"prepared data set": 2}
+    assert "no picture there, but 1 prepared data set; expected" in _error(_open, tmp_path / "cats" / "made" / "64")
+
+
+def test_a_data_set_of_others_is_read(tmp_path):
+    _fill(tmp_path / "cats", "dataset_info.json", "a.png", "b/dataset_info.json", "b/c.png", "d/features.json")
+    source = _open(tmp_path / "cats")
+    _assert_holds(source, ["a.png", "b/c.png"])
+    assert source.ignored == {".json": 3}
 
 
 def test_folder_within_a_hidden_folder(tmp_path):
@@ -135,6 +149,22 @@ def test_what_cannot_be_read(tmp_path):
         source.read("pipe.png")
 
 
+def test_modified_folder(tmp_path):
+    _fill(tmp_path / "cats", "a.png", "b/c.png", "notes.txt")
+    (tmp_path / "cats" / "gone.png").symlink_to("nowhere.png")
+    before = _open(tmp_path / "cats").modified
+    assert len(before) == 32
+    _fill(tmp_path / "cats", "more.txt")
+    os.utime(tmp_path / "cats" / "notes.txt", ns=(0, 0))
+    assert _open(tmp_path / "cats").modified == before
+    status = (tmp_path / "cats" / "b/c.png").stat()
+    os.utime(tmp_path / "cats" / "b/c.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1000))
+    after = _open(tmp_path / "cats").modified
+    assert after != before
+    (tmp_path / "cats" / "b/c.png").rename(tmp_path / "cats" / "b/d.png")
+    assert _open(tmp_path / "cats").modified not in (before, after)
+
+
 def test_file_that_went_since(tmp_path):
     _fill(tmp_path / "cats", "a.png")
     source = _open(tmp_path / "cats")
@@ -163,9 +193,6 @@ def _tar(path, names, mode="w", before="", format=tarfile.PAX_FORMAT):
         folder = tarfile.TarInfo("folder.png")
         folder.type = tarfile.DIRTYPE
         archive.addfile(folder)
-        link = tarfile.TarInfo("link.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "a.jpg"
-        archive.addfile(link)
     return path
 
 
@@ -225,6 +252,35 @@ def test_damaged_picture_of_a_zip(kind, tmp_path):
     assert source.read("7.png") == _content("7.png")
 
 
+def _zip_of(system, path, *names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            info = zipfile.ZipInfo(name)
+            info.create_system = system
+            archive.writestr(info, _content(name.replace("\\", "/") if system == 0 else name))
+    return path
+
+
+def test_backslashes_in_a_zip(tmp_path):
+    source = _open(_zip_of(0, tmp_path / "windows.zip", "train\\x\\a.png", "test\\b.png", "c.png\\", "test\\.d.png"))
+    _assert_holds(source, ["train/x/a.png", "test/b.png"])
+    assert source.splits == {"train/x/a.png": "train", "test/b.png": None}
+    assert source.ignored == {"hidden": 1}
+    _assert_holds(pickle.loads(pickle.dumps(source)), ["train/x/a.png", "test/b.png"])
+    _assert_holds(_open(_zip_of(3, tmp_path / "unix.zip", "train\\a.png", "b/c.png")), ["train\\a.png", "b/c.png"])
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_modified_archive(kind, tmp_path):
+    path = _archive(kind, tmp_path)
+    before = sources.open_source(path, tmp_path / "1").modified
+    assert len(before) == 32
+    assert sources.open_source(path, tmp_path / "2").modified == before
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1000))
+    assert sources.open_source(path, tmp_path / "3").modified != before
+
+
 def test_checksum_of_a_zip(tmp_path):
     path = _zip(tmp_path / "cats.zip", ["a.png"])
     data = bytearray(path.read_bytes())
@@ -266,8 +322,9 @@ def test_damaged_compressed_tar(mode, tmp_path):
     for place in (len(data) // 3, len(data) // 2, len(data) - 5):
         path.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
         assert "whole" in _error(_open, path)
+        assert not list(tmp_path.rglob("*.part"))
     path.write_bytes(data)
-    _assert_holds(_open(path), NAMES)  # nothing is left over
+    _assert_holds(_open(path), NAMES)
 
 
 @pytest.mark.parametrize("place", ["in a picture", "in the last picture", "in a header", "between two pictures"])
@@ -365,16 +422,46 @@ def test_what_is_not_trained_on_becomes_two_splits(second, tmp_path):
 @pytest.mark.parametrize(
     "names",
     [
-        ["train/a.png", "test/b.png", "c.png"],
-        ["train/a.png", "test/b.png", "more/c.png"],
         ["train/a.png", "train/b.png"],
         ["val/a.png", "test/b.png"],
-        ["x/train/a.png", "x/test/b.png"],
+        ["x/train/a.png", "x/train/b.png"],
+        ["boat/a.png", "train/b.png", "lorry/c.png"],
+        ["x/a.png", "x/b/test/c.png", "x/b/train/d.png"],
+        ["a.png"],
     ],
 )
 def test_no_partition(names, tmp_path):
     _fill(tmp_path / "cats", *names)
     assert _open(tmp_path / "cats").splits is None
+
+
+@pytest.mark.parametrize("leading", ["mydata/", "a/b c/"])
+def test_partition_below_a_folder_that_all_share(leading, tmp_path):
+    names = {"train/a.png": "train", "train/x/b.png": "train", "val/x/c.png": "validation", "test/d.png": "test"}
+    names = {leading + name: split for name, split in names.items()}
+    _fill(tmp_path / "cats", *names, "README.txt")
+    for path in (tmp_path / "cats", _zip(tmp_path / "cats.zip", names), _tar(tmp_path / "cats.tar", names)):
+        assert _open(path).splits == names
+
+
+@pytest.mark.parametrize("leading", ["", "mydata/"])
+@pytest.mark.parametrize("outside", [["logo.png"], ["more/c.png", "more/d.png"]])
+def test_pictures_outside_of_a_partition(outside, leading, tmp_path):
+    names = [leading + name for name in ["Train/a.png", "test/b.png", *outside]]
+    message = _error(_open, _zip(tmp_path / "cats.zip", names))
+    assert (
+        f"cats.zip: {len(outside)} of {len(names)} pictures lie outside of the folders Train, test, such as" in message
+    )
+    assert f" {leading}{outside[0]}; expected all in them: move or remove the others, or rename the folders" in message
+
+
+def test_split_rule():
+    source = _source(["a/b.png"])
+    assert source.split_rule == "80, 10 and 10 % by a hash of each picture's name"
+    by_folder = dataclasses.replace(source, group=sources.folder_of)
+    assert pickle.loads(pickle.dumps(by_folder)).split_rule == "80, 10 and 10 % by a hash of each picture's folder"
+    by_partition = dataclasses.replace(by_folder, splits={"a/b.png": "train"})
+    assert by_partition.split_rule == "by the source's own partition"
 
 
 def _source(names, **options):
@@ -432,145 +519,6 @@ def test_folder_of():
     assert sources.folder_of("c.png") == "."
 
 
-# Labels and boxes
-
-
-FILES = {"a.png": 1, "b/c.png": 1, "b/d.png": 1, "e/d.png": 1}
-
-
-def _csv(tmp_path, *lines, encoding="utf-8", end="\n"):
-    path = tmp_path / "labels.csv"
-    path.write_bytes("".join(line + end for line in lines).encode(encoding))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("texts", "dtype", "values"),
-    [
-        (["0", "1"], np.bool_, [False, True]),
-        (["1", "1"], np.bool_, [True, True]),
-        (["-1", "1"], np.bool_, [False, True]),
-        ([" -1", "1 "], np.bool_, [False, True]),
-        (["true", "FALSE"], np.bool_, [True, False]),
-        (["0", "2"], np.int64, [0, 2]),
-        (["0", "-1"], np.int64, [0, -1]),
-        (["9007199254740993", "5"], np.int64, [9007199254740993, 5]),
-        (["0", "1.0"], np.float32, [0, 1]),
-        (["1e-3", "-7"], np.float32, [0.001, -7]),
-        (["99999999999999999999", "1"], np.float32, [1e20, 1]),
-        (["cat", "dog"], object, ["cat", "dog"]),
-        (["", "1"], object, ["", "1"]),
-        (["true", "1"], object, ["true", "1"]),
-        (["ü", "1,5"], object, ["ü", "1,5"]),
-    ],
-)
-def test_types_of_labels(texts, dtype, values, tmp_path):
-    path = _csv(tmp_path, "name,x", f'a.png,"{texts[0]}"', f'b/c.png,"{texts[1]}"')
-    table = sources.read_table(path, FILES)
-    assert list(table.columns) == ["x"]
-    assert table.columns["x"].dtype == dtype
-    for name, value in zip(["a.png", "b/c.png"], values, strict=True):
-        found = table.row(name)["x"]
-        assert found == (np.float32(value).item() if dtype == np.float32 else value)
-        assert type(found) is {np.bool_: bool, np.int64: int, np.float32: float, object: str}[dtype]
-
-
-def test_rows_and_columns(tmp_path):
-    path = _csv(tmp_path, "name,x,y", "e/d.png,5,u", "nowhere.png,9,w", "", "./a.png,7,v", " b/c.png,8,t")
-    table = sources.read_table(path, FILES)
-    assert table.row("e/d.png") == {"x": 5, "y": "u"}
-    assert table.row("a.png") == {"x": 7, "y": "v"}
-    assert table.row("b/c.png") == {"x": 8, "y": "t"}
-    assert "a.png" in table
-    assert "b/d.png" not in table
-    assert "nowhere.png" not in table
-
-
-def test_rows_of_other_pictures_have_no_say_in_the_type(tmp_path):
-    table = sources.read_table(_csv(tmp_path, "name,x", "a.png,1", "nowhere.png,many"), FILES)
-    assert table.columns["x"].dtype == np.bool_
-
-
-def test_short_names(tmp_path):
-    table = sources.read_table(_csv(tmp_path, "name,x", "c.png,5", "d.png,6", "a.png,7"), FILES)
-    assert table.row("b/c.png") == {"x": 5}
-    assert "b/d.png" not in table  # there are two
-    assert "e/d.png" not in table
-    files = {"x.png": 1, "a/x.png": 1}
-    table = sources.read_table(_csv(tmp_path, "name,x", "x.png,5"), files)
-    assert table.row("x.png") == {"x": 5}
-    assert "a/x.png" not in table
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_byte_order_mark(encoding, end, tmp_path):
-    path = _csv(tmp_path, "name,größe", "a.png,ü", encoding=encoding, end=end)
-    assert sources.read_table(path, FILES).row("a.png") == {"größe": "ü"}
-    path = _csv(tmp_path, '"name, of the file",x', "a.png,3", encoding=encoding, end=end)
-    assert sources.read_table(path, FILES).row("a.png") == {"x": 3}
-
-
-def test_names_that_are_no_text_in_a_csv(tmp_path):
-    name = os.fsdecode(b"caf\xe9.png")
-    path = _csv(tmp_path, "name,x", "café.png,5", encoding="latin-1")
-    assert sources.read_table(path, {name: 1}).row(name) == {"x": 5}
-
-
-def _csv_error(tmp_path, *lines):
-    message = _error(sources.read_table, _csv(tmp_path, *lines), FILES)
-    assert message.startswith(f"{tmp_path / 'labels.csv'}: ")
-    return message
-
-
-def test_ragged_rows(tmp_path):
-    assert "line 3 has 1 columns, expected 2" in _csv_error(tmp_path, "name,x", "a.png,1", "b/c.png")
-    assert "line 2 has 3 columns, expected 2" in _csv_error(tmp_path, "name,x", "a.png,1,2", "b/c.png,1")
-
-
-def test_missing_csv(tmp_path):
-    message = _error(sources.read_table, tmp_path / "nowhere.csv", FILES)
-    assert "nowhere.csv: No such file or directory" in message
-    assert f"{tmp_path}: Is a directory" in _error(sources.read_table, tmp_path, FILES)
-
-
-def test_csv_without_rows_or_columns(tmp_path):
-    for lines in ([], ["name,x"], ["name;x", "a.png;1"], ["", ""]):
-        assert "expected a CSV file with a header" in _csv_error(tmp_path, *lines)
-
-
-def test_csv_of_other_pictures(tmp_path):
-    message = _csv_error(tmp_path, "name,x", "p.png,1", "q.png,1")
-    assert "none of its 2 rows names a picture; expected names such as a.png" in message
-
-
-def test_quote_that_never_ends(tmp_path):
-    assert "expected a CSV file" in _csv_error(tmp_path, "name,x", 'a.png,"' + "1" * 200_000)
-
-
-def test_boxes(tmp_path):
-    path = _csv(tmp_path, "name,left,top,width,height", "a.png,-1,2.5,1,4", "b/c.png,-1,7,1,5")
-    table = sources.read_boxes(path, FILES)
-    assert table.row("a.png") == {"left": -1, "top": 2.5, "width": 1, "height": 4}
-    assert table.row("b/c.png") == {"left": -1, "top": 7, "width": 1, "height": 5}
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        ["name,left,top,width", "a.png,1,2,3"],
-        ["name,top,left,width,height", "a.png,1,2,3,4"],
-        ["name,left,top,right,bottom", "a.png,1,2,3,4"],
-        ["name,left,top,width,height,score", "a.png,1,2,3,4,5"],
-        ["name,left,top,width,height", "a.png,1,2,3,4px"],
-        ["name,left,top,width,height", "a.png,1,2,,4"],
-    ],
-)
-def test_other_columns_than_a_box_has(lines, tmp_path):
-    message = _error(sources.read_boxes, _csv(tmp_path, *lines), FILES)
-    assert "expected name, left, top, width, height, in pixels" in message
-
-
 # Other processes
 
 
@@ -586,23 +534,13 @@ def _archive(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz"])
 def test_pickled(kind, tmp_path):
     source = _open(_archive(kind, tmp_path))
-    labels = {"attributes": sources.read_table(_csv(tmp_path, "name,x,y", "a.jpg,5,u"), source.files)}
+    labels = {"attributes": Table(["a.jpg"], {"x": np.array([5]), "y": np.array(["u"], object)})}
     source = dataclasses.replace(source, labels=labels, group=sources.folder_of)
     source.read("a.jpg")  # the file is open
     copy = pickle.loads(pickle.dumps(source))
     _assert_holds(copy, NAMES)
     assert [copy.split(name) for name in NAMES] == [source.split(name) for name in NAMES]
     assert copy.labels["attributes"].row("a.jpg") == {"x": 5, "y": "u"}
-
-
-def test_names_in_another_unicode_form(tmp_path):
-    composed, decomposed = (unicodedata.normalize(form, "é/ü.png") for form in ("NFC", "NFD"))
-    table = sources.read_table(_csv(tmp_path, "name,x", f"{composed},7"), {decomposed: 1})
-    assert table.row(decomposed) == {"x": 7}
-
-
-def test_line_of_a_ragged_row_counts_empty_lines(tmp_path):
-    assert "line 4 has 3 columns, expected 2" in _csv_error(tmp_path, "name,x", "", "a.png,1", "b/c.png,1,2")
 
 
 def test_held_out_folders_stay_together_where_asked(tmp_path):
@@ -621,6 +559,84 @@ def test_held_out_folders_stay_together_where_asked(tmp_path):
     by_file = dataclasses.replace(source, group=str)
     assert {source.split(name) for name in source.files if name.startswith("train")} == {"train"}
     assert any(by_file.split(name) != source.split(name) for name in source.files)
+
+
+def _tar_of(path, *entries):
+    """Of names of files, and (type, name, link)."""
+    with tarfile.open(path, "w") as archive:
+        for entry in entries:
+            kind, name, link = (tarfile.REGTYPE, entry, "") if isinstance(entry, str) else entry
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size = kind, link, 2000 if kind == tarfile.REGTYPE else 0
+            archive.addfile(member, io.BytesIO(_content(name)))
+    return path
+
+
+HARD, SYMBOLIC, FOLDER = tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE
+
+
+def test_links_in_a_tar(tmp_path):
+    links = {
+        "b/hard.png": (HARD, "./a.png"),
+        "b/hard again.png": (HARD, "b/hard.png"),
+        "b/up.png": (SYMBOLIC, "../a.png"),
+        "b/beside.png": (SYMBOLIC, "./up.png"),
+        "c/hard and up.png": (HARD, "b/up.png"),
+        "before.png": (SYMBOLIC, "z"),
+    }
+    entries = [(kind, f"./{name}", link) for name, (kind, link) in links.items()]
+    source = _open(_tar_of(tmp_path / "cats.tar", "a.png", (FOLDER, "b", ""), (SYMBOLIC, "d", "b"), *entries, "z"))
+    assert list(source.files) == sorted(["a.png", *links])
+    for name, size in source.files.items():
+        assert size == 2000
+        assert source.read(name) == _content("z" if name == "before.png" else "a.png")
+    assert source.ignored == {"without a suffix": 1}
+
+
+def test_links_that_lead_nowhere_in_a_tar(tmp_path):
+    links = [
+        (HARD, "b.png", "nowhere.png"),
+        (SYMBOLIC, "c.png", "/a.png"),
+        (SYMBOLIC, "d.png", "../a.png"),
+        (SYMBOLIC, "e/f.png", "a.png"),
+        (SYMBOLIC, "itself.png", "itself.png"),
+        (SYMBOLIC, "g.png", "h.png"),
+        (SYMBOLIC, "h.png", "g.png"),
+        (SYMBOLIC, "i.png", "g.png"),
+    ]
+    source = _open(_tar_of(tmp_path / "cats.tar", "a.png", "notes.txt", *links))
+    _assert_holds(source, ["a.png"])
+    assert source.ignored == {".txt": 1, "broken link": 8}
+
+
+def test_file_that_is_twice_in_a_tar(tmp_path):
+    """GNU tar makes the second a hard link to itself."""
+    _assert_holds(_open(_tar_of(tmp_path / "cats.tar", "a.png", (HARD, "./a.png", "a.png"))), ["a.png"])
+
+
+@pytest.mark.skipif(not shutil.which("tar"), reason="needs GNU tar")
+@pytest.mark.parametrize("options", ["--format=gnu", "--sparse-version=0.0", "--sparse-version=0.1", ""])
+def test_sparse_file_in_a_tar(options, tmp_path):
+    _fill(tmp_path / "cats", "a.png", "z.png")
+    with (tmp_path / "cats" / "b.png").open("wb") as file:
+        file.seek(1 << 20)
+        file.write(b"x")
+    if (tmp_path / "cats" / "b.png").stat().st_blocks * 512 > 1 << 20:
+        pytest.skip("the file system has no sparse files")
+    command = ["tar", "-S", *(options or "--format=posix").split(), "-cf", tmp_path / "cats.tar", "."]
+    if subprocess.run(command, cwd=tmp_path / "cats").returncode:
+        pytest.skip("another tar")
+    source = _open(tmp_path / "cats.tar")
+    _assert_holds(source, ["a.png", "z.png"])
+    assert source.ignored == {"sparse file": 1}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_several_tars_in_one_file(mode, tmp_path):
+    first, second = _tar(tmp_path / "1.tar", ["a.png"], mode), _tar(tmp_path / "2.tar", ["b.png"], mode)
+    (tmp_path / "cats.tar").write_bytes(first.read_bytes() + second.read_bytes())
+    message = _error(_open, tmp_path / "cats.tar")
+    assert "or is several archives in one file); expected all of it, as one archive" in message
 
 
 def test_tar_with_zeros_for_its_end(tmp_path):

@@ -1,0 +1,163 @@
+"""What is known of pictures, by their names: labels and boxes from a CSV."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import multiprocessing
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from rvae_jax.errors import UserError
+
+
+class Table:
+    """Columns of values by name of the picture; all values of a column have one type.
+
+    Attributes:
+      columns: name to ``[n]``, bool, int64, float32 or str.
+    """
+
+    def __init__(self, names: Sequence[str], columns: Mapping[str, np.ndarray]) -> None:
+        self._row = {name: i for i, name in enumerate(names)}
+        self.columns = dict(columns)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._row
+
+    def row(self, name: str) -> dict[str, bool | int | float | str]:
+        """The values of one picture."""
+        index = self._row[name]
+        values = {column: values[index] for column, values in self.columns.items()}
+        return {column: value.item() if isinstance(value, np.generic) else value for column, value in values.items()}
+
+
+def normalized(name: str) -> str:
+    """The same name looks different on macOS."""
+    return unicodedata.normalize("NFC", name)
+
+
+def read_table(path: Path, files: Mapping[str, int]) -> Table:
+    """Reads labels from a CSV with a header, whose first column has the pictures' names.
+
+    A name is a path within the source, or just the file's name where no other has the same. A column is bool where all
+    its values are true and false, 0 and 1, or -1 and 1; int64 where all are whole numbers as they are usually written;
+    text where some of these have leading zeros or over 64 bits; else float32 or text, whichever the values allow.
+
+    Raises:
+      UserError: the file is missing, has no header, two columns of one name or another number of columns in some row,
+        no row is a picture's, or two rows of one picture differ.
+    """
+    header, rows = _read_rows(path, files)
+    known: dict[str, tuple[int, list[str]]] = {}
+    for line, name, values in rows:
+        first_line, first = known.setdefault(name, (line, values))
+        if values != first:
+            raise UserError(
+                f"{path}: lines {first_line} and {line} are both of {name} and differ; expected one row of each"
+            )
+    columns = zip(*(values for _, values in known.values()), strict=True)
+    return Table(list(known), {column: _typed(values) for column, values in zip(header, columns, strict=True)})
+
+
+def read_boxes(path: Path, files: Mapping[str, int]) -> Table:
+    """Reads a CSV with the header ``name,left,top,width,height``, in pixels of the upright picture.
+
+    Of several boxes of a picture the largest counts.
+
+    Raises:
+      UserError: as ``read_table``, but for rows that differ, or the columns are others.
+    """
+    header, rows = _read_rows(path, files)
+    expected = ["left", "top", "width", "height"]
+    found = ", ".join(header)
+    if header == expected:
+        try:
+            boxes = np.array([values for _, _, values in rows], float)
+        except ValueError as error:
+            found += f" with {error}"
+        else:
+            usable = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1)
+            areas = np.where(usable, boxes[:, 2] * boxes[:, 3], 0)
+            largest = {rows[i][1]: i for i in np.argsort(areas, kind="stable")}  # the last of a name stays
+            return Table(list(largest), dict(zip(header, boxes[list(largest.values())].T, strict=True)))
+    raise UserError(f"{path}: has the columns name, {found}; expected name, {', '.join(expected)}, in pixels")
+
+
+def _read_rows(path: Path, files: Mapping[str, int]) -> tuple[list[str], list[tuple[int, str, list[str]]]]:
+    """Names of the columns; line, picture and values of the rows that name a picture."""
+    (_, header), *rows = _read_csv(path)
+    full_names = _full_names(files)
+
+    def picture(row: list[str]) -> str | None:
+        return full_names.get(normalized(row[0].strip().removeprefix("./")))
+
+    if picture(header):
+        raise UserError(f"{path}: its first line names the picture {header[0]}; expected a header above it")
+    twice = next((column for column in header if header.count(column) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: two columns have the name {twice}; expected another for each")
+    known = [(line, name, row[1:]) for line, row in rows if (name := picture(row))]
+    if not known:
+        raise UserError(
+            f"{path}: none of its {len(rows)} rows names a picture; expected names such as {next(iter(files))}"
+        )
+    if len(known) < len(rows):
+        _say_once(f"{path}: {len(rows) - len(known):,} of {len(rows):,} rows name no picture")
+    return header[1:], known
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    """Each process that makes pictures reads the boxes; only the first one says this."""
+    if multiprocessing.parent_process() is None:
+        print(line, flush=True)
+
+
+def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
+    """Lines and rows, the header first, all with as many columns as it has."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            reader = csv.reader(file)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (OSError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: {reason}; expected a CSV file with a header") from None
+    columns = len(rows[0][1]) if rows else 0
+    if len(rows) < 2 or columns < 2:
+        raise UserError(f"{path}: expected a CSV file with a header, the names of pictures in the first column")
+    for line, row in rows:
+        if len(row) != columns:
+            raise UserError(f"{path}: line {line} has {len(row)} columns, expected {columns} as in the header")
+    return rows
+
+
+def _full_names(files: Mapping[str, int]) -> dict[str, str]:
+    """Names by which a CSV may call a picture: all of its path, or its last part where that is unique."""
+    last_parts: dict[str, list[str]] = {}
+    for name in files:
+        last_parts.setdefault(normalized(PurePosixPath(name).name), []).append(name)
+    unique = {last: names[0] for last, names in last_parts.items() if len(names) == 1}
+    return unique | {normalized(name): name for name in files}
+
+
+def _typed(values: Sequence[str]) -> np.ndarray:
+    texts = [value.strip() for value in values]
+    lower = [text.lower() for text in texts]
+    for false, true in (("false", "true"), ("0", "1"), ("-1", "1")):
+        if set(lower) <= {false, true}:
+            return np.array([text == true for text in lower])
+    if all(re.fullmatch(r"-?\d+", text) for text in texts):
+        with contextlib.suppress(ValueError, OverflowError):  # of thousands of digits, of more than 64 bits
+            numbers = np.array([int(text) for text in texts], np.int64)
+            if [str(number) for number in numbers.tolist()] == texts:  # else they are no numbers, such as 00004
+                return numbers
+    elif not any("_" in text for text in texts):  # which Python skips in a number
+        with contextlib.suppress(ValueError):
+            return np.array([np.float32(text) for text in texts], np.float32)
+    return np.array(values, dtype=object)
