@@ -35,9 +35,11 @@ def main(_: list[str]) -> None:
 
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until there is something to save
-    init_from = pathlib.Path(INIT_FROM.value) if INIT_FROM.value else None
+    # A shell leaves the ~ of --workdir=~/runs alone.
+    workdir = pathlib.Path(WORKDIR.value).expanduser()
+    init_from = pathlib.Path(INIT_FROM.value).expanduser() if INIT_FROM.value else None
     try:
-        stopped_by = train(CONFIG.value, pathlib.Path(WORKDIR.value), init_from)
+        stopped_by = train(CONFIG.value, workdir, init_from)
     except UserError as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:  # before there is anything to save, or for the second time

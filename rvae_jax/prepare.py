@@ -56,16 +56,16 @@ def _parse() -> argparse.Namespace:
     add("--size", nargs="+", type=_size, metavar="S", help="one or more sizes: 64, or 64x48 for a height of 64")
     add("--name", help="what the data set is called; by default celeba, celeba_hq, lfw_faces, or as the folder")
     add("--data_dir", help="folder of prepared data sets (default: TFDS's, ~/tensorflow_datasets)")
-    add("--from", dest="path", type=Path, help="where the archives of celeb_a, celeb_a_hq or lfw are")
+    add("--from", dest="path", type=_path, help="where the archives of celeb_a, celeb_a_hq or lfw are")
     add("--crop", type=_crop, metavar="C", help="centre crop: 148, 148x120, or max for all of it (celeb_a: 148)")
-    add("--boxes", type=Path, metavar="CSV", help="boxes to cut out instead: name,left,top,width,height in pixels")
+    add("--boxes", type=_path, metavar="CSV", help="boxes to cut out instead: name,left,top,width,height in pixels")
     add(
         "--detector",
         metavar="M:F",
         help="function F of module M, from RGB [h, w, 3] to boxes; the largest is cut out",
     )
     add("--margin", type=_number(0, 10), default=0.0, help="share of a box's size to add on each side (0)")
-    add("--labels", type=Path, metavar="CSV", help="labels to keep: names in the first column, then anything")
+    add("--labels", type=_path, metavar="CSV", help="labels to keep: names in the first column, then anything")
     add("--split_by", choices=("file", "folder"), help="whether a folder's pictures may be in several splits (file)")
     add("--grey", action="store_true", help="one channel")
     add("--encoding", choices=("raw", "png"), default="raw", help="png is half as large, and slower to read (raw)")
@@ -77,7 +77,7 @@ def _parse() -> argparse.Namespace:
     )
     add("--max_skipped", type=_number(0, 1), default=0.05, help="largest share of pictures that may be unusable (0.05)")
     add("--replace", action="store_true", help="replace a data set of that name that was made of something else")
-    add("--processes", type=int, help="that decode (as many as there are cores)")
+    add("--processes", type=_count, help="that decode (as many as there are cores)")
     add("--list", action="store_true", help="list what is prepared, and stop")
     arguments = parser.parse_args()
     if not arguments.list and not (arguments.source and arguments.size):
@@ -173,6 +173,16 @@ def _number(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()  # a shell leaves the ~ of --from=~/archives alone
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number from 1")
+    return int(text)
 
 
 def _crop(text: str) -> tuple[int, int] | str:

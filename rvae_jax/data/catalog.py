@@ -104,7 +104,7 @@ def opened_source(source: str, path: Path | None, data_dir: Path, height: int) -
             os.kill(int(left.name.removeprefix(here)), 0)
         except ProcessLookupError:  # it was killed
             shutil.rmtree(left, ignore_errors=True)
-        except PermissionError:  # it is somebody else's
+        except (PermissionError, ValueError):  # it is somebody else's, or of a host whose name is longer
             continue
     scratch = data_dir / f"{here}{os.getpid()}"
     try:

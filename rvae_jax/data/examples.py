@@ -25,7 +25,11 @@ from rvae_jax.data.sources import Source
 from rvae_jax.data.tables import Table, read_boxes
 from rvae_jax.errors import UserError
 
-_MAY_PASS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # of a file server
+# Of a file server or a device that is gone for now, and of want.
+_MAY_PASS = {
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENODEV),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+}
 
 Shape = tuple[int, int, int]
 Detector = Callable[[np.ndarray], Iterable[Iterable[float]]]
@@ -109,7 +113,8 @@ class Maker:
         except UnusableError as error:
             return Outcome(dict.fromkeys(configs, str(error)), {})
         except OSError as error:
-            if error.errno in _MAY_PASS:
+            vanished = isinstance(error, FileNotFoundError) and self.source.files[name] >= 0  # no broken link
+            if vanished or error.errno in _MAY_PASS:
                 raise UserError(f"{name}: {error.strerror}; the same command goes on from here") from error
             return Outcome(dict.fromkeys(configs, f"cannot be read: {error.strerror or error}"), {})
         outcome = Outcome({}, {}, (picture.height, picture.width))

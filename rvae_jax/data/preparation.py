@@ -32,6 +32,7 @@ from rvae_jax.logging import format_bytes
 
 VERSION = "1.0.0"
 RECORD_FILE = "preparation.json"
+_PLAN_FILE = "plan.json"
 STAGING = "incomplete"
 _SHARD_BYTES, _SHARD_PICTURES = 128 << 20, 1024  # at most
 _WORTH_A_PROCESS = 1000  # pictures; for fewer, the start of other processes takes longer than the work
@@ -123,12 +124,14 @@ def _prepare(
         record = read_record(version)
         if record and record["fingerprint"] == mark and record["modified"] != source.modified and not replace:
             print(f"Warning: since {version} was made, its pictures' files were written; if they changed, --replace it")
-    if not _missing(folders, mark, source.modified, replace):
+    root = data_dir / name / STAGING
+    if not root.exists() and not _missing(folders, mark, source.modified, replace):
         return _already(folders)
     (data_dir / name).mkdir(parents=True, exist_ok=True)
     with _locked(data_dir / name / ".lock"):
         missing = _missing(folders, mark, source.modified, replace)
-        if not missing:  # another process has done it
+        if not missing:  # another process has done it, or one that was killed at its very end
+            _clear_if_done(root, data_dir / name)
             return _already(folders)
         others = _of_other_pictures(data_dir / name, mark)
         if others and not replace:
@@ -137,15 +140,17 @@ def _prepare(
                 f"{others[0]} is there, made from {record['source']}, of other pictures or with other settings; give"
                 " another --name, or --replace all sizes of it"
             )
-        work = _Work(source, dataclasses.replace(settings, shapes=missing), name, data_dir / name / STAGING, mark)
+        work = _Work(source, dataclasses.replace(settings, shapes=missing), name, root, mark)
         work.do(max_skipped, processes)
-        for shape in missing:
-            _publish(work.folder(shape), folders[shape])
-        work.clear()
         for other in others:
             if other not in folders.values():
-                shutil.rmtree(other.parent)
-                print(f"Removed {other.parent}, which was of other pictures or settings")
+                _set_aside(other, root)
+                print(f"Removed {other}, which was of other pictures or settings")
+        for shape in missing:
+            if folders[shape].exists():
+                _set_aside(folders[shape], root)
+            _publish(work.folder(shape), folders[shape])
+        shutil.rmtree(root, ignore_errors=True)
     return list(folders.values())
 
 
@@ -205,10 +210,6 @@ class _Work:
         for shape in self.wanted:
             self._finish(shape)
 
-    def clear(self) -> None:
-        """Removes what is no longer needed."""
-        shutil.rmtree(self.root, ignore_errors=True)
-
     def _require_pictures(self) -> None:
         for split in SPLITS:
             if not self.order[split]:
@@ -227,12 +228,7 @@ class _Work:
 
     def _begin(self) -> None:
         """Goes on with what was begun, in its shapes and shards, or begins."""
-        plan_file = self.root / "plan.json"
-        try:
-            plan = json.loads(plan_file.read_text())
-            begun = tuple(tuple(shape) for shape in plan["shapes"])
-        except (OSError, ValueError, TypeError, KeyError):
-            plan, begun = {}, ()
+        plan, begun = _read_plan(self.root)
         mark = {"fingerprint": self.mark, "modified": self.source.modified}
         if mark.items() <= plan.items() and set(self.wanted) <= set(begun):
             self.settings = dataclasses.replace(self.settings, shapes=begun)
@@ -244,7 +240,7 @@ class _Work:
             part.unlink()
         for shape in self.wanted:
             self.folder(shape).mkdir(parents=True, exist_ok=True)
-        _write(plan_file, json.dumps({**mark, "shapes": self.settings.shapes}))
+        _write(self.root / _PLAN_FILE, json.dumps({**mark, "shapes": self.settings.shapes}))
         per_shard = max(1, min(_SHARD_PICTURES, _SHARD_BYTES // max(map(math.prod, self.settings.shapes))))
         for split, names in self.order.items():
             for start in range(0, len(names), per_shard):
@@ -400,14 +396,37 @@ def _of_other_pictures(folder: Path, mark: str) -> list[Path]:
     return [version for version, record in records.items() if record and record["fingerprint"] != mark]
 
 
+def _read_plan(root: Path) -> tuple[dict[str, Any], tuple[Shape, ...]]:
+    """What was begun in ``root``, and its shapes; nothing where that cannot be told."""
+    try:
+        plan = json.loads((root / _PLAN_FILE).read_text())
+        return plan, tuple(tuple(shape) for shape in plan["shapes"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}, ()
+
+
+def _clear_if_done(root: Path, folder: Path) -> None:
+    """Removes work of which all has appeared in ``folder``, or of which the plan is gone."""
+    plan, shapes = _read_plan(root)
+    records = [read_record(folder / config_name(shape) / VERSION) for shape in shapes]
+    mark = {key: plan.get(key) for key in ("fingerprint", "modified")}
+    if all(record and mark.items() <= record.items() for record in records):
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _set_aside(folder: Path, root: Path) -> None:
+    """Moves a data set to what will be removed: by one rename, so that it is never there in part."""
+    aside = root / folder.parent.name / "old"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(exist_ok=True)
+    folder.rename(aside)
+    with contextlib.suppress(OSError):  # it has other versions
+        folder.parent.rmdir()
+
+
 def _publish(made: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    old = made.with_name("old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
     made.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
     print(f"Prepared {folder}: look at summary.png there, and at skipped.csv and duplicates.csv if they name any")
 
 

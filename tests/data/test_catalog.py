@@ -229,15 +229,14 @@ def test_what_was_unpacked_by_a_killed_process_is_removed(folder, tmp_path):
     here = f".unpacked.{socket.gethostname()}"
     child = subprocess.Popen(["true"])
     child.wait()
-    dead, alive, elsewhere = (
-        tmp_path / name for name in (f"{here}.{child.pid}", f"{here}.{os.getppid()}", ".unpacked.elsewhere.1")
-    )
-    for left in (dead, alive, elsewhere):
+    names = f"{here}.{child.pid}", f"{here}.{os.getppid()}", ".unpacked.elsewhere.1", f"{here}.example.1"
+    dead, *others = (tmp_path / name for name in names)
+    for left in (dead, *others):
         left.mkdir()
     with catalog.opened_source(archive, None, tmp_path, 16) as source:
         assert len(source.files) == 40
-        assert len(list(tmp_path.glob(".unpacked*"))) == 3
-    assert set(tmp_path.glob(".unpacked*")) == {alive, elsewhere}
+        assert len(list(tmp_path.glob(".unpacked*"))) == 4
+    assert set(tmp_path.glob(".unpacked*")) == set(others)
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):

@@ -613,10 +613,58 @@ def test_all_sizes_of_a_name_are_of_the_same_pictures(pictures, tmp_path, data_d
     message = _error(other, data_dir, (20, 20, 3))
     assert "12/1.0.0 is there, made from the folder cats" in message
     assert _tree(data_dir) == before
+    (data_dir / "cats/12/2.0.0").mkdir()
     _prepare(other, data_dir, (20, 20, 3), (16, 16, 3), options={"replace": True})
     assert _published(data_dir) == ["16", "20"]
     assert "040.png" in {name.decode() for name in _images(data_dir)}
     assert f"Removed {data_dir / 'cats/12'}" in capsys.readouterr().out
+    assert [path.name for path in (data_dir / "cats/12").iterdir()] == ["2.0.0"]
+    assert not (data_dir / "cats" / preparation.STAGING).exists()
+
+
+def test_a_data_set_that_is_removed_is_never_there_in_part(pictures, tmp_path, data_dir):
+    other = _fill(tmp_path / "dogs", first=40)
+    _prepare(pictures, data_dir, (16, 16, 3), (12, 12, 3))
+    before = _tree(data_dir / "cats/12")
+    assert _killed_while_removing(other, data_dir, options={"replace": True})
+    assert _tree(data_dir / "cats/12") in ({}, before)
+    _prepare(other, data_dir, options={"replace": True})
+    _prepare(other, tmp_path / "fresh")
+    assert _tree(data_dir) == _tree(tmp_path / "fresh")
+
+
+def _killed_while_removing(*args, **kwargs):
+    def remove(path, **_):
+        files = [file for file in Path(path).rglob("*") if file.is_file()]
+        if files:
+            files[0].unlink()
+            raise Interruption
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interruption):
+        patch.setattr(shutil, "rmtree", remove)
+        _prepare(*args, **kwargs)
+    return True
+
+
+def test_what_a_process_killed_at_its_end_left_is_removed(pictures, data_dir, capsys):
+    assert _killed_while_removing(pictures, data_dir, *TWO_SHAPES)
+    staging = data_dir / "cats" / preparation.STAGING
+    assert staging.exists()
+    before = {config: _tree(data_dir / f"cats/{config}") for config in ("16", "12x20_grey")}
+    _prepare(pictures, data_dir)
+    assert "Already prepared" in capsys.readouterr().out
+    assert not staging.exists()
+    assert {config: _tree(data_dir / f"cats/{config}") for config in before} == before
+
+
+def test_what_is_half_done_of_another_size_stays_for_its_own_command(pictures, data_dir, capsys):
+    _prepare(pictures, data_dir)
+    assert _interrupted(pictures, data_dir, shards, "_write_shard", 2)
+    half_done = _tree(data_dir / "cats" / preparation.STAGING)
+    assert half_done
+    _prepare(pictures, data_dir)
+    assert "Already prepared" in capsys.readouterr().out
+    assert _tree(data_dir / "cats" / preparation.STAGING) == half_done
 
 
 def _repaint(folder):
@@ -698,6 +746,18 @@ def test_a_file_that_may_be_readable_later_is_not_skipped(pictures, data_dir):
     flaky_source = dataclasses.replace(source, read=source.read)
     (folder,) = _prepare(flaky_source, data_dir)
     assert _rows(folder / "skipped.csv") == [["name", "reason"]]
+
+
+def test_a_file_that_vanishes_is_not_skipped_but_a_broken_link_is(tmp_path, data_dir):
+    folder = _fill(tmp_path / "pictures")
+    (folder / "link.png").symlink_to("nowhere")
+    source = _open(folder)
+    moved = folder.rename(tmp_path / "not_mounted")
+    message = _error(source, data_dir)
+    assert "No such file or directory; the same command goes on from here" in message
+    moved.rename(folder)
+    (made,) = _prepare(source, data_dir)
+    assert _rows(made / "skipped.csv")[1:] == [["link.png", "cannot be read: No such file or directory"]]
 
 
 def test_a_detector_that_always_fails_is_told_with_its_error(pictures, data_dir, monkeypatch, tmp_path):

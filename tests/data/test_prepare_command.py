@@ -302,7 +302,8 @@ def few(tmp_path_factory):
         (["x", "--size=64", "--margin=0.2"], "expected --boxes or --detector, too"),
         (["x", "--size=64", "--encoding=jpeg"], "invalid choice: 'jpeg'"),
         (["x", "--size=64", "--split_by=person"], "invalid choice: 'person'"),
-        (["x", "--size=64", "--processes=two"], "invalid int value"),
+        (["x", "--size=64", "--processes=two"], "'two'; expected a whole number from 1"),
+        (["x", "--size=64", "--processes=-1"], "'-1'; expected a whole number from 1"),
     ],
 )
 def test_wrong_arguments_are_told_with_the_usage(call, arguments, message):
@@ -416,6 +417,9 @@ def test_options_reach_the_preparation(call, few, tmp_path, monkeypatch):
     status, out, _ = call(few, "--size=16", f"--data_dir={tmp_path}/d d", "--crop=20x10")
     assert (status, seen["settings"]) == (0, Settings(shapes=((16, 16, 3),), crop=(20, 10)))
     assert f"--config.data.name=few '--config.data.data_dir={tmp_path}/d d'" in out
+    monkeypatch.setenv("HOME", str(tmp_path))
+    status, _, _ = call(few, "--size=16", "--data_dir=~/d", "--boxes=~/boxes.csv", "--labels=~/labels.csv")
+    assert (status, seen["settings"].boxes, seen["rest"][1]) == (0, tmp_path / "boxes.csv", tmp_path / "d")
 
 
 def test_what_is_not_looked_at_is_told(call, few, tmp_path):
