@@ -118,6 +118,7 @@ def _start(*arguments, code=None):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # as from a terminal, a group of its own
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in background
     )
 
 
