@@ -101,7 +101,10 @@ def _tree(folder):
 # As a process of its own
 
 # Small shards, and processes for few pictures, so that a short run has all the states of a long one.
+# Ctrl-C is ignored where the tests themselves run in the background.
 _SMALL = """\
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from rvae_jax.data import preparation
 preparation._WORTH_A_PROCESS, preparation._SHARD_PICTURES = 1, 8
 from rvae_jax.prepare import main
@@ -118,7 +121,6 @@ def _start(*arguments, code=None):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # as from a terminal, a group of its own
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in background
     )
 
 
