@@ -5,15 +5,16 @@ A checkpoint has two items: ``weights``, all that using the model needs, and ``t
 
 from __future__ import annotations
 
-import pathlib
 from typing import Any
 
 import jax
 import optax
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from rvae_jax import cluster
 from rvae_jax import workdir as workdir_lib
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError
@@ -32,8 +33,8 @@ class Checkpoints:
     error (mean absolute error on the images of ``data.selection_split``).
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int = 1, *, read_only: bool = False) -> None:
-        self.folder = workdir.absolute() / "checkpoints"
+    def __init__(self, workdir: epath.PathLike, keep: int = 1, *, read_only: bool = False) -> None:
+        self.folder = epath.Path(workdir).resolve() / "checkpoints"
         keep_newest_and_best = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),
@@ -88,7 +89,8 @@ class Checkpoints:
     def restore_latest(self, like: TrainState) -> TrainState | None:
         """Restores the newest checkpoint that can be read; None if there is no checkpoint.
 
-        One that cannot be read is renamed to ``<step>.unreadable``, with a word, and the one before is tried.
+        One that cannot be read, by any process, is renamed to ``<step>.unreadable``, with a word, and the one before is
+        tried.
 
         Args:
           like: a state, or shapes with shardings, of what is restored.
@@ -98,13 +100,20 @@ class Checkpoints:
         """
         steps = self.steps()
         for step in reversed(steps):
+            state, reason = None, None
             try:
-                return self.restore(step, like)
+                state = self.restore(step, like)
             except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
-                aside = self.folder / f"{step}.unreadable"
-                print(f"Checkpoint {self.folder / str(step)} is unreadable ({_first_line(error)}); moved to {aside}.")
+                reason = _first_line(error)
+            reasons = [each for each in cluster.exchange(reason) if each is not None]
+            if not reasons:
+                return state
+            aside = self.folder / f"{step}.unreadable"
+            print(f"Checkpoint {self.folder / str(step)} is unreadable ({reasons[0]}); moved to {aside}.")
+            if cluster.is_first():
                 (self.folder / str(step)).rename(aside)
-                self._manager.reload()
+            cluster.barrier(f"rvae_jax checkpoint {step} moved")
+            self._manager.reload()
         if steps:
             raise UserError(
                 f"None of the checkpoints in {self.folder} can be read (steps {steps}); they were renamed to"
@@ -133,12 +142,15 @@ class Checkpoints:
         self._manager.close()
 
 
-def load_weights(workdir: pathlib.Path, step: int | None = None) -> tuple[Config, dict[str, Any], int]:
-    """Reads a run's configuration and the item ``weights`` of one of its checkpoints, onto the first device.
+def load_weights(
+    workdir: epath.Path, step: int | None = None, sharding: jax.sharding.Sharding | None = None
+) -> tuple[Config, dict[str, Any], int]:
+    """Reads a run's configuration and the item ``weights`` of one of its checkpoints.
 
     Args:
       workdir: the run's work directory.
       step: step of the checkpoint, or None for the best.
+      sharding: where the weights go, or None for the first device.
 
     Returns:
       Configuration, weights as ``weights_of`` has them, and the step they are of.
@@ -162,7 +174,8 @@ def load_weights(workdir: pathlib.Path, step: int | None = None) -> tuple[Config
         ),
         jax.random.key(0),
     )
-    like = on_devices(like, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
     try:
         return config, checkpoints.restore_weights(step, like), step
     except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
@@ -172,11 +185,6 @@ def load_weights(workdir: pathlib.Path, step: int | None = None) -> tuple[Config
         ) from error
     finally:
         checkpoints.close()
-
-
-def on_devices(shapes: Any, sharding: jax.sharding.Sharding) -> Any:
-    """The tree of shapes with a sharding on every leaf, as restoring needs it."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 
 def weights_of(state: TrainState) -> dict[str, Any]:

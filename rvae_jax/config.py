@@ -150,6 +150,11 @@ class Config:
       log_every: steps between two rows of metrics.
       eval_every: steps between two evaluations, each with pictures and a checkpoint.
       keep_checkpoints: newest checkpoints that are kept, besides the best.
+      parallel: how the step runs on several devices, ``jit`` over a mesh with global arrays, or ``pmap``; see
+        ``parallel.DataParallel``. Both compute the same.
+      shard_optimizer: whether each device keeps a part of the optimizer's state only (ZeRO-1), with ``jit``.
+      accumulate_steps: parts that a device goes through its part of the batch in, to need less memory; the step stays
+        that of the whole batch. With ``model.norm="frozen"``.
       model: the networks.
       loss: the objective.
       optimizer: the optimizer.
@@ -162,6 +167,9 @@ class Config:
     log_every: int = 100
     eval_every: int = 5_000
     keep_checkpoints: int = 2
+    parallel: Literal["jit", "pmap"] = "jit"
+    shard_optimizer: bool = False
+    accumulate_steps: int = 1
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -170,7 +178,19 @@ class Config:
 
 # What may change when a run goes on in its work directory: none of these decides what a step computes, but `steps`,
 # which does only through the cosine schedule.
-MAY_CHANGE = frozenset({"steps", "log_every", "eval_every", "keep_checkpoints", "data.data_dir", "data.folder"})
+MAY_CHANGE = frozenset(
+    {
+        "steps",
+        "log_every",
+        "eval_every",
+        "keep_checkpoints",
+        "parallel",
+        "shard_optimizer",
+        "accumulate_steps",
+        "data.data_dir",
+        "data.folder",
+    }
+)
 
 
 def validate(config: Config, device_count: int) -> None:
@@ -187,7 +207,7 @@ def validate(config: Config, device_count: int) -> None:
         value = get_field(config, field)
         _require(value in choices, field, value, " or ".join(repr(choice) for choice in choices))
     _validate_model(config.model)
-    for field in ("steps", "batch_size", "log_every", "eval_every", "keep_checkpoints"):
+    for field in ("steps", "batch_size", "log_every", "eval_every", "keep_checkpoints", "accumulate_steps"):
         value = getattr(config, field)
         _require(value >= 1, field, value, "at least 1")
     _require(config.batch_size >= 2, "batch_size", config.batch_size, "at least 2, for the variance of the population")
@@ -197,6 +217,7 @@ def validate(config: Config, device_count: int) -> None:
         config.batch_size,
         f"a multiple of the {device_count} devices",
     )
+    _validate_layout(config, device_count)
     _require(0 <= config.seed < 2**32, "seed", config.seed, "from 0 up to, not including, 2^32")
     for name, value in dataclasses.asdict(config.loss).items():
         if isinstance(value, int | float):
@@ -247,6 +268,22 @@ def make_tiny(config: Config) -> Config:
     config.model.discriminator_filters, config.model.discriminator_strides = (8, 8, 1), (2, 2, 1)
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-3, 0
     return config
+
+
+def _validate_layout(config: Config, device_count: int) -> None:
+    parts = config.accumulate_steps
+    if parts > 1:
+        _require(
+            config.model.norm == "frozen", "accumulate_steps", parts, "1 with model.norm=batch, which needs it all"
+        )
+        _require(
+            config.batch_size % (parts * device_count) == 0,
+            "accumulate_steps",
+            parts,
+            f"a divisor of the {config.batch_size // device_count} images that each device has of a batch",
+        )
+    if config.shard_optimizer:
+        _require(config.parallel == "jit", "shard_optimizer", True, "False with parallel=pmap")
 
 
 def _validate_model(model: ModelConfig) -> None:
@@ -307,9 +344,14 @@ def from_dict(values: dict[str, Any]) -> Config:
     return _from_dict(Config, values, "")
 
 
+def flatten(config: Config) -> dict[str, Any]:
+    """Every field's value, of JSON types, by dotted name."""
+    return dict(_flatten(to_dict(config)))
+
+
 def differences(ours: Config, theirs: Config) -> list[str]:
     """Fields in which two configurations differ, by dotted name."""
-    ours_flat, theirs_flat = (dict(_flatten(to_dict(config))) for config in (ours, theirs))
+    ours_flat, theirs_flat = flatten(ours), flatten(theirs)
     return [name for name, value in ours_flat.items() if theirs_flat[name] != value]
 
 

@@ -50,39 +50,41 @@ def evaluate(
     reconstruct: Callable[[np.ndarray], tuple[jax.Array, jax.Array, jax.Array]],
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
     mean_image: np.ndarray,
+    gather: Callable[[Any], Any] = lambda rows: rows,
 ) -> Evaluation:
     """Evaluates on every image once.
 
     Args:
       reconstruct: images to reconstructions, posterior means and log variances.
-      batches: images ``[b, H, W, C]`` in [-1, 1] with a mask ``[b]`` of those that count.
+      batches: images ``[b, H, W, C]`` in [-1, 1] with a mask ``[b]`` of those that count; of several processes, each
+        has its part of every batch.
       mean_image: ``[H, W, C]``, the mean of the training images, as the prediction to compare with.
+      gather: a tree of rows of this process to those of all, in their order; see ``cluster.gather``.
 
     Raises:
       UserError: no image counts.
     """
-    errors, baseline_errors, means, log_vars, first_images, first_reconstructions = [], [], [], [], [], []
+    found, shown, room = [], [], _NEAREST_AMONG
     for images, mask in batches:
-        x_hat, mean, log_var = (np.asarray(array)[mask] for array in reconstruct(images))
-        images = images[mask]
-        errors.append(_mean_absolute_error(x_hat, images))
-        baseline_errors.append(_mean_absolute_error(mean_image[None], images))
-        means.append(mean)
-        log_vars.append(log_var)
-        room = _NEAREST_AMONG - sum(map(len, first_images))
-        first_images.append(images[:room])
-        first_reconstructions.append(x_hat[:room])
-    if not any(map(len, means)):
+        x_hat, mean, log_var = (np.asarray(array) for array in reconstruct(images))
+        errors = _mean_absolute_error(x_hat, images)
+        baseline_errors = _mean_absolute_error(mean_image[None], images)
+        *rows, mask = gather((errors, baseline_errors, mean, log_var, mask))
+        found.append([array[mask] for array in rows])
+        if room > 0:
+            shown.append([array[mask][:room] for array in gather((images, x_hat))])
+            room -= len(shown[-1][0])
+    if not any(len(rows[0]) for rows in found):
         raise UserError("no image to evaluate on: none of the split can be read; prepare the data set again")
-    errors, means = np.concatenate(errors), np.concatenate(means)
-    images, reconstructions = np.concatenate(first_images), np.concatenate(first_reconstructions)
-    error, baseline_error = errors.mean(), np.concatenate(baseline_errors).mean()
+    errors, baseline_errors, means, log_vars = map(np.concatenate, zip(*found, strict=True))
+    images, reconstructions = map(np.concatenate, zip(*shown, strict=True))
+    error, baseline_error = errors.mean(), baseline_errors.mean()
     metrics = {
         "l1": error,
         "l1_of_mean_image": baseline_error,
         "l1_relative_to_mean_image": error / baseline_error,
         "nearest_is_own": nearest_is_own(reconstructions, images).mean(),
-        **latent_metrics(means, np.concatenate(log_vars)),
+        **latent_metrics(means, log_vars),
     }
     return Evaluation(
         {name: float(value) for name, value in metrics.items()}, images, reconstructions, means[: len(images)]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import functools
-import os
-import pathlib
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from rvae_jax.checkpoint import load_weights
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError
 from rvae_jax.models import VAE
 from rvae_jax.train_state import make_models
+from rvae_jax.workdir import open_workdir
 
 
 class TrainedVAE:
@@ -73,17 +73,17 @@ class TrainedVAE:
         return self.decode(jax.random.normal(jax.random.key(seed), (n, self.config.model.latent_dim)))
 
 
-def load(workdir: str | os.PathLike[str], step: int | None = None) -> TrainedVAE:
+def load(workdir: epath.PathLike, step: int | None = None) -> TrainedVAE:
     """Loads the model of a run.
 
     Args:
-      workdir: the run's work directory.
+      workdir: the run's work directory, local or in an object store.
       step: step of the checkpoint, or None for the one with the least error on the selection images.
 
     Raises:
       UserError: there is no run, no checkpoint, none of that step, or it cannot be read.
     """
-    config, weights, step = load_weights(pathlib.Path(workdir), step)
+    config, weights, step = load_weights(open_workdir(workdir), step)
     vae, _ = make_models(config.model, adversarial=False)
     variables = weights["vae"]
     if "ema_params" in weights:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import pathlib
+import tempfile
 import time
 from typing import Any
 
 import numpy as np
 import tensorboardX
+from etils import epath
+
+from rvae_jax.workdir import is_remote
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -17,15 +21,23 @@ class MetricWriter:
     """Writes rows of scalars to ``metrics.jsonl`` and TensorBoard, and pictures to TensorBoard.
 
     A run that goes on from step ``first_step`` drops what an earlier process wrote beyond it, so that no step is there
-    twice.
+    twice. Nothing can be appended to what is in an object store: there, rows appear when they are published.
     """
 
-    def __init__(self, workdir: pathlib.Path, first_step: int) -> None:
-        self._path = workdir / METRICS_FILE
-        _keep_rows(self._path, first_step)
-        self._file = self._path.open("a")
+    def __init__(self, workdir: epath.Path, first_step: int) -> None:
+        self._workdir = workdir
+        self._local = None
+        folder = pathlib.Path(workdir)
+        if is_remote(workdir):
+            self._local = tempfile.TemporaryDirectory(prefix="rvae_jax_")
+            folder = pathlib.Path(self._local.name)
+            if (workdir / METRICS_FILE).exists():
+                (folder / METRICS_FILE).write_text((workdir / METRICS_FILE).read_text())
+        _keep_rows(folder / METRICS_FILE, first_step)
+        self._folder = folder
+        self._file = (folder / METRICS_FILE).open("a")
         purge_step = first_step + 1 if first_step else None
-        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=purge_step)
+        self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes one row, at once."""
@@ -39,13 +51,26 @@ class MetricWriter:
         """Writes a picture, ``[h, w, c]`` uint8, to TensorBoard."""
         self._events.add_image(name, image, step, dataformats="HWC")
 
+    def publish(self) -> None:
+        """Copies what was written since to the object store, where the work directory is in one."""
+        if self._local is None:
+            return
+        for file in self._folder.rglob("*"):
+            if file.is_file():
+                target = self._workdir / file.relative_to(self._folder).as_posix()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(file.read_bytes())
+
     def close(self) -> None:
         """Closes both files."""
         self._file.close()
         self._events.close()
+        self.publish()
+        if self._local is not None:
+            self._local.cleanup()
 
 
-def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
     """Rows of ``metrics.jsonl``; a last line cut short by a crash is left out."""
     rows = []
     for line in (workdir / METRICS_FILE).read_text().splitlines():

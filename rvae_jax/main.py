@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 import sys
+import traceback
 from typing import Literal
 
 try:
@@ -21,29 +22,54 @@ for _, _choices in literal_fields(Config()):
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File that defines get_config(variant), as in --config=FILE:VARIANT.", lock_config=True
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. A run that is there already goes on.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, or gs://BUCKET/PATH; all hosts share it. A run that is there already goes on."
+)
 INIT_FROM = flags.DEFINE_string("init_from", None, "Work directory of a run whose weights a new run starts from.")
+DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    ["auto", "on", "off"],
+    "Whether this is one of several processes: auto asks the environment (TPU pod, SLURM, Kubernetes, Open MPI).",
+)
+COORDINATOR_ADDRESS = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, if given by hand.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, if given by hand.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0, if given by hand.")
+
+UNEXPECTED = 70
 
 
 def main(_: list[str]) -> None:
-    """Runs the training and turns its outcome into an exit status: 0 done, 1 bad input, 128 + n stopped by signal n."""
+    """Runs the training and turns its outcome into an exit status.
+
+    0: done. 1: bad input, or a run that cannot go on. 128 + n: saved, and stopped by signal n. Else (``UNEXPECTED``, or
+    what the system makes of a crash): the same command, in all processes, goes on from the last checkpoint.
+    """
     # A compiled step is kept, so that the next start of the same configuration takes seconds.
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rvae_jax" / "xla"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    from rvae_jax.train import train  # imports JAX, which reads the environment
+    # imports JAX, which reads the environment
+    from rvae_jax import cluster
+    from rvae_jax.train import train
 
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until there is something to save
-    # A shell leaves the ~ of --workdir=~/runs alone.
-    workdir = pathlib.Path(WORKDIR.value).expanduser()
-    init_from = pathlib.Path(INIT_FROM.value).expanduser() if INIT_FROM.value else None
     try:
-        stopped_by = train(CONFIG.value, workdir, init_from)
+        cluster.initialize(DISTRIBUTED.value, COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        if cluster.is_several():
+            print(cluster.describe(), flush=True)
+        if not cluster.is_first():
+            sys.stdout = pathlib.Path(os.devnull).open("w")  # noqa: SIM115 - until the end
+        stopped_by = train(CONFIG.value, WORKDIR.value, INIT_FROM.value)
     except UserError as error:
-        sys.exit(f"Error: {error}")
+        print(f"Error: {error}", file=sys.stderr)
+        cluster.leave(1)
     except KeyboardInterrupt:  # before there is anything to save, or for the second time
-        sys.exit(130)
+        cluster.leave(130)
+    except Exception:
+        traceback.print_exc()
+        cluster.leave(UNEXPECTED)
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
 

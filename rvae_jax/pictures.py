@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
 SHOWN = 10
@@ -75,9 +76,11 @@ def evenly_spaced(count: int, total: int) -> np.ndarray:
     return np.arange(min(count, total)) * total // min(count, total)
 
 
-def save_png(path: pathlib.Path, image: np.ndarray) -> None:
+def save_png(path: epath.Path, image: np.ndarray) -> None:
     """Writes ``[h, w, 3]`` uint8; the file is there only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, format="PNG")
     part = path.with_name(path.name + ".part")
-    Image.fromarray(image).save(part, format="PNG")
+    part.write_bytes(encoded.getvalue())
     part.replace(path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
-import pathlib
+import hashlib
+import itertools
 import shutil
 import signal
 import time
@@ -13,14 +15,15 @@ from typing import Any
 import jax
 import numpy as np
 from clu import parameter_overview
+from etils import epath
 
+from rvae_jax import cluster, parallel, pictures
 from rvae_jax import config as config_lib
-from rvae_jax import parallel, pictures
 from rvae_jax import workdir as workdir_lib
-from rvae_jax.checkpoint import Checkpoints, load_weights, on_devices
+from rvae_jax.checkpoint import Checkpoints, load_weights
 from rvae_jax.config import Config
 from rvae_jax.data import catalog, pipeline
-from rvae_jax.data.records import Images
+from rvae_jax.data.records import DamagedError, Images
 from rvae_jax.errors import UserError
 from rvae_jax.evaluation import Evaluation, evaluate, make_reconstruct
 from rvae_jax.interruption import StopRequest
@@ -38,15 +41,16 @@ from rvae_jax.transfer import start_from
 _SAMPLES = 3 * pictures.SHOWN
 
 
-def train(config: Config, workdir: pathlib.Path, init_from: pathlib.Path | None = None) -> signal.Signals | None:
+def train(config: Config, workdir: epath.PathLike, init_from: epath.PathLike | None = None) -> signal.Signals | None:
     """Trains, or goes on training, until ``config.steps`` steps are done.
 
     Leaves in ``workdir``: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``pictures/``, ``checkpoints/`` and
     ``parameters.txt``. A run that was stopped in any way goes on from its newest checkpoint as if nothing had happened.
+    Of several processes (``cluster.initialize``) each calls this, with the same arguments.
 
     Args:
       config: the configuration.
-      workdir: the run's folder; made if missing.
+      workdir: the run's folder, local or in an object store; made if missing. Several processes share it.
       init_from: work directory of a run whose weights a fresh run starts from.
 
     Returns:
@@ -55,17 +59,24 @@ def train(config: Config, workdir: pathlib.Path, init_from: pathlib.Path | None 
     Raises:
       UserError: what the user can put right; every checkpoint saved before stays intact.
     """
-    config_lib.validate(config, jax.device_count())
-    config = catalog.resolve(config, before_work=lambda resolved: workdir_lib.require_same(workdir, resolved))
-    sources = {
-        name: catalog.load_dataset(config.data, split)
-        for name, split in (
-            ("train", config.data.train_split),
-            ("selection", config.data.selection_split),
-            ("validation", config.data.validation_split),
-        )
-    }
-    workdir_lib.claim(workdir, config)
+    workdir = workdir_lib.open_workdir(workdir)
+    _require_same_program(config, workdir)
+    with cluster.together():
+        config_lib.validate(config, jax.device_count())
+        config = catalog.resolve(config, before_work=lambda resolved: workdir_lib.require_same(workdir, resolved))
+        sources = {
+            name: catalog.load_dataset(config.data, split)
+            for name, split in (
+                ("train", config.data.train_split),
+                ("selection", config.data.selection_split),
+                ("validation", config.data.validation_split),
+            )
+        }
+    cluster.require_equal({f"the {name} images": _fingerprint(source) for name, source in sources.items()})
+    with cluster.together():
+        if cluster.is_first():
+            workdir_lib.claim(workdir, config)
+    cluster.require_shared(workdir)
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     try:
         if _is_finished(workdir, checkpoints, config.steps):
@@ -87,13 +98,31 @@ def train(config: Config, workdir: pathlib.Path, init_from: pathlib.Path | None 
         checkpoints.close()
 
 
+def _require_same_program(config: Config, workdir: epath.Path) -> None:
+    """Finds that all processes were started with the same code, arguments and number of devices."""
+    fields = config_lib.flatten(config)
+    for field in ("data.data_dir", "data.folder"):  # where a host has its data is its own business
+        del fields[field]
+    arguments = {f"--config.{name}": value for name, value in fields.items()} | {"--workdir": str(workdir)}
+    cluster.require_equal(cluster.versions() | arguments | {"the number of devices": jax.local_device_count()})
+
+
+def _fingerprint(images: Images) -> str:
+    """A hash of how many images there are and of a few of them."""
+    content = hashlib.sha256(str(len(images)).encode())
+    for index in range(0, len(images), max(1, len(images) // 16)):
+        with contextlib.suppress(DamagedError):
+            content.update(np.ascontiguousarray(images[index]))
+    return content.hexdigest()[:12]
+
+
 class _Run:
     """One process's part of a run."""
 
     def __init__(
         self,
         config: Config,
-        workdir: pathlib.Path,
+        workdir: epath.Path,
         checkpoints: Checkpoints,
         sources: dict[str, Images],
     ) -> None:
@@ -102,12 +131,13 @@ class _Run:
         self.checkpoints = checkpoints
         self.sources = sources
         self.mean_image = pipeline.mean_image(sources["train"], config)
-        self.batch_sharding, self.replicated = parallel.data_parallel()
+        self.layout = parallel.data_parallel(config.parallel, shard_optimizer=config.shard_optimizer)
         self.vae, self.discriminator = make_models(config.model, adversarial=config.loss.adversarial != "none")
         self.optimizer = make_optimizer(config.optimizer, config.steps)
         self.learning_rate = learning_rate_schedule(config.optimizer, config.steps)
-        key = jax.random.key(config.seed)
-        self.init_key, self.step_key, self.picture_key = (jax.random.fold_in(key, i) for i in range(3))
+        replicated = self.layout.replicated
+        keys = jax.jit(lambda key: tuple(jax.random.fold_in(key, i) for i in range(3)), out_shardings=(replicated,) * 3)
+        self.init_key, self.step_key, self.picture_key = keys(jax.random.key(config.seed))
         self.create_state = functools.partial(
             create_train_state,
             self.vae,
@@ -117,32 +147,37 @@ class _Run:
         )
         self.reconstruct = jax.jit(
             make_reconstruct(self.vae),
-            in_shardings=(self.replicated, self.batch_sharding),
-            out_shardings=self.replicated,
+            in_shardings=(replicated, self.layout.batch),
+            out_shardings=self.layout.batch,
         )
-        self.decode = jax.jit(functools.partial(self.vae.apply, method="decode"), out_shardings=self.replicated)
+        self.decode = jax.jit(functools.partial(self.vae.apply, method="decode"), out_shardings=replicated)
+        self.draw_prior = jax.jit(
+            functools.partial(jax.random.normal, shape=(_SAMPLES, config.model.latent_dim)), out_shardings=replicated
+        )
         # Metrics of the steps since the last row, still on the device, so that steps need not wait for each other.
         self.pending: list[tuple[int, Metrics]] = []
         self.pause_s = 0.0
         self.input_wait_s = 0.0
         self.damaged = 0
 
-    def go(self, stop: StopRequest, init_from: pathlib.Path | None) -> signal.Signals | None:
+    def go(self, stop: StopRequest, init_from: epath.PathLike | None) -> signal.Signals | None:
         """Starts or resumes, trains, and finishes."""
-        shapes = on_devices(jax.eval_shape(self.create_state, self.init_key), self.replicated)
+        shapes = self.layout.with_shardings(jax.eval_shape(self.create_state, self.init_key))
         state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-        _require_space(self.workdir, state_bytes * (self.config.keep_checkpoints + 2))
+        with cluster.together():
+            if cluster.is_first() and not workdir_lib.is_remote(self.workdir):
+                _require_space(self.workdir, state_bytes * (self.config.keep_checkpoints + 2))
         self._describe(shapes)
         # Shapes, and not an initial state, beside the restored one: the two might not fit into memory together.
         state = self.checkpoints.restore_latest(shapes)
         if state is None:
-            state = self._initial_state(init_from)
+            state = self._initial_state(shapes, init_from)
         elif init_from is not None:
             raise UserError(
                 f"--init_from={init_from}: {self.workdir} already holds a run, at step {int(state.step)}; give a new"
                 " --workdir, or leave --init_from out to go on with that run"
             )
-        self.writer = MetricWriter(self.workdir, int(state.step))
+        self.writer = MetricWriter(self.workdir, int(state.step)) if cluster.is_first() else None
         try:
             state = self._train(state, stop)
             if stop.signal is not None and int(state.step) < self.config.steps:
@@ -151,14 +186,16 @@ class _Run:
             self._finish(shapes)
             return None
         finally:
-            self.writer.close()
+            if self.writer is not None:
+                self.writer.close()
 
-    def _initial_state(self, init_from: pathlib.Path | None) -> TrainState:
-        state = jax.jit(self.create_state, out_shardings=self.replicated)(self.init_key)
+    def _initial_state(self, shapes: TrainState, init_from: epath.PathLike | None) -> TrainState:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+        state = jax.jit(self.create_state, out_shardings=shardings)(self.init_key)
         if init_from is not None:
-            _, weights, step = load_weights(init_from)
+            with cluster.together():
+                _, weights, step = load_weights(workdir_lib.open_workdir(init_from), sharding=self.layout.replicated)
             state, left_out = start_from(state, weights)
-            state = jax.device_put(state, self.replicated)
             print(f"Starts from step {step} of {init_from}; not taken over: {len(left_out) or 'nothing'}")
             for line in left_out:
                 print(f"  {line}")
@@ -173,7 +210,8 @@ class _Run:
         counts = ", ".join(f"{name} {parameter_overview.count_parameters(part):,}" for name, part in networks.items())
         print(f"Parameters, with statistics: {counts}; listed in {self.workdir / 'parameters.txt'}")
         table = parameter_overview.get_parameter_overview(networks, include_stats=False)
-        (self.workdir / "parameters.txt").write_text(table + "\n")
+        if cluster.is_first():
+            (self.workdir / "parameters.txt").write_text(table + "\n")
         sizes = ", ".join(f"{name} {len(source):,}" for name, source in self.sources.items())
         epochs = config.steps * config.batch_size / len(self.sources["train"])
         steps = f"{config.steps:,} steps of {config.batch_size}"
@@ -190,26 +228,26 @@ class _Run:
                 " codes that say nothing; a target below 1, such as 0.1, leaves room for them."
             )
 
-    def _compile(self, state: TrainState) -> Any:
+    def _compile(self, state: TrainState, batch: jax.Array) -> Any:
         config = self.config
+        networks = make_models(
+            config.model, adversarial=config.loss.adversarial != "none", axis_name=self.layout.axis_name
+        )
         step_on_floats = make_train_step(
-            self.vae, self.discriminator, self.optimizer, config.loss, ema_decay=config.optimizer.ema_decay
+            *networks,
+            self.optimizer,
+            config.loss,
+            ema_decay=config.optimizer.ema_decay,
+            accumulate_steps=config.accumulate_steps,
         )
 
         def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
             # Bytes went to the devices: a quarter of the floats.
             return step_on_floats(state, pipeline.to_float(images), key)
 
-        jitted = jax.jit(
-            train_step,
-            donate_argnums=0,
-            in_shardings=(self.replicated, self.batch_sharding, self.replicated),
-            out_shardings=self.replicated,
-        )
-        images = jax.ShapeDtypeStruct((config.batch_size, *config.model.image_shape), np.uint8)
         began = time.monotonic()
         # The compiled program itself is called in the loop: it refuses another shape instead of compiling again.
-        compiled = jitted.lower(state, images, self.step_key).compile()
+        compiled = self.layout.lower(train_step, state, batch, self.step_key).compile()
         memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
         images_a_device = config.batch_size / jax.device_count()
         total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
@@ -226,11 +264,14 @@ class _Run:
         first = saved = int(state.step)
         if first >= config.steps:
             return state
-        compiled = self._compile(state)
-        batches = parallel.to_devices(pipeline.train_batches(self.sources["train"], config, first), self.batch_sharding)
+        hosts = jax.process_index(), jax.process_count()
+        batches = self.layout.to_devices(pipeline.train_batches(self.sources["train"], config, first, *hosts))
+        batch = next(batches)
+        compiled = self._compile(state, batch)
+        batches = itertools.chain([batch], batches)
         progress = Progress(first, config.steps, config.batch_size)
         for step in range(first + 1, config.steps + 1):
-            if stop.signal is not None:
+            if stop.reached(step - 1):
                 break
             began = time.monotonic()
             images = next(batches)
@@ -243,6 +284,7 @@ class _Run:
             if evaluates:
                 began = time.monotonic()
                 self.checkpoints.save(state, self._evaluate(state))
+                self._publish()
                 saved, self.pause_s = step, time.monotonic() - began
                 progress.skip()
         step = int(state.step)
@@ -252,6 +294,14 @@ class _Run:
             self.checkpoints.save(state)
         self.checkpoints.wait()
         return state
+
+    def _write(self, step: int, row: dict[str, float]) -> None:
+        if self.writer is not None:
+            self.writer.scalars(step, row)
+
+    def _publish(self) -> None:
+        if self.writer is not None:
+            self.writer.publish()
 
     def _log(self, step: int, progress: Progress) -> None:
         """Writes the mean of the metrics since the last row; refuses to go on from a step that is not finite."""
@@ -273,7 +323,7 @@ class _Run:
         means["input_wait"] = self.input_wait_s / len(steps)
         self.input_wait_s = 0.0
         means["damaged_images"] = self._count_damaged()
-        self.writer.scalars(step, means)
+        self._write(step, means)
         print(
             f"step {step}/{self.config.steps}  loss {means['loss/total']:.1f}  L1 {means['loss/reconstruction']:.4f}"
             f"  {images_per_second:.1f} images/s  {format_duration(seconds_left)} left",
@@ -295,20 +345,26 @@ class _Run:
         validation = self._evaluate_on("validation", variables)
         row = {f"selection/{name}": value for name, value in selection.metrics.items()}
         row |= {f"validation/{name}": value for name, value in validation.metrics.items()}
-        self.writer.scalars(step, row)
+        self._write(step, row)
         for name, picture in self._pictures(validation, variables).items():
-            pictures.save_png(self.workdir / "pictures" / f"{name}_{step:08d}.png", picture)
-            self.writer.image(step, name, picture)
+            if self.writer is not None:
+                pictures.save_png(self.workdir / "pictures" / f"{name}_{step:08d}.png", picture)
+                self.writer.image(step, name, picture)
         print(f"step {step}/{self.config.steps}  held-out {_summary(validation)}", flush=True)
         return selection.metrics["l1"]
 
     def _evaluate_on(self, name: str, variables: Any) -> Evaluation:
-        batches = pipeline.eval_batches(self.sources[name], self.config, self.config.batch_size)
-        return evaluate(functools.partial(self.reconstruct, variables), batches, self.mean_image)
+        hosts = jax.process_index(), jax.process_count()
+        batches = pipeline.eval_batches(self.sources[name], self.config, self.config.batch_size, *hosts)
+
+        def reconstruct(images: np.ndarray) -> tuple[np.ndarray, ...]:
+            return tuple(map(parallel.local_rows, self.reconstruct(variables, self.layout.split(images))))
+
+        return evaluate(reconstruct, batches, self.mean_image, cluster.gather)
 
     def _pictures(self, validation: Evaluation, variables: Any) -> dict[str, np.ndarray]:
         latent_dim = self.config.model.latent_dim
-        prior = np.asarray(jax.random.normal(self.picture_key, (_SAMPLES, latent_dim)))
+        prior = np.asarray(self.draw_prior(self.picture_key))
         pairs, between = pictures.transition_codes(validation.means)
         decoded = np.asarray(self.decode(variables, np.concatenate([prior, between.reshape(-1, latent_dim)])))
         samples = decoded[:_SAMPLES].reshape(-1, pictures.SHOWN, *decoded.shape[1:])
@@ -325,9 +381,10 @@ class _Run:
         best = self.checkpoints.restore(step, shapes)
         validation = self._evaluate_on("validation", best.evaluation_variables)
         for name, picture in self._pictures(validation, best.evaluation_variables).items():
-            pictures.save_png(self.workdir / "pictures" / f"{name}.png", picture)
+            if self.writer is not None:
+                pictures.save_png(self.workdir / "pictures" / f"{name}.png", picture)
         row = {f"best/{name}": value for name, value in validation.metrics.items()}
-        self.writer.scalars(self.config.steps, {"best/step": step, **row})
+        self._write(self.config.steps, {"best/step": step, **row})
         print(f"Done. Best on the selection images: step {step}; held-out {_summary(validation)}")
         print(f"Look at {self.workdir / 'pictures'}: reconstructions.png, samples.png, transition.png")
 
@@ -341,14 +398,15 @@ def _summary(evaluation: Evaluation) -> str:
     )
 
 
-def _is_finished(workdir: pathlib.Path, checkpoints: Checkpoints, steps: int) -> bool:
-    """Whether the last step is saved and the pictures after it were written."""
-    if max(checkpoints.steps(), default=0) < steps:
-        return False
-    return any(row["step"] >= steps and "best/step" in row for row in read_metrics(workdir))
+def _is_finished(workdir: epath.Path, checkpoints: Checkpoints, steps: int) -> bool:
+    """Whether the last step is saved and the pictures after it were written; process 0 decides."""
+    finished = max(checkpoints.steps(), default=0) >= steps and any(
+        row["step"] >= steps and "best/step" in row for row in read_metrics(workdir)
+    )
+    return cluster.exchange(finished)[0]
 
 
-def _require_space(workdir: pathlib.Path, needed: int) -> None:
+def _require_space(workdir: epath.Path, needed: int) -> None:
     free = shutil.disk_usage(workdir).free
     if free < needed:
         raise UserError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import pathlib
+
+from etils import epath
 
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
@@ -12,7 +13,27 @@ from rvae_jax.errors import UserError
 CONFIG_FILE = "config.json"
 
 
-def read_config(workdir: pathlib.Path) -> Config:
+def open_workdir(path: epath.PathLike) -> epath.Path:
+    """The path of a work directory: local, or in an object store such as ``gs://BUCKET/PATH``.
+
+    Raises:
+      UserError: it is in an object store, and what reaches it is not installed.
+    """
+    workdir = epath.Path(path).expanduser()  # a shell leaves the ~ of --workdir=~/runs alone
+    if is_remote(workdir):
+        try:
+            workdir.exists()
+        except ImportError as error:
+            raise UserError(f"--workdir={workdir}: {error.name} is missing; pip install 'rvae_jax[gcs]'") from None
+    return workdir
+
+
+def is_remote(path: epath.Path) -> bool:
+    """Whether it is in an object store."""
+    return "://" in str(path)
+
+
+def read_config(workdir: epath.Path) -> Config:
     """The configuration of the run in ``workdir``.
 
     Raises:
@@ -27,7 +48,7 @@ def read_config(workdir: pathlib.Path) -> Config:
         raise UserError(f"{path} is not JSON ({error}); put back a copy, or use another --workdir") from None
 
 
-def require_same(workdir: pathlib.Path, config: Config) -> None:
+def require_same(workdir: epath.Path, config: Config) -> None:
     """Finds that ``workdir`` holds no run but ``config``.
 
     Raises:
@@ -54,7 +75,7 @@ def require_same(workdir: pathlib.Path, config: Config) -> None:
         )
 
 
-def claim(workdir: pathlib.Path, config: Config) -> None:
+def claim(workdir: epath.Path, config: Config) -> None:
     """Makes ``workdir`` the work directory of the run ``config``, or finds that it is.
 
     Raises:

@@ -498,10 +498,11 @@ def test_split_batch_without_axis_name_takes_another_step():
 @pytest.mark.usefixtures("strict_promotion", "zero_noise")
 def test_global_batch_over_eight_devices_takes_the_step_of_one(norm):
     step, state = _trainer(norm, None)
-    split, whole = parallel.data_parallel()
-    assert len(split.device_set) == 8
-    jitted = jax.jit(step, in_shardings=(whole, split, whole), out_shardings=whole)
-    ours = jax.device_get(jitted(state, _images(), jax.random.key(0)))
+    layout = parallel.data_parallel()
+    assert layout.mesh.size == 8
+    state = jax.device_put(state, layout.replicated)
+    compiled = layout.lower(step, state, _images(), jax.random.key(0)).compile()
+    ours = jax.device_get(compiled(state, layout.split(_images()), jax.random.key(0)))
     _assert_same_step(*ours, *_whole_batch(norm))
 
 

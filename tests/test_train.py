@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import logging
 import pathlib
@@ -34,13 +35,8 @@ ALL_DEVICES = parallel.data_parallel
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
     """Compiles faster. One test has all of them."""
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-    shardings = tuple(
-        jax.sharding.NamedSharding(mesh, spec)
-        for spec in (jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec())
-    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "data_parallel", lambda: shardings)
+        patch.setattr(parallel, "data_parallel", functools.partial(ALL_DEVICES, devices=jax.devices()[:1]))
         patch.setattr(jax, "device_count", lambda: 1)
         yield
 
