@@ -8,7 +8,7 @@ import optax
 import pytest
 from reference import CONFIG, FIXTURE, LOSSES, flat, relative_error, under, variables
 
-from rvae_jax import losses, parallel
+from rvae_jax import hlo, losses, parallel, steps
 from rvae_jax.config import LossConfig, ModelConfig, OptimizerConfig
 from rvae_jax.models.layers import Conv
 from rvae_jax.steps import make_train_step, term_weights
@@ -399,37 +399,34 @@ def test_eager_initial_state_can_be_donated():
 
 
 @pytest.mark.usefixtures("strict_promotion")
-@pytest.mark.parametrize("axis_name", [None, "batch"])
-def test_noise_is_a_function_of_key_step_and_device(monkeypatch, axis_name):
-    seen, normal = [], jax.random.normal
-
-    def spy(key, shape):
-        noise = normal(key, shape)
-        jax.debug.callback(lambda noise: seen.append(np.array(noise)), noise)
-        return noise
-
-    monkeypatch.setattr(jax.random, "normal", spy)
-    vae, _ = make_models(ModelConfig(**TINY), adversarial=False, axis_name=axis_name)
+def test_noise_is_a_function_of_key_and_step_and_place_in_the_batch():
+    vae, _ = make_models(ModelConfig(**TINY), adversarial=False)
     state = _state(vae, None, CAPTURE)
-    step = make_train_step(vae, None, CAPTURE, LossConfig(adversarial="none"))
-    if axis_name is not None:
-        step = jax.vmap(step, in_axes=(None, 0, None), axis_name=axis_name)
-    step = jax.jit(step)
-    images = _images() if axis_name is None else _images().reshape(2, 4, *TINY["image_shape"])
+    shape = (BATCH, TINY["latent_dim"])
 
-    def noise(number, seed):
-        seen.clear()
-        step(state.replace(step=np.int32(number)), images, jax.random.key(seed))
-        jax.effects_barrier()
-        return np.sort(np.concatenate([array.ravel() for array in seen]))
+    @functools.partial(jax.jit, static_argnums=1)
+    def noise(step_key, count):
+        if count == 1:
+            return steps._noise(step_key, shape, None)
+        drawn = jax.vmap(lambda _: steps._noise(step_key, (BATCH // count, shape[1]), "batch"), axis_name="batch")
+        return drawn(jnp.arange(count)).reshape(shape)
 
-    first = noise(0, 0)
-    assert np.array_equal(first, noise(0, 0))
-    everything = np.concatenate([first, noise(1, 0), noise(2, 0), noise(0, 1)])
-    assert everything.size == 4 * BATCH * TINY["latent_dim"]
+    keys = [jax.random.fold_in(jax.random.key(seed), step) for seed, step in ((0, 0), (0, 1), (0, 2), (1, 0))]
+    alone = [np.asarray(noise(key, 1)) for key in keys]
+    for count in (2, 8):
+        np.testing.assert_array_equal([noise(key, count) for key in keys], alone)
+    everything = np.ravel(alone)
     assert len(np.unique(everything)) > 0.99 * everything.size
     assert abs(everything.mean()) < 0.2
     assert everything.std() == pytest.approx(1, abs=0.15)
+
+    step = jax.jit(make_train_step(vae, None, CAPTURE, LossConfig(adversarial="none")))
+    errors = [
+        float(step(state.replace(step=np.int32(number)), _images(), jax.random.key(seed))[1]["loss/reconstruction"])
+        for seed, number in ((0, 0), (0, 0), (0, 1), (1, 0))
+    ]
+    assert errors[0] == errors[1]
+    assert len(set(errors)) == 3
 
 
 SPLIT = "batch"
@@ -494,16 +491,128 @@ def test_split_batch_without_axis_name_takes_another_step():
     assert not np.allclose(np.mean(metrics["loss/population_kl"]), expected["loss/population_kl"], rtol=0.01)
 
 
-@pytest.mark.parametrize("norm", ["frozen", "batch"])
-@pytest.mark.usefixtures("strict_promotion", "zero_noise")
-def test_global_batch_over_eight_devices_takes_the_step_of_one(norm):
-    step, state = _trainer(norm, None)
-    layout = parallel.data_parallel()
-    assert layout.mesh.size == 8
-    state = jax.device_put(state, layout.replicated)
-    compiled = layout.lower(step, state, _images(), jax.random.key(0)).compile()
-    ours = jax.device_get(compiled(state, layout.split(_images()), jax.random.key(0)))
-    _assert_same_step(*ours, *_whole_batch(norm))
+def _layout(style, count, **options):
+    return parallel.data_parallel(style, devices=jax.devices()[:count], **options)
+
+
+def _compiled(layout, norm="frozen", accumulate_steps=1, batch_size=2 * BATCH):
+    """The step for a layout, a state on its devices, and a batch."""
+    networks = make_models(ModelConfig(**TINY, norm=norm), adversarial=True, axis_name=layout.axis_name)
+    step = make_train_step(*networks, CAPTURE, LossConfig(), ema_decay=0.9, accumulate_steps=accumulate_steps)
+    state = jax.tree.map(jnp.asarray, _state(*networks, CAPTURE, ema=True))
+    state = jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), state, layout.with_shardings(state))
+    (batch,) = layout.to_devices([_images((batch_size, *TINY["image_shape"]))])
+    return layout.lower(step, state, batch, jax.random.key(0)).compile(), state, batch
+
+
+@functools.cache
+def _ten_steps(layout, norm="frozen", accumulate_steps=1):
+    step, state, batch = _compiled(layout, norm, accumulate_steps)
+    rows = []
+    for _ in range(10):
+        state, metrics = step(state, batch, jax.random.key(0))
+        rows.append(jax.tree.map(float, metrics))
+    return state, rows
+
+
+@pytest.mark.parametrize(
+    ("layout", "options"),
+    [
+        (_layout("jit", 2), {}),
+        (_layout("jit", 8), {}),
+        (_layout("pmap", 1), {}),
+        (_layout("pmap", 2), {}),
+        (_layout("pmap", 8), {}),
+        (_layout("jit", 8), {"norm": "batch"}),
+        (_layout("pmap", 8), {"norm": "batch"}),
+        (_layout("jit", 1), {"accumulate_steps": 4}),
+        (_layout("jit", 4), {"accumulate_steps": 2}),
+        (_layout("pmap", 4), {"accumulate_steps": 2}),
+        (_layout("jit", 2, shard_optimizer=True), {}),
+    ],
+    ids=lambda each: f"{each.style}-{each.mesh.size}" if isinstance(each, parallel.DataParallel) else "-".join(each),
+)
+@pytest.mark.usefixtures("strict_promotion")
+def test_ten_steps_are_the_same_however_they_are_laid_out(layout, options):
+    """With noise, which sits in the same place of the batch."""
+    state, rows = _ten_steps(layout, **options)
+    whole, expected = _ten_steps(_layout("jit", 1), norm=options.get("norm", "frozen"))
+    for row, other in zip(rows, expected, strict=True):
+        assert row == pytest.approx(other, rel=2e-4, abs=1e-6)
+    assert rows[9]["loss/total"] < 0.99 * rows[0]["loss/total"]
+    for name in ("params", "batch_stats"):
+        for player in ("vae", "discriminator"):
+            ours, theirs = (getattr(getattr(each, player), name) for each in (state, whole))
+            _assert_same_gradients(jax.device_get(ours), jax.device_get(theirs))
+    _assert_same_gradients(jax.device_get(state.ema_params), jax.device_get(whole.ema_params))
+    for leaf in jax.tree.leaves(state):
+        if leaf.sharding.is_fully_replicated:
+            replicas = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+            assert len(replicas) == layout.mesh.size
+            assert all(np.array_equal(replica, replicas[0]) for replica in replicas)
+
+
+def test_sharded_optimizer_takes_less_memory():
+    layout = _layout("jit", 2, shard_optimizer=True)
+    state, _ = _ten_steps(layout)
+    parts = [leaf for leaf in jax.tree.leaves(state.vae.opt_state) if not leaf.sharding.is_fully_replicated]
+    assert len(parts) > 10
+    assert all(leaf.addressable_shards[0].data.size == leaf.size // 2 for leaf in parts)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves((state.vae.params, state.ema_params)))
+    # Each device passes on the part of the weights that it has updated.
+    assert "all-gather" in _compiled(layout)[0].as_text()
+
+
+@pytest.mark.parametrize("name", ["standard", "mixture, with ramps"])
+def test_accumulation_has_the_gradient_of_the_whole_batch(name):
+    loss, weights_at = OPTIONS[name]
+    networks = make_models(ModelConfig(**TINY), adversarial=loss.adversarial != "none")
+    state = _state(*networks, CAPTURE).replace(step=np.int32(max(weights_at)))
+    whole, parts = (
+        jax.device_get(
+            jax.jit(make_train_step(*networks, CAPTURE, loss, accumulate_steps=count))(
+                state, _images(), jax.random.key(0)
+            )
+        )
+        for count in (1, 4)
+    )
+    assert jax.tree.map(float, parts[1]) == pytest.approx(jax.tree.map(float, whole[1]), rel=1e-5)
+    ours, theirs = (
+        [each.vae.opt_state, each.discriminator and each.discriminator.opt_state] for each, _ in (parts, whole)
+    )
+    _assert_same_gradients(ours, theirs)
+
+
+def test_accumulation_takes_less_memory():
+    whole, parts = (
+        _compiled(_layout("jit", 1), accumulate_steps=count, batch_size=64)[0].memory_analysis().temp_size_in_bytes
+        for count in (1, 8)
+    )
+    assert parts < 0.4 * whole
+
+
+def test_accumulation_with_batch_norm_is_refused():
+    networks = make_models(ModelConfig(**TINY, norm="batch"), adversarial=True)
+    with pytest.raises(ValueError, match="accumulate_steps=2 is exact with norm='frozen' only"):
+        make_train_step(*networks, CAPTURE, LossConfig(), accumulate_steps=2)
+
+
+def _bytes(tree):
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(("style", "most"), [("jit", 6), ("pmap", 7)])
+def test_a_step_moves_its_gradients_once_and_little_else(style, most):
+    compiled, state, _ = _compiled(_layout(style, 8))
+    collectives = hlo.collectives(compiled.as_text())
+    assert {each.kind for each in collectives} == {"all-reduce"}
+    assert len(collectives) <= most
+    moments = 2 * 4 * TINY["latent_dim"]
+    least = _bytes((state.vae.params, state.discriminator.params)) + moments
+    moved = sum(each.bytes for each in collectives)
+    # The compiler of `jit` adds up the discriminator's gradients of images and of reconstructions after the reduction.
+    twice = _bytes(state.discriminator.params) if style == "jit" else 0
+    assert least <= moved <= least + twice + 2 * moments + 4 * 32
 
 
 @pytest.mark.usefixtures("strict_promotion", "zero_noise")
