@@ -195,7 +195,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def require_shared(folder: epath.Path, patience_s: float = 30.0) -> None:
+def require_shared(folder: epath.Path, patience_s: float = 10.0) -> None:
     """Finds that ``folder`` is the same one for all processes.
 
     Args:
