@@ -15,35 +15,27 @@ from clu import parameter_overview
 
 from rvae_jax import config as config_lib
 from rvae_jax.main import CONFIG, parse_flags
-from rvae_jax.steps import make_train_step
-from rvae_jax.train_state import create_train_state, make_models, make_optimizer
+from rvae_jax.program import batch_shape, make_program
 
 
 def main(_: list[str]) -> None:
     """Runs the benchmark."""
     config = CONFIG.value
     config_lib.validate(config, device_count=1)
-    vae, discriminator = make_models(config.model, adversarial=config.loss.adversarial != "none")
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    train_step = make_train_step(vae, discriminator, optimizer, config.loss, ema_decay=config.optimizer.ema_decay)
+    program = make_program(config)
     key = jax.random.key(config.seed)
 
-    @jax.jit
-    def create(key: jax.Array) -> object:
-        return create_train_state(vae, discriminator, optimizer, key, ema=config.optimizer.ema_decay is not None)
-
     began = time.monotonic()
-    state = jax.block_until_ready(create(key))
+    state = jax.block_until_ready(jax.jit(program.create_state)(key))
     players = {"vae": state.vae, "discriminator": state.discriminator}
     for name, player in players.items():
         if player is not None:
             print(f"{name}: {parameter_overview.count_parameters(player.variables):,} parameters, with statistics")
     print(f"initialised in {time.monotonic() - began:.1f} s")
 
-    shape = (config.batch_size, *config.model.image_shape)
-    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    images = np.random.default_rng(0).integers(0, 256, batch_shape(config).shape, np.uint8)
     began = time.monotonic()
-    compiled = jax.jit(train_step, donate_argnums=0).lower(state, images, key).compile()
+    compiled = jax.jit(program.train_step, donate_argnums=0).lower(state, images, key).compile()
     print(f"compiled in {time.monotonic() - began:.1f} s")
     flops = compiled.cost_analysis()["flops"] / config.batch_size
     temporary = compiled.memory_analysis().temp_size_in_bytes

@@ -34,7 +34,8 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int = 1, *, read_only: bool = False) -> None:
-        self.folder = epath.Path(workdir).resolve() / "checkpoints"
+        workdir = epath.Path(workdir)
+        self.folder = (workdir if workdir_lib.is_remote(workdir) else workdir.resolve()) / "checkpoints"
         keep_newest_and_best = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),

@@ -12,7 +12,7 @@ import numpy as np
 import tensorboardX
 from etils import epath
 
-from rvae_jax.workdir import is_remote
+from rvae_jax.workdir import is_remote, write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -57,9 +57,7 @@ class MetricWriter:
             return
         for file in self._folder.rglob("*"):
             if file.is_file():
-                target = self._workdir / file.relative_to(self._folder).as_posix()
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(file.read_bytes())
+                write_whole(self._workdir / file.relative_to(self._folder).as_posix(), file.read_bytes())
 
     def close(self) -> None:
         """Closes both files."""

@@ -10,6 +10,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from rvae_jax.workdir import write_whole
+
 SHOWN = 10
 TRANSITIONS = 3
 _LEAST_TILE = 96
@@ -78,9 +80,6 @@ def evenly_spaced(count: int, total: int) -> np.ndarray:
 
 def save_png(path: epath.Path, image: np.ndarray) -> None:
     """Writes ``[h, w, 3]`` uint8; the file is there only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, format="PNG")
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(encoded.getvalue())
-    part.replace(path)
+    write_whole(path, encoded.getvalue())

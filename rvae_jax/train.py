@@ -28,14 +28,9 @@ from rvae_jax.errors import UserError
 from rvae_jax.evaluation import Evaluation, evaluate, make_reconstruct
 from rvae_jax.interruption import StopRequest
 from rvae_jax.logging import MetricWriter, Progress, format_bytes, format_duration, read_metrics
-from rvae_jax.steps import Metrics, make_train_step
-from rvae_jax.train_state import (
-    TrainState,
-    create_train_state,
-    learning_rate_schedule,
-    make_models,
-    make_optimizer,
-)
+from rvae_jax.program import make_program
+from rvae_jax.steps import Metrics
+from rvae_jax.train_state import TrainState, learning_rate_schedule
 from rvae_jax.transfer import start_from
 
 _SAMPLES = 3 * pictures.SHOWN
@@ -132,25 +127,17 @@ class _Run:
         self.sources = sources
         self.mean_image = pipeline.mean_image(sources["train"], config)
         self.layout = parallel.data_parallel(config.parallel, shard_optimizer=config.shard_optimizer)
-        self.vae, self.discriminator = make_models(config.model, adversarial=config.loss.adversarial != "none")
-        self.optimizer = make_optimizer(config.optimizer, config.steps)
+        self.program = make_program(config, self.layout.axis_name)
         self.learning_rate = learning_rate_schedule(config.optimizer, config.steps)
         replicated = self.layout.replicated
         keys = jax.jit(lambda key: tuple(jax.random.fold_in(key, i) for i in range(3)), out_shardings=(replicated,) * 3)
         self.init_key, self.step_key, self.picture_key = keys(jax.random.key(config.seed))
-        self.create_state = functools.partial(
-            create_train_state,
-            self.vae,
-            self.discriminator,
-            self.optimizer,
-            ema=config.optimizer.ema_decay is not None,
-        )
         self.reconstruct = jax.jit(
-            make_reconstruct(self.vae),
+            make_reconstruct(self.program.vae),
             in_shardings=(replicated, self.layout.batch),
             out_shardings=self.layout.batch,
         )
-        self.decode = jax.jit(functools.partial(self.vae.apply, method="decode"), out_shardings=replicated)
+        self.decode = jax.jit(functools.partial(self.program.vae.apply, method="decode"), out_shardings=replicated)
         self.draw_prior = jax.jit(
             functools.partial(jax.random.normal, shape=(_SAMPLES, config.model.latent_dim)), out_shardings=replicated
         )
@@ -162,7 +149,7 @@ class _Run:
 
     def go(self, stop: StopRequest, init_from: epath.PathLike | None) -> signal.Signals | None:
         """Starts or resumes, trains, and finishes."""
-        shapes = self.layout.with_shardings(jax.eval_shape(self.create_state, self.init_key))
+        shapes = self.layout.with_shardings(self.program.state_shapes())
         state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
         with cluster.together():
             if cluster.is_first() and not workdir_lib.is_remote(self.workdir):
@@ -191,7 +178,7 @@ class _Run:
 
     def _initial_state(self, shapes: TrainState, init_from: epath.PathLike | None) -> TrainState:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-        state = jax.jit(self.create_state, out_shardings=shardings)(self.init_key)
+        state = jax.jit(self.program.create_state, out_shardings=shardings)(self.init_key)
         if init_from is not None:
             with cluster.together():
                 _, weights, step = load_weights(workdir_lib.open_workdir(init_from), sharding=self.layout.replicated)
@@ -230,24 +217,9 @@ class _Run:
 
     def _compile(self, state: TrainState, batch: jax.Array) -> Any:
         config = self.config
-        networks = make_models(
-            config.model, adversarial=config.loss.adversarial != "none", axis_name=self.layout.axis_name
-        )
-        step_on_floats = make_train_step(
-            *networks,
-            self.optimizer,
-            config.loss,
-            ema_decay=config.optimizer.ema_decay,
-            accumulate_steps=config.accumulate_steps,
-        )
-
-        def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
-            # Bytes went to the devices: a quarter of the floats.
-            return step_on_floats(state, pipeline.to_float(images), key)
-
         began = time.monotonic()
         # The compiled program itself is called in the loop: it refuses another shape instead of compiling again.
-        compiled = self.layout.lower(train_step, state, batch, self.step_key).compile()
+        compiled = self.layout.lower(self.program.train_step, state, batch, self.step_key).compile()
         memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
         images_a_device = config.batch_size / jax.device_count()
         total = memory.argument_size_in_bytes + memory.temp_size_in_bytes

@@ -33,6 +33,17 @@ def is_remote(path: epath.Path) -> bool:
     return "://" in str(path)
 
 
+def write_whole(path: epath.Path, content: bytes) -> None:
+    """Writes a file that is there only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if is_remote(path):  # An object appears when all of it has arrived, and is slow to rename.
+        path.write_bytes(content)
+        return
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
 def read_config(workdir: epath.Path) -> Config:
     """The configuration of the run in ``workdir``.
 
@@ -86,6 +97,4 @@ def claim(workdir: epath.Path, config: Config) -> None:
     except FileExistsError:
         raise UserError(f"--workdir={workdir} is a file; expected a folder, or a path where one can be made") from None
     require_same(workdir, config)
-    part = workdir / f"{CONFIG_FILE}.part"
-    part.write_text(json.dumps(config_lib.to_dict(config), indent=2) + "\n")
-    part.replace(workdir / CONFIG_FILE)
+    write_whole(workdir / CONFIG_FILE, (json.dumps(config_lib.to_dict(config), indent=2) + "\n").encode())

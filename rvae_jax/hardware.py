@@ -1,0 +1,163 @@
+"""Published figures of accelerators, and what a training step on them can and cannot be faster than."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rvae_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Accelerator:
+    """One chip.
+
+    Attributes:
+      name: what people call it.
+      kind: what JAX calls it (``device_kind``).
+      flops: peak of matrix products, 2 FLOP a multiply-add, without sparsity, by the type that they compute in.
+      memory: bytes of its memory.
+      bandwidth: bytes a second between it and its memory.
+      link: bytes a second that it sends to its neighbours while it receives as many.
+      source: where these are published.
+    """
+
+    name: str
+    kind: str
+    flops: dict[str, float]
+    memory: float
+    bandwidth: float
+    link: float
+    source: str
+
+
+# TPUs multiply float32 as bfloat16 unless told otherwise (jax_default_matmul_precision), GPUs as TF32. Links are
+# published for both directions together, as 3.2 Tbps or 400 GB/s; here is half of that.
+ACCELERATORS = {
+    "v5e": Accelerator(
+        "TPU v5e",
+        "TPU v5 lite",
+        {"bfloat16": 197e12, "float32": 197e12},
+        memory=16e9,
+        bandwidth=819e9,
+        link=200e9,
+        source="https://docs.cloud.google.com/tpu/docs/v5e",
+    ),
+    "v5p": Accelerator(
+        "TPU v5p",
+        "TPU v5",
+        {"bfloat16": 459e12, "float32": 459e12},
+        memory=95e9,
+        bandwidth=2765e9,
+        link=600e9,
+        source="https://docs.cloud.google.com/tpu/docs/v5p",
+    ),
+    "v6e": Accelerator(
+        "TPU v6e",
+        "TPU v6 lite",
+        {"bfloat16": 918e12, "float32": 918e12},
+        memory=32e9,
+        bandwidth=1638e9,
+        link=400e9,
+        source="https://docs.cloud.google.com/tpu/docs/v6e",
+    ),
+    "h100": Accelerator(
+        "NVIDIA H100 SXM",
+        "NVIDIA H100 80GB HBM3",
+        {"bfloat16": 989e12, "float32": 495e12},
+        memory=80e9,
+        bandwidth=3350e9,
+        link=450e9,
+        source="https://www.nvidia.com/en-us/data-center/h100",
+    ),
+}
+
+
+def of_topology(topology: str) -> Accelerator:
+    """The chip of a TPU slice such as ``v5e:4x4``.
+
+    Raises:
+      UserError: it is none that is known here.
+    """
+    generation = topology.partition(":")[0]
+    known = [name for name, each in ACCELERATORS.items() if each.kind.startswith("TPU")]
+    if generation not in known or ":" not in topology:
+        raise UserError(
+            f"--topology={topology}: expected {', '.join(known)} with a slice's shape in chips, such as v5e:4x4"
+        )
+    return ACCELERATORS[generation]
+
+
+def of_kind(device_kind: str) -> Accelerator | None:
+    """The chip that JAX calls so, or None."""
+    return next((each for each in ACCELERATORS.values() if each.kind == device_kind), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one device does in one step.
+
+    Attributes:
+      images: of the batch, that it has.
+      flops: as the compiler counts them.
+      bytes_accessed: from and to its memory, as the compiler counts them.
+      bytes_reduced: that it has in all-reduces.
+    """
+
+    images: int
+    flops: float
+    bytes_accessed: float
+    bytes_reduced: float
+
+
+def all_reduce_seconds(size: float, devices: int, link: float) -> float:
+    """Least time of an all-reduce over a ring: each device sends, and receives, ``2 (n - 1) / n`` of it."""
+    return 2 * (devices - 1) / devices * size / link
+
+
+def predict(work: Work, devices: int, *, flops: float, bandwidth: float, link: float) -> tuple[float, float]:
+    """Range of images a second, over all devices.
+
+    The upper end is what the hardware's figures allow: arithmetic, memory and links each at its peak, all three at the
+    same time. At the lower end they come one after the other, each at half of its peak.
+
+    Args:
+      work: of one device.
+      devices: how many of them.
+      flops: peak of one device.
+      bandwidth: of its memory.
+      link: of one device to its neighbours.
+    """
+    parts = [
+        work.flops / flops,
+        work.bytes_accessed / bandwidth,
+        all_reduce_seconds(work.bytes_reduced, devices, link) if devices > 1 else 0.0,
+    ]
+    images = work.images * devices
+    return images / (2 * sum(parts)), images / max(parts)
+
+
+def factor_off(predicted: tuple[float, float], measured: float) -> float:
+    """By which factor the middle (geometric mean) of a predicted range missed what was measured; at least 1."""
+    middle = (predicted[0] * predicted[1]) ** 0.5
+    return max(middle / measured, measured / middle)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """A step that was measured on a machine whose peaks were, too, to see how good ``predict`` is.
+
+    Attributes:
+      machine: which, and when.
+      what: configuration and batch.
+      images_per_second: measured.
+      predicted: what ``predict`` says.
+    """
+
+    machine: str
+    what: str
+    images_per_second: float
+    predicted: tuple[float, float]
+
+
+# By `python -m rvae_jax.preflight` on the machine itself.
+MEASURED: tuple[Measurement, ...] = ()
