@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Trains on a TPU slice of a GKE cluster, as a JobSet.
+#
+#     launch/gke.sh render|apply|status|logs|delete|xpk [--dry-run] [-- ARGUMENTS]
+#
+#   render  prints the manifest
+#   apply   submits it to the cluster that kubectl speaks to
+#   status  the JobSet and its pods
+#   logs    copies each pod's log to $LOG_DIR (default: logs)
+#   delete  ends the run: the pods get SIGTERM and save
+#   xpk     submits the same image and command by xpk instead
+#
+# Variables: NAME, IMAGE, ACCELERATOR (tpu-v5-lite-podslice), TOPOLOGY (4x4), HOSTS, CHIPS_A_HOST (4), SERVICE_ACCOUNT
+# (default), DATA_BUCKET (without gs://; mounted read-only at /data), MAX_RESTARTS (100); for xpk: CLUSTER, TPU_TYPE, ZONE,
+# PROJECT. Give --config.data.data_dir=/data and --workdir=gs://... among the arguments.
+set -euo pipefail
+here=$(dirname "${BASH_SOURCE[0]}")
+# shellcheck source=launch/lib.sh
+source "$here/lib.sh"
+
+export CHIPS_A_HOST=${CHIPS_A_HOST:-4} SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default} MAX_RESTARTS=${MAX_RESTARTS:-100}
+
+render() {
+    require_env NAME celeba
+    require_env IMAGE europe-docker.pkg.dev/my-project/images/rvae_jax:1
+    require_env ACCELERATOR tpu-v5-lite-podslice
+    require_env TOPOLOGY 4x4
+    require_env HOSTS 4
+    require_env DATA_BUCKET my-bucket
+    ((${#ARGUMENTS[@]})) || fail "no arguments for the program; expected them after --"
+    export NAME IMAGE ACCELERATOR TOPOLOGY HOSTS DATA_BUCKET
+    python3 - "$here/gke/jobset.yaml.template" --distributed=on "${ARGUMENTS[@]}" << 'PYTHON'
+import json, os, re, sys
+
+NUMBERS = ("HOSTS", "CHIPS_A_HOST", "MAX_RESTARTS")
+
+def value(match):
+    name = match[1]
+    if name == "ARGUMENTS":
+        return json.dumps(sys.argv[2:])
+    if name in NUMBERS and not os.environ[name].isdecimal():
+        sys.exit(f"Error: ${name} is {os.environ[name]!r}; expected a number")
+    return os.environ[name] if name in NUMBERS else json.dumps(os.environ[name])
+
+with open(sys.argv[1]) as template:
+    sys.stdout.write(re.sub(r"@([A-Z_]+)@", value, template.read()))
+PYTHON
+}
+
+apply() {
+    local manifest
+    manifest=$(render)
+    if [[ -n $DRY_RUN ]]; then
+        echo "kubectl apply -f - << 'END'"
+        echo "$manifest"
+        echo "END"
+    else
+        kubectl apply -f - <<< "$manifest"
+    fi
+}
+
+status() {
+    require_env NAME celeba
+    run kubectl get jobset "$NAME"
+    run kubectl get pods "--selector=jobset.sigs.k8s.io/jobset-name=$NAME" --output=wide
+}
+
+logs() {
+    require_env NAME celeba
+    local folder=${LOG_DIR:-logs} pods pod
+    local list=(kubectl get pods "--selector=jobset.sigs.k8s.io/jobset-name=$NAME" --output=name)
+    run mkdir -p "$folder"
+    if [[ -n $DRY_RUN ]]; then
+        run "${list[@]}"
+        return
+    fi
+    pods=$("${list[@]}")
+    for pod in $pods; do
+        kubectl logs "$pod" > "$folder/${pod#pod/}.log"
+        echo "$folder/${pod#pod/}.log"
+    done
+}
+
+delete() {
+    require_env NAME celeba
+    echo "deletes the JobSet $NAME; its pods save first. The node pool stays, and costs money, unless it scales to zero"
+    run kubectl delete jobset "$NAME" --wait=true
+}
+
+xpk_create() {
+    require_env NAME celeba
+    require_env IMAGE europe-docker.pkg.dev/my-project/images/rvae_jax:1
+    require_env CLUSTER my-cluster
+    require_env TPU_TYPE v5litepod-16
+    require_env ZONE us-west4-a
+    require_env PROJECT my-project
+    ((${#ARGUMENTS[@]})) || fail "no arguments for the program; expected them after --"
+    run xpk workload create "--workload=$NAME" "--docker-image=$IMAGE" "--cluster=$CLUSTER" "--tpu-type=$TPU_TYPE" \
+        "--zone=$ZONE" "--project=$PROJECT" "--max-restarts=$MAX_RESTARTS" --termination-grace-period-seconds=120 \
+        "--command=$(quoted python -m rvae_jax.main --distributed=on "${ARGUMENTS[@]}")"
+}
+
+parse_arguments "$@"
+case $COMMAND in
+    render | apply | status | logs | delete) "$COMMAND" ;;
+    xpk) xpk_create ;;
+    *) fail "'$COMMAND': expected render, apply, status, logs, delete or xpk" ;;
+esac
