@@ -114,6 +114,15 @@ def all_reduce_seconds(size: float, devices: int, link: float) -> float:
     return 2 * (devices - 1) / devices * size / link
 
 
+def efficiency(work: Work, devices: int, *, flops: float, bandwidth: float, link: float) -> float:
+    """Least share of ``devices`` single ones' speed: the exchange comes after all other work, which is at its peak.
+
+    Slower work makes it better, and so does an exchange that goes on beside it. Arguments as in ``predict``.
+    """
+    alone = max(work.flops / flops, work.bytes_accessed / bandwidth)
+    return alone / (alone + all_reduce_seconds(work.bytes_reduced, devices, link))
+
+
 def predict(work: Work, devices: int, *, flops: float, bandwidth: float, link: float) -> tuple[float, float]:
     """Range of images a second, over all devices.
 

@@ -41,6 +41,8 @@ _GROUP = 8
 _USABLE = 0.9
 # At full effort compiling takes many times as long, for about the same FLOPs and up to a tenth more or less memory.
 _TPU_OPTIONS = {"exec_time_optimization_effort": -1.0}
+# The slice that stands for larger ones of its generation.
+_REFERENCE = "v5e:4x4"
 _REPORT_EVERY_S = 20.0
 _TIMED_SECONDS = 5.0
 
@@ -109,26 +111,30 @@ def preflight(config: Config, topology: str | None = None, time_limit_s: float =
     Raises:
       UserError: the configuration or the topology is wrong, what is needed is not installed, or it takes too long.
     """
-    if topology is not None:
-        accelerator = hardware.of_topology(topology)
-        devices = _chips(topology)
+    if topology is None:
+        devices = _isolated(_count_devices, (), time_limit_s, "counting the local devices")
+        accelerator, compiled_for = None, None
+    else:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError("--topology: needs the TPU's compiler, also without a TPU; pip install 'rvae_jax[tpu]'")
         if config.parallel != "jit":
             raise UserError(f"--config.parallel={config.parallel}: expected jit with --topology; the work is the same")
-    else:
-        devices = _isolated(_count_devices, (), time_limit_s, "counting the local devices")
+        accelerator, devices = hardware.of_topology(topology), _chips(topology)
+        # Each chip's program is the same in a larger slice, unless the optimizer's state is split over the chips.
+        is_larger = devices > _chips(_REFERENCE) and not config.shard_optimizer
+        compiled_for = f"{topology.partition(':')[0]}:{_REFERENCE.partition(':')[2]}" if is_larger else topology
     config_lib.validate(config, devices)
     images = config.batch_size // devices
     small = images if topology is None else -(-images // _GROUP) * _GROUP
+    on_each = devices if topology is None else _chips(compiled_for)
     found = {
-        size: _compiled(config, topology, size, devices, time_limit_s)
+        size: dataclasses.replace(_compiled(config, compiled_for, size, on_each, time_limit_s), devices=devices)
         for size in dict.fromkeys((images, small, 2 * small))
     }
-    first = found[images]
-    if topology is None:
-        accelerator = hardware.of_kind(first.device_kind)
-    return "\n".join(_report(config, topology, accelerator, first, found[small], found[2 * small]))
+    lines = _report(config, topology, accelerator, found[images], found[small], found[2 * small])
+    if compiled_for != topology:
+        lines.insert(1, f"computed   from the program for {compiled_for}, which is the same on each chip")
+    return "\n".join(lines)
 
 
 def _chips(topology: str) -> int:
@@ -150,6 +156,7 @@ def _report(
     small: Compiled,
     large: Compiled,
 ) -> list[str]:
+    accelerator = accelerator or hardware.of_kind(first.device_kind)
     name = accelerator.name if accelerator else first.device_kind
     limit = accelerator.memory if accelerator and topology else first.memory_limit
     lines = [
@@ -209,24 +216,25 @@ def _speed(config: Config, accelerator: hardware.Accelerator | None, first: Comp
                 f" off by a factor of {hardware.factor_off((low, high), measured):.1f}"
             )
         return lines
-    low, high = hardware.predict(
-        first.work,
-        first.devices,
-        flops=accelerator.flops[config.model.dtype],
-        bandwidth=accelerator.bandwidth,
-        link=accelerator.link,
-    )
+    peaks = {"flops": accelerator.flops[config.model.dtype], "bandwidth": accelerator.bandwidth}
+    low, high = hardware.predict(first.work, first.devices, link=accelerator.link, **peaks)
     tests = [(each, hardware.factor_off(each.predicted, each.images_per_second)) for each in hardware.MEASURED]
-    worst = max(off for _, off in tests)
+    worst = max((off for _, off in tests), default=math.inf)
     if worst <= 2:
         lines.append(f"speed      {low:,.0f} to {high:,.0f} images/s predicted, without input")
     else:
-        lines.append(f"speed      unknown: the prediction was off by a factor of {worst:.1f} where it could be tested")
+        lines.append(f"speed      unknown: where it could be tested, the prediction was off by a factor of {worst:.1f}")
     lines.append(
         f"           all at their peak at once, or one after the other at half of it:"
         f" {accelerator.flops[config.model.dtype] / 1e12:,.0f} TFLOP/s, memory at"
         f" {accelerator.bandwidth / 1e9:,.0f} GB/s, links of {accelerator.link / 1e9:,.0f} GB/s ({accelerator.source})"
     )
+    if first.devices > 1:
+        efficiency = hardware.efficiency(first.work, first.devices, link=accelerator.link, **peaks)
+        lines.append(
+            f"efficiency at least {efficiency:.1%} of {first.devices} single chips, if work is at its peak and the"
+            " exchange waits for all of it"
+        )
     for each, off in tests:
         low, high = each.predicted
         lines.append(

@@ -1,0 +1,103 @@
+"""What splitting a training step over devices costs: time, and bytes between them.
+
+    python benchmarks/scaling.py --config=configs/orl.py:tiny
+
+For 1, 2, 4 and 8 devices (on a CPU as many virtual ones, which share its cores), with a batch that stays (strong
+scaling) and one that grows with them (weak scaling), in both styles of `parallel.DataParallel`. What the exchange costs
+is the difference to the same step without any: every device for itself, which trains another model, and wrongly.
+
+Bytes are those of the all-reduces in the compiled program; the least is one of the gradients and two of [latent_dim],
+the population's mean and variance.
+"""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from rvae_jax import config as config_lib
+from rvae_jax import hlo, parallel
+from rvae_jax.config import Config
+from rvae_jax.main import CONFIG, parse_flags
+from rvae_jax.program import Program, make_program
+from rvae_jax.train_state import TrainState
+
+PER_DEVICE = flags.DEFINE_integer("per_device", 8, "Images on each device in weak scaling.")
+TOTAL = flags.DEFINE_integer("total", 64, "Images of the batch in strong scaling.")
+ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds, each of one step of every variant.")
+
+
+@dataclasses.dataclass
+class Variant:
+    """A compiled step with all that it takes."""
+
+    compiled: Any
+    state: Any
+    batch: jax.Array
+    key: jax.Array
+    seconds: list[float] = dataclasses.field(default_factory=list)
+
+    def step(self) -> None:
+        """Takes a step, and its time."""
+        began = time.monotonic()
+        self.state, metrics = jax.block_until_ready(self.compiled(self.state, self.batch, self.key))
+        del metrics
+        self.seconds.append(time.monotonic() - began)
+
+
+def make_variant(program: Program, layout: parallel.DataParallel, state: TrainState, images: np.ndarray) -> Variant:
+    """Compiles a step for a layout; ``state`` is on the host."""
+    state = jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), state, layout.with_shardings(state))
+    key = jax.device_put(jax.random.key(0), layout.replicated)
+    (batch,) = layout.to_devices([images])
+    return Variant(layout.lower(program.train_step, state, batch, key).compile(), state, batch, key)
+
+
+def main(_: list[str]) -> None:
+    """Runs the benchmark."""
+    if jax.config.jax_platforms == "cpu" or not any(each.platform != "cpu" for each in jax.devices()):
+        print("virtual CPU devices share the same cores: look at the exchange, not at the speed")
+    first_state = jax.device_get(jax.jit(make_program(CONFIG.value).create_state)(jax.random.key(0)))
+    for name, total in (("strong", TOTAL.value), ("weak", None)):
+        print(f"\n{name} scaling")
+        print("| devices | batch | style | ms a step | of which exchange | all-reduces | bytes | least |")
+        print("|---|---|---|---|---|---|---|---|")
+        for count in (1, 2, 4, 8):
+            if count <= jax.device_count():
+                config = dataclasses.replace(CONFIG.value, batch_size=total or PER_DEVICE.value * count)
+                config_lib.validate(config, count)
+                measure(config, first_state, count)
+
+
+def measure(config: Config, first_state: TrainState, count: int) -> None:
+    """Prints the rows of one number of devices."""
+    images = np.random.default_rng(0).integers(0, 256, (config.batch_size, *config.model.image_shape), np.uint8)
+    devices = jax.devices()[:count]
+    layouts = {style: parallel.data_parallel(style, devices=devices) for style in ("jit", "pmap")}
+    variants = {
+        style: make_variant(make_program(config, layout.axis_name), layout, first_state, images)
+        for style, layout in layouts.items()
+    }
+    alone = make_variant(make_program(config), layouts["pmap"], first_state, images)
+    for _ in range(ROUNDS.value + 2):  # interleaved, since machines are noisy
+        for variant in (*variants.values(), alone):
+            variant.step()
+    weights = [player.params for player in (first_state.vae, first_state.discriminator) if player is not None]
+    least = sum(leaf.nbytes for leaf in jax.tree.leaves(weights)) + 2 * 4 * config.model.latent_dim
+    for style, variant in variants.items():
+        reduced = hlo.collectives(variant.compiled.as_text()) if count > 1 else []
+        ours, theirs = (float(np.median(each.seconds[2:])) for each in (variant, alone))
+        print(
+            f"| {count} | {config.batch_size} | {style} | {ours * 1e3:.1f} | {max(0.0, 1 - theirs / ours):.0%} |"
+            f" {len(reduced)} | {sum(each.bytes for each in reduced):,} | {least if count > 1 else 0:,} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 8)
+    flags.mark_flags_as_required(["config"])
+    app.run(main, flags_parser=parse_flags)
