@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from rvae_jax.errors import UserError
 
@@ -19,6 +20,7 @@ class Accelerator:
       bandwidth: bytes a second between it and its memory.
       link: bytes a second that it sends to its neighbours while it receives as many.
       source: where these are published.
+      slices: shapes in chips that there are; empty for what comes as single chips.
     """
 
     name: str
@@ -28,7 +30,12 @@ class Accelerator:
     bandwidth: float
     link: float
     source: str
+    slices: tuple[str, ...] = ()
 
+
+_GIB = 2**30
+_FLAT_SLICES = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBIC_SLICES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 
 # TPUs multiply float32 as bfloat16 unless told otherwise (jax_default_matmul_precision), GPUs as TF32. Links are
 # published for both directions together, as 3.2 Tbps or 400 GB/s; here is half of that.
@@ -37,28 +44,31 @@ ACCELERATORS = {
         "TPU v5e",
         "TPU v5 lite",
         {"bfloat16": 197e12, "float32": 197e12},
-        memory=16e9,
+        memory=16 * _GIB,
         bandwidth=819e9,
         link=200e9,
         source="https://docs.cloud.google.com/tpu/docs/v5e",
+        slices=_FLAT_SLICES,
     ),
     "v5p": Accelerator(
         "TPU v5p",
         "TPU v5",
         {"bfloat16": 459e12, "float32": 459e12},
-        memory=95e9,
+        memory=95 * _GIB,
         bandwidth=2765e9,
         link=600e9,
         source="https://docs.cloud.google.com/tpu/docs/v5p",
+        slices=_CUBIC_SLICES,
     ),
     "v6e": Accelerator(
         "TPU v6e",
         "TPU v6 lite",
         {"bfloat16": 918e12, "float32": 918e12},
-        memory=32e9,
+        memory=32 * _GIB,
         bandwidth=1638e9,
         link=400e9,
         source="https://docs.cloud.google.com/tpu/docs/v6e",
+        slices=_FLAT_SLICES,
     ),
     "h100": Accelerator(
         "NVIDIA H100 SXM",
@@ -72,19 +82,20 @@ ACCELERATORS = {
 }
 
 
-def of_topology(topology: str) -> Accelerator:
-    """The chip of a TPU slice such as ``v5e:4x4``.
+def of_topology(topology: str) -> tuple[Accelerator, int]:
+    """The chip of a TPU slice such as ``v5e:4x4``, and how many it has.
 
     Raises:
-      UserError: it is none that is known here.
+      UserError: there is no such slice, or it is not known here.
     """
-    generation = topology.partition(":")[0]
-    known = [name for name, each in ACCELERATORS.items() if each.kind.startswith("TPU")]
-    if generation not in known or ":" not in topology:
-        raise UserError(
-            f"--topology={topology}: expected {', '.join(known)} with a slice's shape in chips, such as v5e:4x4"
-        )
-    return ACCELERATORS[generation]
+    generation, _, shape = topology.partition(":")
+    accelerator = ACCELERATORS.get(generation)
+    if accelerator is None or not accelerator.slices:
+        known = ", ".join(name for name, each in ACCELERATORS.items() if each.slices)
+        raise UserError(f"--topology={topology}: expected {known} with a slice's shape in chips, such as v5e:4x4")
+    if shape not in accelerator.slices:
+        raise UserError(f"--topology={topology}: expected one of {generation}:{' '.join(accelerator.slices)}")
+    return accelerator, math.prod(int(size) for size in shape.split("x"))
 
 
 def of_kind(device_kind: str) -> Accelerator | None:
@@ -153,10 +164,10 @@ def factor_off(predicted: tuple[float, float], measured: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A step that was measured on a machine whose peaks were, too, to see how good ``predict`` is.
+    """A step that was measured on an accelerator, to see how good ``predict`` is.
 
     Attributes:
-      machine: which, and when.
+      machine: which, and by whom.
       what: configuration and batch.
       images_per_second: measured.
       predicted: what ``predict`` says.
@@ -168,5 +179,14 @@ class Measurement:
     predicted: tuple[float, float]
 
 
-# By `python -m rvae_jax.preflight` on the machine itself.
-MEASURED: tuple[Measurement, ...] = ()
+# 551 GFLOP an image at the 35.6 TFLOP/s of TF32 that NVIDIA publishes; its memory traffic is not known and left out.
+# The author's note gives 13 minutes for 24,000 images. On CPUs, whose convolutions reach a quarter of their matrix
+# products, the rule is off by a factor of 3 (docs/scaling.md).
+MEASURED = (
+    Measurement(
+        "NVIDIA RTX 3090, the author's TensorFlow program",
+        "the paper's network at 256x256, float32",
+        30.8,
+        predict(Work(1, 551e9, 0.0, 0.0), 1, flops=35.6e12, bandwidth=936e9, link=1.0),
+    ),
+)

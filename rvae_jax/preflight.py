@@ -41,8 +41,8 @@ _GROUP = 8
 _USABLE = 0.9
 # At full effort compiling takes many times as long, for about the same FLOPs and up to a tenth more or less memory.
 _TPU_OPTIONS = {"exec_time_optimization_effort": -1.0}
-# The slice that stands for larger ones of its generation.
-_REFERENCE = "v5e:4x4"
+# The slices of 16 chips that stand for larger ones, by how many "x" there are in their shape.
+_REFERENCE = {1: "4x4", 2: "2x2x4"}
 _REPORT_EVERY_S = 20.0
 _TIMED_SECONDS = 5.0
 
@@ -119,33 +119,24 @@ def preflight(config: Config, topology: str | None = None, time_limit_s: float =
             raise UserError("--topology: needs the TPU's compiler, also without a TPU; pip install 'rvae_jax[tpu]'")
         if config.parallel != "jit":
             raise UserError(f"--config.parallel={config.parallel}: expected jit with --topology; the work is the same")
-        accelerator, devices = hardware.of_topology(topology), _chips(topology)
+        accelerator, devices = hardware.of_topology(topology)
         # Each chip's program is the same in a larger slice, unless the optimizer's state is split over the chips.
-        is_larger = devices > _chips(_REFERENCE) and not config.shard_optimizer
-        compiled_for = f"{topology.partition(':')[0]}:{_REFERENCE.partition(':')[2]}" if is_larger else topology
+        is_large = devices > 16 and not config.shard_optimizer
+        compiled_for = f"{topology.partition(':')[0]}:{_REFERENCE[topology.count('x')]}" if is_large else topology
     config_lib.validate(config, devices)
     images = config.batch_size // devices
     small = images if topology is None else -(-images // _GROUP) * _GROUP
-    on_each = devices if topology is None else _chips(compiled_for)
+    count = devices if topology is None else hardware.of_topology(compiled_for)[1]
     found = {
-        size: dataclasses.replace(_compiled(config, compiled_for, size, on_each, time_limit_s), devices=devices)
+        size: dataclasses.replace(
+            _compiled(config, compiled_for, size, count, size == images, time_limit_s), devices=devices
+        )
         for size in dict.fromkeys((images, small, 2 * small))
     }
     lines = _report(config, topology, accelerator, found[images], found[small], found[2 * small])
     if compiled_for != topology:
         lines.insert(1, f"computed   from the program for {compiled_for}, which is the same on each chip")
     return "\n".join(lines)
-
-
-def _chips(topology: str) -> int:
-    shape = topology.partition(":")[2]
-    try:
-        sizes = [int(size) for size in shape.split("x")]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
-        raise UserError(f"--topology={topology}: {shape!r} is no shape; expected chips by chips, such as v5e:4x4")
-    return math.prod(sizes)
 
 
 def _report(
@@ -244,12 +235,14 @@ def _speed(config: Config, accelerator: hardware.Accelerator | None, first: Comp
     return lines
 
 
-def _compiled(config: Config, topology: str | None, images: int, devices: int, time_limit_s: float) -> Compiled:
-    """Compiles in a process of its own, or finds what it found the last time."""
+def _compiled(
+    config: Config, topology: str | None, images: int, devices: int, measure: bool, time_limit_s: float
+) -> Compiled:
+    """Compiles in a process of its own, or finds what it found for a slice the last time; measures local devices."""
     config = dataclasses.replace(config, batch_size=images * devices)
     fields = config_lib.to_dict(config)
     if topology is None:
-        return _isolated(_compile_locally, (fields,), time_limit_s, f"{images} images on each")
+        return _isolated(_compile_locally, (fields, measure), time_limit_s, f"{images} images on each")
     cache = _cache_file(fields, topology)
     if cache.exists():
         return Compiled(**json.loads(cache.read_text()))
@@ -320,7 +313,8 @@ def _count_devices() -> int:
 
 
 def _compile_for_topology(fields: dict[str, Any], topology: str) -> Compiled:
-    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+    # No TPU is looked for, and none is claimed: any number of these may run side by side.
+    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the compiler's warnings of the TPU that is not there
     from jax.experimental import topologies
 
@@ -332,7 +326,7 @@ def _compile_for_topology(fields: dict[str, Any], topology: str) -> Compiled:
     return _compile(config, layout, _TPU_OPTIONS)[0]
 
 
-def _compile_locally(fields: dict[str, Any]) -> Compiled:
+def _compile_locally(fields: dict[str, Any], measure: bool) -> Compiled:
     import jax
 
     from rvae_jax import parallel
@@ -343,7 +337,7 @@ def _compile_locally(fields: dict[str, Any]) -> Compiled:
     statistics = jax.local_devices()[0].memory_stats() or {}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
     found.memory_limit = statistics.get("bytes_limit", memory)
-    if compiled is not None:
+    if compiled is not None and measure:
         found.step_seconds = _measure_step(config, layout, compiled, program)
         found.peak_flops, found.peak_bandwidth = _measure_peaks(config.model.dtype)
     return found
@@ -392,10 +386,17 @@ def _measure_step(config: Config, layout: Any, compiled: Any, program: Any) -> f
     import jax
     import numpy as np
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, layout.with_shardings(program.state_shapes()))
+    rng = np.random.default_rng(0)
+    shapes = program.state_shapes()
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    # Weights of the right size stand in for the first ones, whose program takes as long to compile as the step's.
+    for player in (state.vae, state.discriminator):
+        for leaf in jax.tree.leaves(player and player.params):
+            leaf[...] = rng.normal(0, 0.05, leaf.shape)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, layout.with_shardings(shapes))
+    state = jax.tree.map(jax.device_put, state, shardings)
     key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=layout.replicated)()
-    state = jax.jit(program.create_state, out_shardings=shardings)(key)
-    images = np.random.default_rng(0).integers(0, 256, (config.batch_size, *config.model.image_shape), np.uint8)
+    images = rng.integers(0, 256, (config.batch_size, *config.model.image_shape), np.uint8)
     (batch,) = layout.to_devices([images])
     seconds = []
     while len(seconds) < 3 or sum(seconds) < _TIMED_SECONDS:
@@ -413,22 +414,24 @@ def _measure_peaks(dtype: str) -> tuple[float, float]:
     device = jax.local_devices()[0]
     size = 2048 if device.platform == "cpu" else 8192
     matrix = jax.device_put(jnp.ones((size, size), dtype), device)
-    product_seconds = _least_seconds(jax.jit(jnp.matmul), matrix, matrix)
+    product = jax.jit(lambda matrix: jnp.matmul(matrix, matrix))
     vector = jax.device_put(jnp.ones(2**26, jnp.float32), device)
-    copy_seconds = _least_seconds(jax.jit(lambda vector: vector + 1), vector)
-    return 2 * size**3 / product_seconds, 2 * vector.nbytes / copy_seconds
+    # In place, since fresh memory would have to be found each time.
+    copy = jax.jit(lambda vector: vector + 1, donate_argnums=0)
+    return 2 * size**3 / _least_seconds(product, matrix), 2 * vector.nbytes / _least_seconds(copy, vector)
 
 
-def _least_seconds(function: Any, *arguments: Any) -> float:
+def _least_seconds(function: Any, array: Any) -> float:
+    """Time of the quickest of ten calls; one that uses up its argument is given its last result."""
     import jax
 
-    jax.block_until_ready(function(*arguments))
     seconds = []
-    for _ in range(10):
+    for _ in range(11):
         began = time.monotonic()
-        jax.block_until_ready(function(*arguments))
+        result = jax.block_until_ready(function(array))
         seconds.append(time.monotonic() - began)
-    return min(seconds)
+        array = result if array.is_deleted() else array
+    return min(seconds[1:])
 
 
 if __name__ == "__main__":
