@@ -6,6 +6,11 @@ For 1, 2, 4 and 8 devices (on a CPU as many virtual ones, which share its cores)
 scaling) and one that grows with them (weak scaling), in both styles of `parallel.DataParallel`. What the exchange costs
 is the difference to the same step without any: every device for itself, which trains another model, and wrongly.
 
+    python benchmarks/scaling.py --config=configs/celeba_hq.py --config.model.dtype=bfloat16 --predict
+
+says instead what the exchange costs at most on hardware with published figures: each device's FLOPs, and the
+weights' float32 gradients in a ring over its links, with nothing of the exchange hidden behind the work.
+
 Bytes are those of the all-reduces in the compiled program; the least is one of the gradients and two of [latent_dim],
 the population's mean and variance.
 """
@@ -19,14 +24,15 @@ import numpy as np
 from absl import app, flags
 
 from rvae_jax import config as config_lib
-from rvae_jax import hlo, parallel
+from rvae_jax import hardware, hlo, parallel
 from rvae_jax.config import Config
 from rvae_jax.main import CONFIG, parse_flags
-from rvae_jax.program import Program, make_program
+from rvae_jax.program import Program, batch_shape, make_program
 from rvae_jax.train_state import TrainState
 
 PER_DEVICE = flags.DEFINE_integer("per_device", 8, "Images on each device in weak scaling.")
 TOTAL = flags.DEFINE_integer("total", 64, "Images of the batch in strong scaling.")
+PREDICT = flags.DEFINE_bool("predict", False, "Predict efficiencies instead.")
 ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds, each of one step of every variant.")
 
 
@@ -58,6 +64,9 @@ def make_variant(program: Program, layout: parallel.DataParallel, state: TrainSt
 
 def main(_: list[str]) -> None:
     """Runs the benchmark."""
+    if PREDICT.value:
+        predict(CONFIG.value)
+        return
     if jax.config.jax_platforms == "cpu" or not any(each.platform != "cpu" for each in jax.devices()):
         print("virtual CPU devices share the same cores: look at the exchange, not at the speed")
     first_state = jax.device_get(jax.jit(make_program(CONFIG.value).create_state)(jax.random.key(0)))
@@ -95,6 +104,35 @@ def measure(config: Config, first_state: TrainState, count: int) -> None:
             f" {len(reduced)} | {sum(each.bytes for each in reduced):,} | {least if count > 1 else 0:,} |",
             flush=True,
         )
+
+
+def predict(config: Config) -> None:
+    """Prints efficiencies from FLOPs, bytes and published figures."""
+    config = dataclasses.replace(config, batch_size=8)
+    program = make_program(config)
+    shapes = program.state_shapes()
+    lowered = jax.jit(program.train_step).lower(shapes, batch_shape(config), jax.random.key(0))
+    flops = lowered.cost_analysis()["flops"] / config.batch_size
+    weights = [player.params for player in (shapes.vae, shapes.discriminator) if player is not None]
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
+    print(f"{flops / 1e9:.0f} GFLOP an image, {size / 1e6:.1f} MB of gradients, {config.model.dtype}\n")
+    print("| devices | images on each | work, ms | exchange, ms | efficiency, work at its peak | at half of it |")
+    print("|---|---|---|---|---|---|")
+    for name, counts in (("h100", (8,)), ("v5e", (16, 64, 256)), ("v6e", (16, 64, 256))):
+        chip = hardware.ACCELERATORS[name]
+        for count in counts:
+            for images in (8, 32):
+                work = hardware.Work(images, flops * images, 0.0, size)
+                peak = chip.flops[config.model.dtype]
+                exchange = hardware.all_reduce_seconds(size, count, chip.link)
+                shares = [
+                    hardware.efficiency(work, count, flops=each, bandwidth=chip.bandwidth, link=chip.link)
+                    for each in (peak, peak / 2)
+                ]
+                print(
+                    f"| {count} {chip.name} | {images} | {work.flops / peak * 1e3:.1f} | {exchange * 1e3:.2f} |"
+                    f" {shares[0]:.1%} | {shares[1]:.1%} |"
+                )
 
 
 if __name__ == "__main__":

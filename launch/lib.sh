@@ -2,6 +2,11 @@
 # What the scripts of this folder share. To be sourced.
 
 DRY_RUN=${DRY_RUN:-}
+FOLLOW=""
+
+# The workers of a slice cannot be reached, or did not all start: nothing that the program said.
+# shellcheck disable=SC2034 # for the scripts that source this
+UNREACHABLE=69
 
 fail() {
     echo "Error: $*" >&2
@@ -29,15 +34,16 @@ run() {
     fi
 }
 
-# parse_arguments "$@": takes --dry-run and what follows -- ; leaves COMMAND (the first word) and ARGUMENTS.
+# parse_arguments "$@": takes --dry-run, --follow and what follows -- ; leaves COMMAND (the first word) and ARGUMENTS.
+# shellcheck disable=SC2034 # for the scripts that source this
 parse_arguments() {
     COMMAND="" ARGUMENTS=()
     while (($#)); do
         case $1 in
             --dry-run) DRY_RUN=1 ;;
+            --follow) FOLLOW=1 ;;
             --)
                 shift
-                # shellcheck disable=SC2034 # for the scripts that source this
                 ARGUMENTS=("$@")
                 return
                 ;;
@@ -51,37 +57,60 @@ parse_arguments() {
     done
 }
 
-# verdict STATUS...: finished, stop or restart, by how the program ended in each process. README.md lists the statuses.
+require_arguments() {
+    ((${#ARGUMENTS[@]})) || fail "no arguments for the program; expected them after --"
+}
+
+# verdict STATUS...: what to do, and the status that says so, by how the program ended in each process. README.md lists
+# the statuses.
 verdict() {
-    local status result=finished
+    local status restart="" unknown=""
     for status in "$@"; do
         case $status in
             1 | 2 | 130)
-                echo stop
+                echo "stop $status"
                 return
                 ;;
             0) ;;
-            *) result=restart ;;
+            '' | *[!0-9]*) unknown=255 ;;
+            *) restart=$status ;;
         esac
     done
-    echo "$result"
+    restart=${restart:-$unknown}
+    if [[ -n $restart ]]; then
+        echo "restart $restart"
+    else
+        echo "finished 0"
+    fi
 }
 
-# keep_running COMMAND...: runs it until its verdict is not restart. The command leaves the processes' statuses in the
-# array STATUSES. MAX_RESTARTS counts starts within an hour of each other; RESTART_WAIT_S is waited before each.
+# A sleep that a signal to this script ends at once.
+nap() {
+    sleep "$1" > /dev/null 2>&1 &
+    wait $!
+}
+
+# keep_running COMMAND...: runs it until its verdict is not restart, and ends with the status that decided. The command
+# leaves the processes' statuses in STATUSES, and STOPPED=1 where a person ended them. Before each restart it waits
+# RESTART_WAIT_S, twice as long each time up to ten minutes; MAX_RESTARTS in a row is the most. A run of an hour or more
+# makes it forget those before.
 keep_running() {
-    local restarts=0 began decision
+    local restarts=0 wait_s=${RESTART_WAIT_S:-15} began decision status
     while true; do
-        began=$SECONDS
-        STATUSES=()
+        began=$SECONDS STATUSES=() STOPPED=""
         "$@"
-        decision=$(verdict "${STATUSES[@]}")
+        read -r decision status <<< "$(verdict "${STATUSES[@]}")"
+        [[ -z $STOPPED || $decision != restart ]] || decision=stopped
         echo "ended with status ${STATUSES[*]}: $decision"
-        [[ $decision == restart ]] || break
-        ((SECONDS - began < 3600)) || restarts=0
+        [[ $decision == restart ]] || exit "$status"
+        if ((SECONDS - began >= 3600)); then
+            restarts=0 wait_s=${RESTART_WAIT_S:-15}
+        fi
         restarts=$((restarts + 1))
-        ((restarts <= ${MAX_RESTARTS:-10})) || fail "restarted $((restarts - 1)) times; expected at most \$MAX_RESTARTS=${MAX_RESTARTS:-10} within an hour of each other"
-        sleep "${RESTART_WAIT_S:-15}"
+        ((restarts <= ${MAX_RESTARTS:-10})) ||
+            fail "restarted ${MAX_RESTARTS:-10} times, less than an hour apart; expected at most \$MAX_RESTARTS"
+        echo "restart $restarts in $wait_s s"
+        nap "$wait_s"
+        wait_s=$((wait_s * 2 > 600 ? 600 : wait_s * 2))
     done
-    [[ $decision == finished ]] || exit "${STATUSES[0]}"
 }

@@ -12,43 +12,58 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 PYTHON=${PYTHON:-python}
 LOG_DIR=${LOG_DIR:-logs}
 
+# JAX falls back to the CPU where it finds no usable GPU, and would train a hundred times slower without a word.
 require_gpus() {
     local platform
-    nvidia-smi --list-gpus 2>/dev/null | grep -q GPU || return 0
+    [[ ${JAX_PLATFORMS:-} != cpu ]] || return 0
+    nvidia-smi --list-gpus 2> /dev/null | grep GPU > /dev/null || return 0
     platform=$("$PYTHON" -c 'import jax; print(jax.default_backend())') || fail "$PYTHON cannot import jax"
-    [[ $platform == gpu ]] || fail "nvidia-smi lists GPUs, and JAX sees only the $platform; pip install -e '.[train,cuda]'"
+    [[ $platform == gpu ]] ||
+        fail "nvidia-smi lists GPUs, and JAX sees only the $platform; pip install -e '.[train,cuda]', or set" \
+            "JAX_PLATFORMS=cpu"
 }
 
-program=0 stopped=""
+program="" interrupted=""
 
+# pass_on SIGNAL STATUS: to the program; between two programs there is nothing to save.
 pass_on() {
-    stopped=1
-    kill -s "$1" "$program" 2>/dev/null || true
+    interrupted=1
+    [[ -n $program ]] || exit "$2"
+    kill -s "$1" "$program" 2> /dev/null || true
 }
 
 train_once() {
-    local status=0
-    # Ctrl-C on a terminal reaches the program, too: in a session of its own it gets it once, from here.
-    setsid "$PYTHON" -m rvae_jax.main "${ARGUMENTS[@]}" > >(tee -a "$LOG_DIR/one_host.log") 2>&1 &
+    local status=0 stopped=""
+    # With job control the program is a process group of its own: Ctrl-C reaches it once, from here. The log goes on
+    # until the program has ended.
+    set -m
+    "$PYTHON" -m rvae_jax.main "${ARGUMENTS[@]}" < /dev/null \
+        > >(
+            trap '' INT TERM
+            exec tee -a "$LOG_DIR/one_host.log"
+        ) 2>&1 &
     program=$!
+    set +m
     while true; do
-        status=0
+        interrupted="" status=0
         wait "$program" || status=$?
-        kill -0 "$program" 2>/dev/null || break # else a signal to this script ended the wait
+        [[ -n $interrupted ]] || break # else it was a signal to this script that ended the wait
+        stopped=1
     done
+    program=""
     [[ -z $stopped ]] || exit "$status"
     STATUSES=("$status")
 }
 
 parse_arguments "$@"
 [[ -z $COMMAND ]] || fail "$COMMAND: unexpected; expected one_host.sh [--dry-run] -- ARGUMENTS"
-((${#ARGUMENTS[@]})) || fail "no arguments for the program; expected them after --"
+require_arguments
 if [[ -n $DRY_RUN ]]; then
     quoted "$PYTHON" -m rvae_jax.main "${ARGUMENTS[@]}"
     exit 0
 fi
 require_gpus
 mkdir -p "$LOG_DIR"
-trap 'pass_on TERM' TERM
-trap 'pass_on INT' INT
+trap 'pass_on TERM 143' TERM
+trap 'pass_on INT 130' INT
 keep_running train_once

@@ -1,29 +1,36 @@
 #!/usr/bin/env bash
-# Asks for a TPU slice as a queued resource, waits until there is one, trains on it, and asks again when it was taken away.
+# Asks for a TPU slice as a queued resource, waits until there is one, trains on it, and asks again when it was taken
+# away.
 #
-#     launch/tpu_queued.sh create|wait|watch|status|delete [--dry-run] [-- ARGUMENTS]
+#     launch/tpu_queued.sh create|wait|run|watch|status|delete [--dry-run] [-- ARGUMENTS]
 #
 #   create  asks for the slice; it costs money from the moment that it is there
-#   wait    returns when it is there, and says meanwhile how long it has waited
-#   watch   create, wait, then tpu_vm.sh setup, stage (if $DATA_BUCKET is set) and run; after a preemption all of it again
+#   wait    returns when it is there, and says meanwhile in which state the request is, and for how long
+#   run     waits, then tpu_vm.sh setup, stage (if $DATA_BUCKET is set) and run, once
+#   watch   create and run; after a preemption deletes what is left of the slice, and does it again
 #   status  the state of the request
 #   delete  deletes the request and the slice
 #
-# Variables: TPU_NAME, ZONE, PROJECT, ACCELERATOR_TYPE, RUNTIME_VERSION; SPOT=1 for cheap slices that may be taken away;
-# MAX_RECREATIONS (default: 20), POLL_S (default: 30); and those of tpu_vm.sh.
+# Variables: TPU_NAME, ZONE, PROJECT, ACCELERATOR_TYPE, RUNTIME_VERSION; SPOT=1 for slices that cost less and may be
+# taken away; SERVICE_ACCOUNT, if not the project's default; MAX_RECREATIONS (default: 20); DELETE_WHEN_DONE=1 to copy
+# the logs and delete the slice after a run that ended with 0; POLL_S (default: 30); and those of tpu_vm.sh.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=launch/lib.sh
 source "$here/lib.sh"
 
 POLL_S=${POLL_S:-30}
+MAX_FAILED_POLLS=10
+# How often in a row a slice that is said to be there may be out of reach.
+MAX_ATTEMPTS=3
 
 create() {
     require_env ACCELERATOR_TYPE v5litepod-16
     require_env RUNTIME_VERSION v2-alpha-tpuv5-lite
     echo "asks for $ACCELERATOR_TYPE${SPOT:+ (spot)} in $ZONE of $PROJECT, as $TPU_NAME; it costs money until deleted"
     run gcloud compute tpus queued-resources create "$TPU_NAME" "--node-id=$TPU_NAME" "--zone=$ZONE" \
-        "--project=$PROJECT" "--accelerator-type=$ACCELERATOR_TYPE" "--runtime-version=$RUNTIME_VERSION" ${SPOT:+--spot}
+        "--project=$PROJECT" "--accelerator-type=$ACCELERATOR_TYPE" "--runtime-version=$RUNTIME_VERSION" \
+        ${SPOT:+--spot} ${SERVICE_ACCOUNT:+"--service-account=$SERVICE_ACCOUNT"}
 }
 
 status() {
@@ -31,20 +38,42 @@ status() {
         "--format=value(state.state)"
 }
 
+# The state, or NONE where there is no such request. Fails where it cannot be looked up.
+state() {
+    local errors answer
+    errors=$(mktemp)
+    if answer=$(status 2> "$errors"); then
+        echo "$answer"
+    elif grep -q NOT_FOUND "$errors"; then
+        echo NONE
+    else
+        cat "$errors" >&2
+        rm "$errors"
+        return 1
+    fi
+    rm "$errors"
+}
+
+# Returns 0 when the slice is there, 1 when it will not be.
 wait_for_it() {
-    local state
+    local state failed=0
     if [[ -n $DRY_RUN ]]; then
         status
         return
     fi
     while true; do
-        state=$(status) || fail "the request cannot be looked up; the lines above say why"
-        echo "$(date +%T) $state after $((SECONDS / 60)) minutes"
-        case $state in
-            ACTIVE) return ;;
-            FAILED | SUSPENDED | SUSPENDING) return 1 ;;
-        esac
-        sleep "$POLL_S"
+        if state=$(state); then
+            failed=0
+            echo "$(date +%T) $TPU_NAME is $state, after $((SECONDS / 60)) minutes of waiting for $TPU_NAME"
+            case $state in
+                ACTIVE) return ;;
+                FAILED | SUSPENDED | SUSPENDING | DELETING | NONE) return 1 ;;
+            esac
+        else
+            failed=$((failed + 1))
+            ((failed < MAX_FAILED_POLLS)) || fail "the request cannot be looked up; the lines above say why"
+        fi
+        nap "$POLL_S"
     done
 }
 
@@ -54,43 +83,84 @@ delete() {
 }
 
 on_slice() {
-    local dry=()
-    [[ -z $DRY_RUN ]] || dry=(--dry-run)
-    "$here/tpu_vm.sh" "$1" "${dry[@]}" "${@:2}"
+    "$here/tpu_vm.sh" "$1" ${DRY_RUN:+--dry-run} "${@:2}"
 }
 
-# Each of these is a process of its own; the first that fails ends it.
+# Each of these is a process of its own. The status is the program's, or $UNREACHABLE.
 train() {
-    on_slice setup &&
-        { [[ -z ${DATA_BUCKET:-} ]] || on_slice stage; } &&
-        on_slice run -- "${ARGUMENTS[@]}"
+    if [[ -n $DRY_RUN || $(on_slice status 2> /dev/null || true) != *"STATE running"* ]]; then
+        on_slice setup || return "$UNREACHABLE"
+        [[ -z ${DATA_BUCKET:-} ]] || on_slice stage || return "$UNREACHABLE"
+    fi
+    on_slice run -- "${ARGUMENTS[@]}"
 }
 
-# Whether the slice is still ours. A slice that is there and a run that failed need a person.
-is_there() {
-    [[ $(status 2>/dev/null) == ACTIVE ]]
+# A slice that was taken away says so after a while.
+is_still_there() {
+    for _ in {1..10}; do
+        [[ $(state) == ACTIVE ]] || return 1
+        nap "$POLL_S"
+    done
 }
 
-watch() {
-    local recreations=0
-    ((${#ARGUMENTS[@]})) || fail "no arguments for the program; expected them after --"
+finish() {
+    if [[ -n ${DELETE_WHEN_DONE:-} ]]; then
+        on_slice logs
+        delete
+    else
+        echo "done; the slice is still there and costs money: launch/tpu_queued.sh delete"
+    fi
+}
+
+train_there() {
+    local attempt status
+    for ((attempt = 1; attempt <= MAX_ATTEMPTS; attempt++)); do
+        status=0
+        train || status=$?
+        case $status in
+            0) return ;;
+            "$UNREACHABLE") is_still_there || return "$UNREACHABLE" ;;
+            *)
+                echo "Error: the run has ended with status $status, and the slice is still there and costs money: see" \
+                    "launch/tpu_vm.sh logs, then launch/tpu_queued.sh delete" >&2
+                exit "$status"
+                ;;
+        esac
+    done
+    fail "the slice is there, costs money, and could not be used $MAX_ATTEMPTS times; the lines above say why"
+}
+
+run_there() {
+    require_arguments
     if [[ -n $DRY_RUN ]]; then
-        create
         status
         train
         return
     fi
-    is_there || create
-    while ! { wait_for_it && train; }; do
-        ! is_there || fail "the run has ended, and the slice is still there and costs money; see tpu_vm.sh logs"
+    wait_for_it || fail "there is no such slice and will be none; launch/tpu_queued.sh delete, then create"
+    train_there || fail "the slice was taken away; launch/tpu_queued.sh watch would ask for another"
+    finish
+}
+
+watch() {
+    local recreations=0
+    require_arguments
+    if [[ -n $DRY_RUN ]]; then
+        create
+        run_there
+        return
+    fi
+    [[ $(state) != NONE ]] || create
+    while ! { wait_for_it && train_there; }; do
         recreations=$((recreations + 1))
         ((recreations <= ${MAX_RECREATIONS:-20})) ||
-            fail "the slice was taken away $recreations times; expected at most \$MAX_RECREATIONS=${MAX_RECREATIONS:-20}"
+            fail "the slice was taken away $recreations times; expected at most" \
+                "\$MAX_RECREATIONS=${MAX_RECREATIONS:-20}"
         echo "the slice was taken away; asks for another"
         delete || true
-        create
+        create || fail "could not ask for another slice; the lines above say why"
     done
-    echo "done; the slice is still there and costs money: launch/tpu_queued.sh delete"
+    finish
 }
 
 parse_arguments "$@"
@@ -99,6 +169,7 @@ require_env ZONE us-west4-a
 require_env PROJECT my-project
 case $COMMAND in
     create | watch | status | delete) "$COMMAND" ;;
-    wait) wait_for_it ;;
-    *) fail "'$COMMAND': expected create, wait, watch, status or delete" ;;
+    wait) wait_for_it || fail "$TPU_NAME is not there and will not be" ;;
+    run) run_there ;;
+    *) fail "'$COMMAND': expected create, wait, run, watch, status or delete" ;;
 esac

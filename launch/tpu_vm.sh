@@ -1,113 +1,166 @@
 #!/usr/bin/env bash
 # Trains on all workers of a TPU VM slice that exists.
 #
-#     launch/tpu_vm.sh setup|stage|check|run|status|logs|stop|delete [--dry-run] [-- ARGUMENTS]
+#     launch/tpu_vm.sh setup|stage|check|run|status|logs|stop|delete [--dry-run] [--follow] [-- ARGUMENTS]
 #
 #   setup   copies this commit to all workers and installs it there
-#   stage   copies prepared data sets from $DATA_BUCKET to $DATA_DIR of all workers; with MOUNT=1 mounts the bucket there
-#   check   refuses when a worker lacks the code of this commit, the data or free disk
-#   run     checks, starts `python -m rvae_jax.main ARGUMENTS` on all workers, waits, and restarts what asks for it
+#   stage   copies prepared data sets from $DATA_BUCKET to $DATA_DIR of all workers; with MOUNT=1 mounts the bucket
+#           there
+#   check   refuses when a worker lacks this commit, its packages, free disk, devices, or the same data as the others
+#   run     checks, starts `python -m rvae_jax.main ARGUMENTS` on all workers, waits, and restarts what asks for it;
+#           where it runs already, it only waits
 #   status  one line a worker: running, or the status it ended with
-#   logs    copies the workers' logs to $LOG_DIR (default: logs)
-#   stop    SIGTERM to all workers: they save at the same step, and end
+#   logs    copies the workers' logs to $LOG_DIR (default: logs); with --follow shows that of worker $WORKER
+#           (default: 0)
+#   stop    SIGTERM to all workers: they save at the same step, and end; `run` does not restart them
 #   delete  deletes the slice, and with it the workers' disks
 #
-# Variables: TPU_NAME, ZONE, PROJECT; DATA_DIR, DATA_BUCKET, MOUNT; MAX_RESTARTS, RESTART_WAIT_S, POLL_S (default: 30).
+# Variables: TPU_NAME, ZONE, PROJECT; DATA_DIR, DATA_BUCKET, MOUNT; LEAST_FREE_GB (default: 5); MAX_RESTARTS,
+# RESTART_WAIT_S; POLL_S (default: 30).
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=launch/lib.sh
 source "$here/lib.sh"
 
 POLL_S=${POLL_S:-30}
-LEAST_FREE_GB=${LEAST_FREE_GB:-5}
+# Those that a dead worker leaves behind end within 90 s by themselves.
+LEAVE_S=${LEAVE_S:-180}
+# Each of gcloud's own tries takes a minute.
+MAX_FAILED_POLLS=5
+worker=rvae_jax/launch/tpu_worker.sh
 
+ssh_to() {
+    run gcloud compute tpus tpu-vm ssh "$TPU_NAME" "--zone=$ZONE" "--project=$PROJECT" "--worker=$1" "--command=$2" \
+        "${@:3}"
+}
+
+# The status is that of the first worker where it failed; 255 is ssh's own.
 on_all() {
-    run gcloud compute tpus tpu-vm ssh "$TPU_NAME" "--zone=$ZONE" "--project=$PROJECT" --worker=all "--command=$1"
+    ssh_to all "$1"
+}
+
+revision() {
+    git -C "$here/.." rev-parse HEAD
+}
+
+require_data_dir() {
+    require_env DATA_DIR /var/tmp/rvae_data
+    [[ $DATA_DIR == /* ]] || fail "\$DATA_DIR is $DATA_DIR; expected a path from /, the same on all workers"
 }
 
 setup() {
-    local archive=rvae_jax.tar.gz revision
-    revision=$(git -C "$here/.." rev-parse HEAD)
+    local archive=rvae_jax.tar.gz commit
+    commit=$(revision)
     [[ -z $(git -C "$here/.." status --porcelain --untracked-files=no) ]] ||
         echo "Warning: changes that are not committed are not copied" >&2
     run git -C "$here/.." archive --format=tar.gz "--output=/tmp/$archive" HEAD
     run gcloud compute tpus tpu-vm scp "/tmp/$archive" "$TPU_NAME:$archive" "--zone=$ZONE" "--project=$PROJECT" \
         --worker=all
-    on_all "set -e; mkdir -p rvae_jax; tar -xzf $archive -C rvae_jax; cd rvae_jax; python3 -m venv .venv; .venv/bin/pip install -q -e '.[train,tpu,gcs]'; echo $revision > .revision; .venv/bin/python -c 'import rvae_jax, jax; print(jax.__version__)'"
+    on_all "mkdir -p rvae_jax && tar -xzf $archive -C rvae_jax && $worker install $commit"
 }
 
 stage() {
-    require_env DATA_DIR /home/me/data
+    require_data_dir
     require_env DATA_BUCKET gs://my-bucket/data
-    local there
+    local there path bucket options=(--implicit-dirs -o ro)
     there=$(quoted "$DATA_DIR")
     if [[ -n ${MOUNT:-} ]]; then
-        # The bucket's name without gs://, and what follows it as the only folder that is mounted.
-        local path=${DATA_BUCKET#gs://}
-        local bucket=${path%%/*} folder=""
-        [[ $path == "$bucket" ]] || folder="--only-dir=$(quoted "${path#*/}") "
-        on_all "set -e; mkdir -p $there; mountpoint -q $there || gcsfuse --implicit-dirs ${folder}$bucket $there"
+        path=${DATA_BUCKET#gs://} bucket=${path%%/*}
+        [[ $path == "$bucket" ]] || options+=("--only-dir=${path#*/}")
+        on_all "mkdir -p $there && { mountpoint -q $there || $(quoted gcsfuse "${options[@]}" "$bucket" "$DATA_DIR"); }"
     else
-        on_all "set -e; mkdir -p $there; gcloud storage rsync --recursive $(quoted "$DATA_BUCKET") $there"
+        on_all "mkdir -p $there && $(quoted gcloud storage rsync --recursive "$DATA_BUCKET" "$DATA_DIR")"
     fi
 }
 
+# Ends with a status other than 0 unless every worker is ready.
 check() {
-    local revision tests
-    revision=$(git -C "$here/.." rev-parse HEAD)
-    tests="[ \"\$(cat rvae_jax/.revision 2>/dev/null)\" = $revision ] || { echo \"Error: \$(hostname) has not the code of $revision; run setup\"; exit 1; }"
-    tests+="; [ \$(df --output=avail -BG . | tail -1 | tr -dc 0-9) -ge $LEAST_FREE_GB ] || { echo \"Error: \$(hostname) has less than $LEAST_FREE_GB GB free\"; exit 1; }"
-    if [[ -n ${DATA_DIR:-} ]]; then
-        tests+="; [ -n \"\$(ls -A $(quoted "$DATA_DIR") 2>/dev/null)\" ] || { echo \"Error: \$(hostname) has nothing in $(quoted "$DATA_DIR"); run stage\"; exit 1; }"
+    local commit answer status=0
+    commit=$(revision)
+    [[ -z ${DATA_DIR:-} ]] || require_data_dir
+    answer=$(on_all "$(quoted "$worker" check "$commit" "${LEAST_FREE_GB:-5}" ${DATA_DIR:+"$DATA_DIR"})") || status=$?
+    echo "$answer"
+    if ((status == 255)); then
+        echo "Error: not all workers can be reached; nothing was started" >&2
+        exit "$UNREACHABLE"
     fi
-    on_all "$tests; echo \"\$(hostname) is ready\"" || fail "not all workers are ready; nothing was started"
-}
-
-start() {
-    local program wrapped
-    program=$(quoted .venv/bin/python -m rvae_jax.main --distributed=on "${ARGUMENTS[@]}")
-    wrapped="$program >> ../rvae_jax_run/log 2>&1 & echo \$! > ../rvae_jax_run/pid; wait \$!; echo \$? > ../rvae_jax_run/status"
-    # A session of its own, so that it outlives this connection. What it prints and how it ends stays on the worker.
-    on_all "mkdir -p rvae_jax_run; rm -f rvae_jax_run/status rvae_jax_run/pid; cd rvae_jax; setsid nohup bash -c $(quoted "$wrapped") > /dev/null 2>&1 < /dev/null & sleep 1; echo \"\$(hostname) started\""
+    ((status == 0)) || fail "not all workers are ready (run setup and stage first); nothing was started"
+    (($(grep ^DATA <<< "$answer" | sort -u | wc -l) < 2)) ||
+        fail "the workers' data in \$DATA_DIR differ, see above; nothing was started"
 }
 
 status() {
-    on_all "echo \"STATUS \$(cat rvae_jax_run/status 2>/dev/null || { kill -0 \$(cat rvae_jax_run/pid) 2>/dev/null && echo running || echo 255; })\""
+    on_all "$worker state"
 }
 
-# Leaves the workers' statuses in STATUSES; 255 where a worker cannot be reached, or knows of no run.
-run_once() {
-    local answer
-    start
-    [[ -z $DRY_RUN ]] || return 0
+# Waits until no worker runs. Leaves STATUSES, and STOPPED=1 where a person ended them.
+wait_for_all() {
+    local answer failed=0 ended_first=""
     while true; do
-        sleep "$POLL_S"
-        answer=$(status) || answer="STATUS 255"
-        [[ $answer == *"STATUS running"* ]] || break
+        nap "$POLL_S"
+        if ! answer=$(status); then
+            failed=$((failed + 1))
+            ((failed < MAX_FAILED_POLLS)) && continue
+            echo "Error: not all workers can be reached; the program may go on there" >&2
+            exit "$UNREACHABLE"
+        fi
+        failed=0
+        [[ $answer == *"STATE running"* ]] || break
+        # One that does not notice that another has died holds the chips.
+        [[ ! $answer =~ STATE\ [1-9] ]] || ended_first=${ended_first:-$SECONDS}
+        if [[ -n $ended_first ]] && ((SECONDS - ended_first >= LEAVE_S)); then
+            echo "some workers have ended, and others have not within $LEAVE_S s: these are killed"
+            on_all "$worker kill" || true
+        fi
     done
-    read -ra STATUSES <<< "$(sed -n 's/.*STATUS \([0-9]*\).*/\1/p' <<< "$answer" | tr '\n' ' ')"
-    ((${#STATUSES[@]})) || STATUSES=(255)
+    mapfile -t STATUSES < <(sed -n 's/.*STATE \([0-9a-z]*\).*/\1/p' <<< "$answer")
+    [[ $answer != *stopped* ]] || STOPPED=1
+}
+
+attach=""
+
+run_once() {
+    if [[ -z $attach ]] && ! on_all "$(quoted "$worker" start "${ARGUMENTS[@]}")"; then
+        echo "Error: the program did not start on all workers" >&2
+        on_all "$worker kill" || true
+        exit "$UNREACHABLE"
+    fi
+    attach=""
+    wait_for_all
 }
 
 run_all() {
-    ((${#ARGUMENTS[@]})) || fail "no arguments for the program; expected them after --"
-    check
+    require_arguments
     if [[ -n $DRY_RUN ]]; then
-        run_once
-    else
-        keep_running run_once
+        check
+        on_all "$(quoted "$worker" start "${ARGUMENTS[@]}")"
+        status
+        return
     fi
+    [[ -z ${DATA_DIR:-} || " ${ARGUMENTS[*]} " == *" --config.data.data_dir=$DATA_DIR "* ]] ||
+        echo "Warning: \$DATA_DIR is set, and the arguments are without --config.data.data_dir=$DATA_DIR" >&2
+    trap 'echo "the program goes on: the same command waits for it again, tpu_vm.sh stop ends it"; exit 130' INT
+    if [[ $(status 2> /dev/null || true) == *"STATE running"* ]]; then
+        echo "runs already; waits for it"
+        attach=1
+    else
+        check
+    fi
+    keep_running run_once
 }
 
 logs() {
     local folder=${LOG_DIR:-logs}
-    run mkdir -p "$folder"
-    run gcloud compute tpus tpu-vm ssh "$TPU_NAME" "--zone=$ZONE" "--project=$PROJECT" --worker=all \
-        "--command=cat rvae_jax_run/log" "--output-directory=$folder"
+    if [[ -n $FOLLOW ]]; then
+        ssh_to "${WORKER:-0}" "tail -n 100 -F rvae_jax_run/log"
+    else
+        run mkdir -p "$folder"
+        ssh_to all "cat rvae_jax_run/log" "--output-directory=$folder"
+    fi
 }
 
 stop() {
-    on_all "kill -TERM \$(cat rvae_jax_run/pid) 2>/dev/null; for _ in \$(seq 120); do [ -s rvae_jax_run/status ] && break; sleep 1; done; echo \"STATUS \$(cat rvae_jax_run/status)\""
+    on_all "$worker stop"
 }
 
 delete() {

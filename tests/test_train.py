@@ -28,6 +28,9 @@ from rvae_jax.errors import UserError
 from rvae_jax.logging import read_metrics
 from rvae_jax.train import train
 
+# In one worker, where they share runs.
+pytestmark = pytest.mark.xdist_group("test_train")
+
 ROOT = pathlib.Path(__file__).parent.parent
 ALL_DEVICES = parallel.data_parallel
 
@@ -368,9 +371,21 @@ def compile_cache(tmp_path_factory):
         yield
 
 
+# Overrides that make configs/orl.py:tiny compile in seconds.
+SMALL = [
+    "--config.model.image_shape=(16,16,1)",
+    "--config.model.encoder_filters=(8,8)",
+    "--config.model.decoder_filters=(8,1)",
+    "--config.model.discriminator_filters=(8,1)",
+    "--config.model.discriminator_strides=(2,1)",
+    "--config.model.encoder_identity_blocks=0",
+    "--config.model.decoder_identity_blocks=0",
+]
+
+
 def command(data_dir, workdir, steps):
     return [
-        *(sys.executable, "-m", "rvae_jax.main", f"--workdir={workdir}", "--config=configs/orl.py:tiny"),
+        *(sys.executable, "-m", "rvae_jax.main", f"--workdir={workdir}", "--config=configs/orl.py:tiny", *SMALL),
         *(f"--config.data.data_dir={data_dir}", f"--config.steps={steps}"),
         *("--config.log_every=1", "--config.eval_every=10"),
     ]
