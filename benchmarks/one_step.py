@@ -14,6 +14,7 @@ from absl import app, flags
 from clu import parameter_overview
 
 from rvae_jax import config as config_lib
+from rvae_jax import hlo
 from rvae_jax.main import CONFIG, parse_flags
 from rvae_jax.program import batch_shape, make_program
 
@@ -37,9 +38,8 @@ def main(_: list[str]) -> None:
     began = time.monotonic()
     compiled = jax.jit(program.train_step, donate_argnums=0).lower(state, images, key).compile()
     print(f"compiled in {time.monotonic() - began:.1f} s")
-    flops = compiled.cost_analysis()["flops"] / config.batch_size
-    temporary = compiled.memory_analysis().temp_size_in_bytes
-    print(f"{flops / 1e9:.1f} GFLOP an image, temporary memory {temporary / 1e9:.2f} GB")
+    cost = hlo.cost(compiled, loop_steps=config.accumulate_steps)
+    print(f"{cost.flops / config.batch_size / 1e9:.1f} GFLOP an image, temporary memory {cost.temporary / 1e9:.2f} GB")
 
     began = time.monotonic()
     state, metrics = jax.block_until_ready(compiled(state, images, key))

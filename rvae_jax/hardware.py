@@ -164,7 +164,7 @@ def factor_off(predicted: tuple[float, float], measured: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A step that was measured on an accelerator, to see how good ``predict`` is.
+    """A step that was measured, to see how good ``predict`` is.
 
     Attributes:
       machine: which, and by whom.
@@ -179,14 +179,26 @@ class Measurement:
     predicted: tuple[float, float]
 
 
-# 551 GFLOP an image at the 35.6 TFLOP/s of TF32 that NVIDIA publishes; its memory traffic is not known and left out.
-# The author's note gives 13 minutes for 24,000 images. On CPUs, whose convolutions reach a quarter of their matrix
-# products, the rule is off by a factor of 3 (docs/scaling.md).
+# The author's note gives 13 minutes for 24,000 images of 551 GFLOP, and NVIDIA 35.6 TFLOP/s of TF32; the memory traffic
+# is not known and left out. The CPU's figures are those of `python -m rvae_jax.preflight` without a topology, in one
+# run each: XLA's convolutions reach a fifth of what its matrix products do there.
 MEASURED = (
     Measurement(
         "NVIDIA RTX 3090, the author's TensorFlow program",
         "the paper's network at 256x256, float32",
         30.8,
         predict(Work(1, 551e9, 0.0, 0.0), 1, flops=35.6e12, bandwidth=936e9, link=1.0),
+    ),
+    Measurement(
+        "two cores of a CPU",
+        "configs/orl.py, float32",
+        54.0,
+        predict(Work(8, 5.3e9, 638e6, 0.0), 1, flops=139e9, bandwidth=43.1e9, link=1.0),
+    ),
+    Measurement(
+        "two cores of a CPU",
+        "configs/celeba.py with a batch of 4, float32",
+        0.231,
+        predict(Work(4, 486e9, 11.27e9, 0.0), 1, flops=141e9, bandwidth=39.0e9, link=1.0),
     ),
 )

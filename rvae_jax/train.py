@@ -17,7 +17,7 @@ import numpy as np
 from clu import parameter_overview
 from etils import epath
 
-from rvae_jax import cluster, parallel, pictures
+from rvae_jax import cluster, hlo, parallel, pictures
 from rvae_jax import config as config_lib
 from rvae_jax import workdir as workdir_lib
 from rvae_jax.checkpoint import Checkpoints, load_weights
@@ -220,13 +220,12 @@ class _Run:
         began = time.monotonic()
         # The compiled program itself is called in the loop: it refuses another shape instead of compiling again.
         compiled = self.layout.lower(self.program.train_step, state, batch, self.step_key).compile()
-        memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+        cost = hlo.cost(compiled, loop_steps=config.accumulate_steps)
         images_a_device = config.batch_size / jax.device_count()
-        total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         print(
             f"Compiled the step in {format_duration(time.monotonic() - began)}:"
-            f" {cost['flops'] / images_a_device / 1e9:.2f} GFLOP an image; {format_bytes(total)} a device, of which"
-            f" {format_bytes(memory.temp_size_in_bytes)} temporary",
+            f" {cost.flops / images_a_device / 1e9:.2f} GFLOP an image; {format_bytes(cost.memory)} a device, of which"
+            f" {format_bytes(cost.temporary)} temporary",
             flush=True,
         )
         return compiled

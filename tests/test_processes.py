@@ -141,7 +141,7 @@ def test_processes_come_and_go_and_the_run_is_that_of_one(processes, alone, tmp_
     assert time.monotonic() - began < cluster.HEARTBEAT_TIMEOUT_S + 30
     assert not {process.returncode for process in four} & {0, 1, 2, 130, 143}
 
-    # Three processes of one device, and a share of the optimizer's state on each.
+    # Two of one device each, and a share of the optimizer's state on each.
     finish(processes(2, tmp_path, f"--config.steps={STEPS}", "--config.shard_optimizer=true", devices=1))
     assert_same_run(tmp_path, alone)
     for name in ("reconstructions", "samples", "transition"):

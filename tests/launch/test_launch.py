@@ -44,6 +44,8 @@ PLACE = ["--zone=us-west4-a", "--project=mine"]
 SSH = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "rvae", *PLACE, "--worker=all"]
 QUEUED_RESOURCES = ["gcloud", "compute", "tpus", "queued-resources"]
 WORKER = "rvae_jax/launch/tpu_worker.sh"
+# What runs in the background ignores SIGINT, and so does bash below it, whatever it traps.
+INTERRUPTIBLE = ["env", "--default-signal=INT"]
 NOTE = r"""{ printf '%s\037' "$@"; echo; }"""
 
 
@@ -429,7 +431,7 @@ def test_workers_with_different_data_do_not_start(launch, tmp_path):
 
 def running_workers(launch, tmp_path, *arguments, **variables):
     """A ``tpu_vm.sh run`` whose two programs wait."""
-    command = ["bash", str(LAUNCH / "tpu_vm.sh"), "run", "--", *arguments]
+    command = [*INTERRUPTIBLE, "bash", str(LAUNCH / "tpu_vm.sh"), "run", "--", *arguments]
     run = subprocess.Popen(
         command,
         env=launch.environment | QUICK | variables,
@@ -649,7 +651,7 @@ def test_one_host_passes_a_signal_on_once_and_waits(launch, tmp_path, number, st
     traps = f"trap 'echo asked; asked=1' {number.value}"
     wait = f"for i in $(seq 60); do sleep 0.05; done; [ -z $asked ] || {{ echo saved; exit {status}; }}"
     log = fake(tmp_path, "python", f"{traps}; echo up; {wait.replace('60', '10')}")
-    command = ["bash", str(LAUNCH / "one_host.sh"), "--", "x"]
+    command = [*INTERRUPTIBLE, "bash", str(LAUNCH / "one_host.sh"), "--", "x"]
     with subprocess.Popen(
         command,
         env=launch.environment,
@@ -657,7 +659,6 @@ def test_one_host_passes_a_signal_on_once_and_waits(launch, tmp_path, number, st
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as run:
         assert run.stdout.readline() == "up\n"
         os.killpg(run.pid, number)
