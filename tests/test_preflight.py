@@ -63,10 +63,9 @@ def test_speed_is_shown_only_where_the_rule_has_held(monkeypatch, measured, show
     assert "efficiency at least 95.9% of 16 single chips" in said
 
 
-def test_the_rule_has_been_tested():
-    """The author's 13 minutes for 24,000 images are two thirds of the rule's middle, a CPU's steps less."""
-    off = [hardware.factor_off(each.predicted, each.images_per_second) for each in hardware.MEASURED]
-    assert [round(factor, 1) for factor in off] == [1.5, 2.4, 3.4]
+def test_the_rule_is_a_bound_where_it_was_tested():
+    for each in hardware.MEASURED:
+        assert each.images_per_second < each.predicted[1]
 
 
 @pytest.mark.parametrize(
