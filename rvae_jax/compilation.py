@@ -5,14 +5,17 @@ Each compilation has a process of its own, so that it can be ended, and takes it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import multiprocessing
 import os
 import pathlib
+import resource
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from rvae_jax import config as config_lib
@@ -25,6 +28,10 @@ from rvae_jax.logging import format_bytes, format_duration
 _TPU_OPTIONS = {"exec_time_optimization_effort": -1.0}
 _REPORT_EVERY_S = 20.0
 _TIMED_SECONDS = 3.0
+
+
+class NotCompiledError(UserError):
+    """The compiler crashed, or took too long: of its program nothing is known."""
 
 
 @dataclasses.dataclass
@@ -77,7 +84,8 @@ def compile_locally(config: Config, devices: int, *, measure: bool, time_limit_s
     """Compiles for the devices that are here; measures some steps, and the devices' peaks, if asked to.
 
     Raises:
-      UserError: it fails, or takes too long.
+      NotCompiledError: the compiler crashed, or took too long.
+      UserError: anything else went wrong.
     """
     arguments = (config_lib.to_dict(config), measure)
     return _isolated(_compile_locally, arguments, time_limit_s, f"{config.batch_size // devices} images on each")
@@ -87,14 +95,16 @@ def compile_for_slice(config: Config, topology: str, devices: int, *, time_limit
     """Compiles for a TPU slice such as ``v5e:4x4``, or finds what it found the last time.
 
     Raises:
-      UserError: it fails, or takes too long.
+      NotCompiledError: the compiler crashed, or took too long.
+      UserError: anything else went wrong.
     """
     fields = config_lib.to_dict(config)
     cache = _cache_file(fields, topology)
     if cache.exists():
         return Compiled(**json.loads(cache.read_text()))
     what = f"{config.batch_size // devices} images on each"
-    result = _isolated(_compile_for_slice, (fields, topology), time_limit_s, what)
+    with _unlimited_stack():
+        result = _isolated(_compile_for_slice, (fields, topology), time_limit_s, what)
     cache.parent.mkdir(parents=True, exist_ok=True)
     part = cache.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(dataclasses.asdict(result)))
@@ -124,7 +134,7 @@ def _isolated(function: Any, arguments: tuple[Any, ...], time_limit_s: float, wh
         while not ours.poll(_REPORT_EVERY_S):
             elapsed = time.monotonic() - began
             if elapsed > time_limit_s:
-                raise UserError(
+                raise NotCompiledError(
                     f"{what}: not compiled within {format_duration(time_limit_s)}; give more by --time_limit_s, or try"
                     " a variant with fewer layers first, such as --config=FILE:tiny"
                 )
@@ -132,7 +142,9 @@ def _isolated(function: Any, arguments: tuple[Any, ...], time_limit_s: float, wh
         answer, problem = ours.recv()
     except EOFError:
         process.join()
-        raise UserError(f"{what}: the compiler ended with status {process.exitcode}; it may need more memory") from None
+        raise NotCompiledError(
+            f"{what}: the compiler ended with status {process.exitcode}; it may need more memory"
+        ) from None
     finally:
         process.kill()
         process.join()
@@ -145,6 +157,18 @@ def _memory_of(pid: int) -> str:
     status = pathlib.Path(f"/proc/{pid}/statm")
     pages = int(status.read_text().split()[1]) if status.exists() else 0
     return f"{format_bytes(pages * os.sysconf('SC_PAGE_SIZE'))} of memory"
+
+
+@contextlib.contextmanager
+def _unlimited_stack() -> Iterator[None]:
+    """For processes that start meanwhile, as far as the system allows."""
+    # Without, libtpu 0.0.42 crashed in some compilations for v6e; why is not known.
+    before = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (before[1], before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_STACK, before)
 
 
 def _answer(pipe: Any, function: Any, arguments: tuple[Any, ...]) -> None:

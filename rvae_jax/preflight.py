@@ -69,10 +69,14 @@ def preflight(config: Config, topology: str | None = None, time_limit_s: float =
     config_lib.validate(config, devices)
     images = config.batch_size // devices
     small = images if topology is None else -(-images // _GROUP) * _GROUP
-    found = {
-        each: _compiled(config, topology, each, devices, measure=each == images, time_limit_s=time_limit_s)
-        for each in dict.fromkeys((images, small, 2 * small))
-    }
+    found = {}
+    for each in dict.fromkeys((images, small, 2 * small)):
+        try:
+            found[each] = _compiled(config, topology, each, devices, measure=each == images, time_limit_s=time_limit_s)
+        except compilation.NotCompiledError as error:
+            if each == images:
+                raise
+            found[each] = Compiled(devices, "", each, fits=False, reason=str(error))
     return "\n".join(_report(config, topology, found[images], found[small], found[2 * small]))
 
 
@@ -124,7 +128,7 @@ def _report(config: Config, topology: str | None, first: Compiled, small: Compil
             f" {large.images}"
         )
     elif small.fits and not large.fits:
-        lines.append(f"largest    fewer than {large.images} images on each: so many do not fit")
+        lines.append(f"largest    not known, since {large.images} images on each gave: {large.reason}")
     if not first.fits:
         return lines
     lines.append(

@@ -40,8 +40,8 @@ def test_what_does_not_fit_is_said():
     said = report(refused, refused, large)
     assert "does not fit: RESOURCE_EXHAUSTED: 20G of 16G" in said
     assert "speed" not in said and "largest" not in said
-    said = report(small, small, compiled(16, 0, fits=False))
-    assert "largest    fewer than 16 images on each: so many do not fit" in said
+    said = report(small, small, compiled(16, 0, fits=False, reason="RESOURCE_EXHAUSTED: 20G of 16G"))
+    assert "largest    not known, since 16 images on each gave: RESOURCE_EXHAUSTED: 20G of 16G" in said
 
 
 def test_a_share_that_is_no_multiple_of_eight_is_advised_against():
@@ -118,6 +118,24 @@ def test_a_large_slice_is_computed_from_a_small_ones_program_and_kept(compilatio
     preflight.preflight(Config(batch_size=2048, accumulate_steps=2), "v6e:16x16")
     preflight.preflight(Config(batch_size=64), "v5e:4x4")
     assert compilations[2:] == [("v6e:4x4", 128), ("v6e:4x4", 256), ("v5e:4x4", 64), ("v5e:4x4", 128), ("v5e:4x4", 256)]
+
+
+def test_a_compiler_that_crashes_at_the_larger_size_leaves_what_is_known(compilations, monkeypatch):
+    compile_for_slice = compilation.compile_for_slice
+
+    def crash(config, *rest, **options):
+        if config.batch_size > largest:
+            raise compilation.NotCompiledError("the compiler ended with status -11")
+        return compile_for_slice(config, *rest, **options)
+
+    monkeypatch.setattr(compilation, "compile_for_slice", crash)
+    largest = 128
+    said = preflight.preflight(Config(batch_size=128), "v6e:4x4")
+    assert "8 images on each, float32" in said and "work  " in said
+    assert "largest    not known, since 16 images on each gave: the compiler ended with status -11" in said
+    largest = 0
+    with pytest.raises(UserError, match="ended with status -11"):
+        preflight.preflight(Config(batch_size=128), "v6e:4x4")
 
 
 def test_sharded_optimizers_are_compiled_for_the_slice_itself(compilations):
