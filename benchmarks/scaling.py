@@ -108,7 +108,7 @@ def measure(config: Config, first_state: TrainState, count: int) -> None:
 
 def predict(config: Config) -> None:
     """Prints efficiencies from FLOPs, bytes and published figures."""
-    config = dataclasses.replace(config, batch_size=8)
+    config = dataclasses.replace(config, batch_size=8, accumulate_steps=1)
     program = make_program(config)
     shapes = program.state_shapes()
     lowered = jax.jit(program.train_step).lower(shapes, batch_shape(config), jax.random.key(0))

@@ -127,8 +127,9 @@ def _report(config: Config, topology: str | None, first: Compiled, small: Compil
             f" by a line through {format_bytes(small.memory)} at {small.images} and {format_bytes(large.memory)} at"
             f" {large.images}"
         )
-    elif small.fits and not large.fits:
-        lines.append(f"largest    not known, since {large.images} images on each gave: {large.reason}")
+    elif first.fits and not (small.fits and large.fits):
+        failed = large if small.fits else small
+        lines.append(f"largest    not known, since {failed.images} images on each gave: {failed.reason}")
     if not first.fits:
         return lines
     lines.append(

@@ -1,5 +1,6 @@
 """What the preflight makes of compilations; the compilations of TPUs need libtpu."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -42,6 +43,9 @@ def test_what_does_not_fit_is_said():
     assert "speed" not in said and "largest" not in said
     said = report(small, small, compiled(16, 0, fits=False, reason="RESOURCE_EXHAUSTED: 20G of 16G"))
     assert "largest    not known, since 16 images on each gave: RESOURCE_EXHAUSTED: 20G of 16G" in said
+    crashed = compiled(8, 0, fits=False, reason="the compiler ended with status -11")
+    said = report(compiled(4, 4_000_000_000), crashed, large)
+    assert "largest    not known, since 8 images on each gave: the compiler ended with status -11" in said
 
 
 def test_a_share_that_is_no_multiple_of_eight_is_advised_against():
@@ -189,6 +193,18 @@ def test_a_tpu_slice_is_compiled_for(monkeypatch, tmp_path):
     assert "4 x TPU v5e (v5e:2x2), a batch of 32: 8 images on each" in said
     assert re.search(r"^exchange   \d all-reduce of", said, re.M)
     assert json.loads(next((tmp_path / "rvae_jax/preflight").glob("*.json")).read_text())["flops"] > 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_a_chips_program_is_the_same_in_a_larger_slice(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = []
+    for topology, chips in (("v5e:4x4", 16), ("v5e:16x16", 256)):
+        config = dataclasses.replace(small_config(), batch_size=8 * chips)
+        found.append(compilation.compile_for_slice(config, topology, chips, time_limit_s=600))
+    small, large = found
+    assert large.work == small.work and large.collectives == small.collectives
+    assert large.memory == pytest.approx(small.memory, rel=0.05)
 
 
 def test_collectives_are_read_from_a_program():
