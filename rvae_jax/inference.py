@@ -3,89 +3,186 @@
 from __future__ import annotations
 
 import functools
+import io
+import os
+from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 
+from rvae_jax import samplers
+from rvae_jax.batching import Batched
 from rvae_jax.checkpoint import load_weights
 from rvae_jax.config import Config
+from rvae_jax.data import pipeline, reading
 from rvae_jax.errors import UserError
 from rvae_jax.models import VAE
+from rvae_jax.samplers import SamplerName
 from rvae_jax.train_state import make_models
-from rvae_jax.workdir import open_workdir
+from rvae_jax.workdir import open_workdir, write_whole
+
+_FITTED_TO = 10_000
 
 
 class TrainedVAE:
     """A VAE with its weights. Images are float32 ``[n, H, W, C]`` in [-1, 1]; codes ``[n, latent_dim]``.
+
+    Any number of images or codes can be given: they go through in batches, over all devices of this process.
 
     Attributes:
       config: configuration of the run that it comes from.
       step: step of the checkpoint that it comes from.
       vae: the network.
       variables: its weights and statistics; averaged weights where the run kept them.
+      workdir: the run's work directory, or None for a model that was made in another way.
     """
 
-    def __init__(self, config: Config, step: int, vae: VAE, variables: Any) -> None:
+    def __init__(self, config: Config, step: int, vae: VAE, variables: Any, workdir: epath.Path | None = None) -> None:
         self.config = config
         self.step = step
         self.vae = vae
         self.variables = variables
+        self.workdir = workdir
 
     @functools.cached_property
-    def _encode(self) -> Any:
-        return jax.jit(functools.partial(self.vae.apply, method="encode"))
+    def _encode(self) -> Batched:
+        return Batched(functools.partial(self.vae.apply, method="encode"), self.variables)
 
     @functools.cached_property
-    def _decode(self) -> Any:
-        return jax.jit(functools.partial(self.vae.apply, method="decode"))
+    def _decode(self) -> Batched:
+        return Batched(functools.partial(self.vae.apply, method="decode"), self.variables)
 
-    def encode(self, images: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    def encode(self, images: np.ndarray, label: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean and log variance of each image's posterior, ``[n, latent_dim]`` each.
 
+        Args:
+          images: float32, in [-1, 1].
+          label: what a progress bar is called, or None for none.
+
         Raises:
-          UserError: the images' shape is not the model's.
+          UserError: the images' shape is not the model's, there are none, or they are not floats.
         """
         expected = tuple(self.config.model.image_shape)
-        if np.ndim(images) != 4 or np.shape(images)[1:] != expected:
+        if np.ndim(images) != 4 or np.shape(images)[1:] != expected or not len(images):
             raise UserError(f"images have shape {np.shape(images)}; expected (n, {', '.join(map(str, expected))})")
-        return self._encode(self.variables, np.asarray(images, np.float32))
+        if not np.issubdtype(np.asarray(images).dtype, np.floating):
+            raise UserError(f"images are {np.asarray(images).dtype}; expected float32 in [-1, 1]: x / 127.5 - 1")
+        return self._encode(np.asarray(images, np.float32), label=label)
 
-    def decode(self, z: np.ndarray) -> jax.Array:
+    def decode(self, z: np.ndarray, label: str | None = None) -> np.ndarray:
         """Images of the codes ``z``; values may leave [-1, 1] a little, clip them to show.
+
+        Args:
+          z: codes.
+          label: what a progress bar is called, or None for none.
 
         Raises:
           UserError: ``z`` is not ``[n, latent_dim]``.
         """
         latent_dim = self.config.model.latent_dim
-        if np.ndim(z) != 2 or np.shape(z)[1] != latent_dim:
+        if np.ndim(z) != 2 or np.shape(z)[1] != latent_dim or not len(z):
             raise UserError(f"z has shape {np.shape(z)}; expected (n, {latent_dim})")
-        return self._decode(self.variables, np.asarray(z, np.float32))
+        return self._decode(np.asarray(z, np.float32), label=label)
 
-    def reconstruct(self, images: np.ndarray) -> jax.Array:
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """Decodes the mean of each image's posterior."""
         mean, _ = self.encode(images)
         return self.decode(mean)
 
-    def sample(self, n: int, seed: int = 0) -> jax.Array:
-        """Decodes ``n`` draws from the prior N(0, I)."""
-        return self.decode(jax.random.normal(jax.random.key(seed), (n, self.config.model.latent_dim)))
+    def sample(self, n: int, seed: int = 0, sampler: SamplerName = "prior") -> np.ndarray:
+        """Decodes ``n`` codes drawn from the prior, or from a distribution fitted to the training images' codes.
+
+        Args:
+          n: number of images.
+          seed: of the draws.
+          sampler: ``prior``, ``gaussian`` or ``mixture``; see ``samplers``.
+
+        Raises:
+          UserError: there is no such sampler, or the training images are not there.
+        """
+        return self.decode(self.codes(n, seed, sampler))
+
+    def codes(self, n: int, seed: int = 0, sampler: SamplerName = "prior") -> np.ndarray:
+        """The codes that ``sample`` decodes, ``[n, latent_dim]``."""
+        samplers.check_name(sampler)
+        return self._sampler(sampler)(n, seed)
+
+    def _sampler(self, name: SamplerName) -> samplers.Draw:
+        if name == "prior":
+            return samplers.prior(self.config.model.latent_dim)
+        return self._gaussian if name == "gaussian" else self._mixture
+
+    @functools.cached_property
+    def _gaussian(self) -> samplers.Draw:
+        return samplers.gaussian(*self.population)
+
+    @functools.cached_property
+    def _mixture(self) -> samplers.Draw:
+        return samplers.mixture(*self.population)
+
+    @functools.cached_property
+    def population(self) -> tuple[np.ndarray, np.ndarray]:
+        """Posteriors of the training images, or of 10,000 of them at equal distances.
+
+        Raises:
+          UserError: they are not there.
+        """
+        return self.encode(self.images("train", _FITTED_TO))
+
+    def images(self, split: str = "validation", limit: int | None = None) -> np.ndarray:
+        """Images of the run's data set, as the model takes them.
+
+        Args:
+          split: ``train``, ``selection`` or ``validation``: one of the run's own; else in TFDS's syntax.
+          limit: take this many at equal distances, or None for all.
+
+        Raises:
+          UserError: the data set, or the split, is not there.
+        """
+        return pipeline.to_float(reading.read_split(self.config, split, limit))
+
+    def encode_folder(self, folder: os.PathLike | str, output: os.PathLike | str) -> int:
+        """Encodes every picture in a folder, zip or tar, and writes the codes to an ``.npz``.
+
+        Pictures are cut and scaled as ``prepare`` and the run's ``data.crop`` do it. The file has ``names``, ``mean``
+        and ``log_var``, one row a picture; ``skipped`` names those that could not be read.
+
+        Args:
+          folder: the pictures.
+          output: file to write; it is there only when it is whole.
+
+        Returns:
+          How many were encoded.
+
+        Raises:
+          UserError: there is no picture that can be read.
+        """
+        names, images, skipped = reading.read_folder(Path(folder), self.config)
+        mean, log_var = self.encode(pipeline.to_float(images))
+        content = io.BytesIO()
+        np.savez(content, names=names, mean=mean, log_var=log_var, skipped=np.array(skipped, str))
+        write_whole(epath.Path(output), content.getvalue())
+        return len(names)
 
 
-def load(workdir: epath.PathLike, step: int | None = None) -> TrainedVAE:
+def load(workdir: epath.PathLike, step: int | None = None, data_dir: str | None = None) -> TrainedVAE:
     """Loads the model of a run.
 
     Args:
       workdir: the run's work directory, local or in an object store.
       step: step of the checkpoint, or None for the one with the least error on the selection images.
+      data_dir: folder of prepared data sets, if it is not where the run had it.
 
     Raises:
       UserError: there is no run, no checkpoint, none of that step, or it cannot be read.
     """
-    config, weights, step = load_weights(open_workdir(workdir), step)
+    workdir = open_workdir(workdir)
+    config, weights, step = load_weights(workdir, step)
+    if data_dir is not None:
+        config.data.data_dir = data_dir
     vae, _ = make_models(config.model, adversarial=False)
     variables = weights["vae"]
     if "ema_params" in weights:
         variables = {**variables, "params": weights["ema_params"]}
-    return TrainedVAE(config, step, vae, variables)
+    return TrainedVAE(config, step, vae, variables, workdir)

@@ -14,7 +14,7 @@ from rvae_jax.workdir import write_whole
 
 SHOWN = 10
 TRANSITIONS = 3
-_LEAST_TILE = 96
+LEAST_TILE = 96
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
@@ -22,14 +22,19 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return np.round((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
 
 
-def grid(rows: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
+def grid(rows: Sequence[np.ndarray], gap: int = 2, least_tile: int = LEAST_TILE) -> np.ndarray:
     """Lays rows of images, ``[n, h, w, c]`` in [-1, 1] each, one below the other.
 
+    Args:
+      rows: rows of images.
+      gap: pixels between them.
+      least_tile: smaller images are enlarged to at least this height by a whole factor, each pixel a square.
+
     Returns:
-      ``[H, W, 3]`` uint8, on white; small images are enlarged by a whole factor, each pixel a square.
+      ``[H, W, 3]`` uint8, on white.
     """
     height, width = rows[0].shape[1:3]
-    factor = max(1, math.ceil(_LEAST_TILE / height))
+    factor = max(1, math.ceil(least_tile / height))
     columns = max(len(row) for row in rows)
     pitch_y, pitch_x = height * factor + gap, width * factor + gap
     canvas = np.full((len(rows) * pitch_y + gap, columns * pitch_x + gap, 3), 255, np.uint8)

@@ -95,7 +95,7 @@ def load_config(monkeypatch):
     require = rvae_jax.config.require_variant
 
     def spy(variant, names):
-        known.extend(name for name in names if name not in known)
+        known.extend(names if not known else ())  # not those of a configuration that it builds on
         require(variant, names)
 
     monkeypatch.setattr(rvae_jax.config, "require_variant", spy)

@@ -69,6 +69,23 @@ class Images(Sequence):
             )
         raise DamagedError(f"{self._where}: image {index} cannot be read: {reason}")
 
+    def attributes(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
+        """Labels that are true or false of the images of these indices: name to bool ``[n]``; none for most data sets.
+
+        Those that are whole numbers with the two values 0 and 1, or -1 and 1, throughout.
+        """
+        columns: dict[str, list[int]] = {}
+        for index in indices:
+            features = tf_example_pb2.Example.FromString(self._records[index]).features.feature
+            for name, value in features.items():
+                if name.startswith("attributes/") and len(value.int64_list.value) == 1:
+                    columns.setdefault(name.removeprefix("attributes/"), []).append(value.int64_list.value[0])
+        return {
+            name: np.array(values) > 0
+            for name, values in sorted(columns.items())
+            if len(values) == len(indices) and set(values) in ({0, 1}, {-1, 1})
+        }
+
     def _read(self, index: int) -> np.ndarray:
         try:
             return self._decode(self._records[index])

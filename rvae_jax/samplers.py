@@ -1,0 +1,75 @@
+"""Where codes of new images are drawn from: the prior, or a distribution fitted to the population of codes.
+
+How much better images from a fitted one are tells how far the population is from the prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+
+from rvae_jax.errors import UserError
+
+SamplerName = Literal["prior", "gaussian", "mixture"]
+Draw = Callable[[int, int], np.ndarray]  # (n, seed) to codes [n, d], float32
+
+COMPONENTS = 10
+
+
+def check_name(name: str) -> None:
+    """Finds that there is such a sampler.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name not in get_args(SamplerName):
+        raise UserError(f"sampler={name!r}: expected {', '.join(map(repr, get_args(SamplerName)))}")
+
+
+def prior(latent_dim: int) -> Draw:
+    """N(0, I)."""
+
+    def draw(n: int, seed: int = 0) -> np.ndarray:
+        return np.random.default_rng(seed).standard_normal((n, latent_dim), np.float32)
+
+    return draw
+
+
+def gaussian(mean: np.ndarray, log_var: np.ndarray) -> Draw:
+    """The Gaussian with the moments of the mixture of posteriors, ``[n, d]`` each: full covariance."""
+    mean, var = mean.astype(np.float64), np.exp(log_var.astype(np.float64))
+    cov = np.cov(mean, rowvar=False, bias=True) + np.diag(var.mean(axis=0))
+    values, vectors = np.linalg.eigh(cov)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    centre = mean.mean(axis=0)
+
+    def draw(n: int, seed: int = 0) -> np.ndarray:
+        noise = np.random.default_rng(seed).standard_normal((n, len(centre)))
+        return (centre + noise @ root.T).astype(np.float32)
+
+    return draw
+
+
+def mixture(mean: np.ndarray, log_var: np.ndarray, seed: int = 0) -> Draw:
+    """A mixture of ten Gaussians, fitted by scikit-learn to one code of each posterior.
+
+    Each component has a covariance of its own where there are five codes of it for each dimension; else all share one.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    rng = np.random.default_rng(seed)
+    n, d = mean.shape
+    codes = mean + np.exp(0.5 * log_var) * rng.standard_normal(mean.shape)
+    components = min(COMPONENTS, max(1, n // 2))
+    covariance_type = "full" if n // components >= 5 * d else "tied"
+    fitted = GaussianMixture(components, covariance_type=covariance_type, reg_covar=1e-6, random_state=seed)
+    fitted.fit(codes.astype(np.float64))
+
+    def draw(n: int, seed: int = 0) -> np.ndarray:
+        fitted.random_state = seed
+        z, _ = fitted.sample(n)
+        return np.random.default_rng(seed).permutation(z).astype(np.float32)  # they come by component
+
+    return draw

@@ -1,0 +1,207 @@
+"""What is wrong with a model, in words: known illnesses, the figures that show them, and what to try."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rvae_jax.config import Config
+
+# Where an illness begins. None of these is from theory: each lies between what healthy models and ill ones were
+# measured to have; docs/metrics.md has the figures.
+LEAST_ACTIVE = 0.1  # share of the dimensions
+LEAST_SIGMA = 0.02  # posterior's deviation, as a share of the population's
+LEAST_PRIOR_SHARPNESS = 0.75  # of samples from the prior, as a share of those from a fitted Gaussian
+MOST_PRIOR_FID = 1.2  # of samples from the prior, as a multiple of those from the best fitted distribution
+MOST_SURE = 0.95  # discriminator's accuracy
+LEAST_SURE = 0.55
+MOST_COPIES = 0.02  # share of samples
+LEAST_SHARPNESS = 0.5  # of reconstructions, as a share of the real images'
+
+_TAIL = 0.1  # of the run, whose mean the discriminator is judged by
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """One illness, looked for in one model.
+
+    Attributes:
+      illness: its name.
+      ill: whether the model has it; None where it cannot be told.
+      finding: what was found, with the figures that it rests on.
+      remedy: what to try, empty where nothing is wrong.
+    """
+
+    illness: str
+    ill: bool | None
+    finding: str
+    remedy: str = ""
+
+
+def verdicts(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Config) -> list[Verdict]:
+    """Looks for every known illness.
+
+    Args:
+      evaluation: of ``evaluate.evaluate``.
+      rows: of the run's ``metrics.jsonl``.
+      config: of the run.
+    """
+    looked_for = (
+        _posterior_collapse,
+        _variance_collapse,
+        _prior_mismatch,
+        _strong_discriminator,
+        _weak_discriminator,
+        _memorisation,
+        _blur,
+    )
+    return [look(evaluation, rows, config) for look in looked_for]
+
+
+def _verdict(illness: str, ill: bool, finding: str, remedy: str) -> Verdict:
+    return Verdict(illness, bool(ill), finding, remedy if ill else "")
+
+
+def _posterior_collapse(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Config) -> Verdict:
+    latent = evaluation["latent"]["training"]
+    active, dimensions = latent["active_units"], latent["dimensions"]
+    remedy = "Raise loss.reconstruction_weight, or ramp the KL up with loss.kl_ramp_steps."
+    if config.loss.kl == "standard":
+        remedy += " Lower loss.beta, or take loss.kl=population, which does not ask each posterior to be the prior."
+    elif config.loss.moments == "mixture":
+        remedy += " Lower loss.variance_target: with the mixture's moments and a target of 1 collapse is optimal."
+    return _verdict(
+        "posterior collapse",
+        active < LEAST_ACTIVE * dimensions,
+        f"{active:.0f} of {dimensions:.0f} dimensions are active, the rate is {latent['rate']:.3g} nats an image;"
+        f" fewer than {LEAST_ACTIVE:.0%} active would be collapse.",
+        remedy,
+    )
+
+
+def _variance_collapse(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Config) -> Verdict:
+    dimensions = {name: np.array(values) for name, values in evaluation["latent"]["dimensions"].items()}
+    deviation = np.sqrt(dimensions["var_means"])
+    active = deviation > 0.1
+    if not active.any():
+        return Verdict("variance collapse", None, "No dimension is active, so there is no code to be too precise.")
+    share = float(np.median(dimensions["sigma"][active] / deviation[active]))
+    remedy = (
+        "Raise loss.variance_weight."
+        if config.loss.kl == "population"
+        else "Raise loss.beta, or lower loss.reconstruction_weight."
+    )
+    return _verdict(
+        "variance collapse",
+        share < LEAST_SIGMA,
+        f"The posterior's deviation is {share:.3g} of the population's (median over active dimensions), and below"
+        f" {LEAST_SIGMA} the model would be an autoencoder whose latent space has holes.",
+        remedy,
+    )
+
+
+def _prior_mismatch(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Config) -> Verdict:
+    generation, latent = evaluation["generation"], evaluation["latent"]["training"]
+    distance = f"the population's Gaussian is {latent['population_kl_gaussian']:.3g} nats from the prior"
+    remedy = (
+        "Sample with sampler='gaussian' or 'mixture', which costs no training. Or raise"
+        f" {'loss.beta' if config.loss.kl == 'standard' else 'loss.population_weight'}, and the batch: a batch of"
+        f" {config.batch_size} tells little about how {config.model.latent_dim} dimensions are correlated, which the"
+        " paper's KL does not see at all."
+    )
+    if "fid" in generation["prior"]:
+        prior, fitted = generation["prior"]["fid"], min(generation[name]["fid"] for name in ("gaussian", "mixture"))
+        floor = generation["real"]["fid"]
+        return _verdict(
+            "prior mismatch",
+            prior > MOST_PRIOR_FID * fitted,
+            f"FID is {prior:.1f} from the prior and {fitted:.1f} from the better fitted distribution (floor"
+            f" {floor:.1f}); more than {MOST_PRIOR_FID} times as much would be a mismatch; {distance}.",
+            remedy,
+        )
+    prior, fitted = generation["prior"]["sharpness"], generation["gaussian"]["sharpness"]
+    share = prior / max(fitted, 1e-9)
+    return _verdict(
+        "prior mismatch",
+        not LEAST_PRIOR_SHARPNESS < share < 1 / LEAST_PRIOR_SHARPNESS,
+        f"Samples from the prior have {share:.2f} times the gradient energy of those from a fitted Gaussian, outside of"
+        f" {LEAST_PRIOR_SHARPNESS} to {1 / LEAST_PRIOR_SHARPNESS:.2f} would be a mismatch; {distance}.",
+        remedy,
+    )
+
+
+def _discriminator(
+    judge: Callable[[float, float], tuple[bool, str, str]],
+    illness: str,
+    rows: list[dict[str, float]],
+    config: Config,
+) -> Verdict:
+    if config.loss.adversarial == "none":
+        return Verdict(illness, None, "The model was trained without a discriminator.")
+    tail = [row for row in rows if "discriminator/accuracy_real" in row and row["step"] > (1 - _TAIL) * config.steps]
+    if not tail:
+        return Verdict(illness, None, "metrics.jsonl has no rows of the last tenth of the run.")
+    real, fake = (float(np.mean([row[f"discriminator/accuracy_{side}"] for row in tail])) for side in ("real", "fake"))
+    ill, limit, remedy = judge(real, fake)
+    found = f"In the last tenth of the run it told {real:.0%} of the real and {fake:.0%} of the reconstructed patches"
+    return _verdict(illness, ill, f"{found}; {limit}.", remedy)
+
+
+def _strong_discriminator(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Config) -> Verdict:
+    def judge(real: float, fake: float) -> tuple[bool, str, str]:
+        return (
+            min(real, fake) > MOST_SURE,
+            f"both above {MOST_SURE:.0%} would leave the VAE nothing to learn from it",
+            "Lower loss.adversarial_weight, let it join later (loss.adversarial_start_step), make it narrower"
+            " (model.discriminator_filters), or take loss.adversarial=hinge.",
+        )
+
+    return _discriminator(judge, "discriminator too strong", rows, config)
+
+
+def _weak_discriminator(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Config) -> Verdict:
+    def judge(real: float, fake: float) -> tuple[bool, str, str]:
+        return (
+            (real + fake) / 2 < LEAST_SURE,
+            f"a mean below {LEAST_SURE:.0%} would be guessing",
+            "Make it wider or deeper (model.discriminator_filters), or raise optimizer.learning_rate. If you cannot"
+            " tell reconstructions from images by eye either, nothing is wrong.",
+        )
+
+    return _discriminator(judge, "discriminator too weak", rows, config)
+
+
+def _memorisation(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Config) -> Verdict:
+    found = evaluation["memorisation"]
+    if not found:
+        return Verdict("memorisation", None, evaluation["skipped"]["memorisation"] + ".")
+    return _verdict(
+        "memorisation",
+        found["copies"] > MOST_COPIES,
+        f"{found['copies']:.1%} of the samples are three times nearer to one of {found['training_images']:,} training"
+        f" images than to any other (held-out images: {found['copies_among_held_out']:.1%}); more than"
+        f" {MOST_COPIES:.0%} would be copying. L1 is {evaluation['reconstruction']['l1_training']:.3g} on training"
+        f" images, {evaluation['reconstruction']['l1']:.3g} on held-out ones.",
+        "Train on more images or for fewer steps, raise data.jitter, or lower model.latent_dim and the filters.",
+    )
+
+
+def _blur(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Config) -> Verdict:
+    share = evaluation["reconstruction"]["sharpness"]
+    remedy = "Train longer, with wider model.decoder_filters and more model.latent_dim."
+    if config.loss.adversarial == "none":
+        remedy += " Turn the discriminator on: loss.adversarial=bce."
+    else:
+        remedy += " Raise loss.adversarial_weight, or let the discriminator join earlier."
+    if config.model.input_norm:
+        remedy += " model.input_norm hides brightness and contrast from the code; turn it off."
+    return _verdict(
+        "blur",
+        share < LEAST_SHARPNESS,
+        f"Reconstructions have {share:.2f} of the real images' gradient energy; below {LEAST_SHARPNESS} they look"
+        " blurred.",
+        remedy,
+    )
