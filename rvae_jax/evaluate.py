@@ -119,6 +119,7 @@ class _Judge:
         }
         self._distances(result, reconstructions, samples)
         result["protocol"] = self._protocol()
+        result["settings"] = _asked(self.settings)
         result["skipped"] = self.skipped
         return _rounded(result)
 
@@ -353,7 +354,7 @@ def _columns(columns: list[dict[str, float]], headings: list[str]) -> list[str]:
 
 
 def evaluated(model: TrainedVAE, settings: Settings) -> Evaluation:
-    """What ``evaluation.json`` in the model's work directory says of this step; evaluates and writes it if it does not.
+    """What ``evaluation.json`` in the work directory says, if it is of this step and these settings; else evaluates.
 
     Raises:
       UserError: see ``evaluate``.
@@ -361,7 +362,7 @@ def evaluated(model: TrainedVAE, settings: Settings) -> Evaluation:
     path = model.workdir / FILE
     try:
         found = json.loads(path.read_text())
-        if found["model"]["step"] == model.step:
+        if (found["model"]["step"], found["settings"]) == (model.step, _asked(settings)):
             return found
     except (FileNotFoundError, json.JSONDecodeError, KeyError):
         pass
@@ -423,6 +424,11 @@ def main() -> None:
 
 def _cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rvae_jax" / "features"
+
+
+def _asked(settings: Settings) -> dict[str, Any]:
+    """The settings that figures depend on."""
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in ("inception", "cache")}
 
 
 def _reduced(images: np.ndarray) -> np.ndarray:

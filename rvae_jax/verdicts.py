@@ -18,8 +18,13 @@ LEAST_PRIOR_SHARPNESS = 0.75  # of samples from the prior, as a share of those f
 MOST_PRIOR_FID = 1.2  # of samples from the prior, as a multiple of those from the best fitted distribution
 MOST_SURE = 0.95  # discriminator's accuracy
 LEAST_SURE = 0.55
+LEAST_ALIKE = (
+    0.75  # reconstructions' gradient energy, as a share of the real images', for a discriminator to be excused
+)
 MOST_COPIES = 0.02  # share of samples
-LEAST_SHARPNESS = 0.5  # of reconstructions, as a share of the real images'
+MOST_OVERFIT = 2.0  # held-out images' L1, as a multiple of the training images'
+LEAST_SHARPNESS = 0.5  # reconstructions' gradient energy, as a share of the real images'
+MOST_SHARPNESS = 1.5
 
 _TAIL = 0.1  # of the run, whose mean the discriminator is judged by
 
@@ -57,6 +62,7 @@ def verdicts(evaluation: dict[str, Any], rows: list[dict[str, float]], config: C
         _weak_discriminator,
         _memorisation,
         _blur,
+        _false_texture,
     )
     return [look(evaluation, rows, config) for look in looked_for]
 
@@ -105,6 +111,8 @@ def _variance_collapse(evaluation: dict[str, Any], rows: list[dict[str, float]],
 
 def _prior_mismatch(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Config) -> Verdict:
     generation, latent = evaluation["generation"], evaluation["latent"]["training"]
+    if not latent["active_units"]:
+        return Verdict("prior mismatch", None, "No dimension is active, so every code gives the same image.")
     distance = f"the population's Gaussian is {latent['population_kl_gaussian']:.3g} nats from the prior"
     remedy = (
         "Sample with sampler='gaussian' or 'mixture', which costs no training. Or raise"
@@ -163,12 +171,16 @@ def _strong_discriminator(evaluation: dict[str, Any], rows: list[dict[str, float
 
 
 def _weak_discriminator(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Config) -> Verdict:
+    sharpness = evaluation["reconstruction"]["sharpness"]
+    alike = LEAST_ALIKE < sharpness < 1 / LEAST_ALIKE
+
     def judge(real: float, fake: float) -> tuple[bool, str, str]:
         return (
-            (real + fake) / 2 < LEAST_SURE,
-            f"a mean below {LEAST_SURE:.0%} would be guessing",
-            "Make it wider or deeper (model.discriminator_filters), or raise optimizer.learning_rate. If you cannot"
-            " tell reconstructions from images by eye either, nothing is wrong.",
+            (real + fake) / 2 < LEAST_SURE and not alike,
+            f"a mean below {LEAST_SURE:.0%} would be guessing, where reconstructions differ from images: they have"
+            f" {sharpness:.2f} of the gradient energy, outside of {LEAST_ALIKE} to {1 / LEAST_ALIKE:.2f}",
+            "Make it wider or deeper (model.discriminator_filters), or raise loss.adversarial_weight and"
+            " optimizer.learning_rate.",
         )
 
     return _discriminator(judge, "discriminator too weak", rows, config)
@@ -178,13 +190,14 @@ def _memorisation(evaluation: dict[str, Any], rows: list[dict[str, float]], conf
     found = evaluation["memorisation"]
     if not found:
         return Verdict("memorisation", None, evaluation["skipped"]["memorisation"] + ".")
+    training, held_out = evaluation["reconstruction"]["l1_training"], evaluation["reconstruction"]["l1"]
     return _verdict(
         "memorisation",
-        found["copies"] > MOST_COPIES,
+        found["copies"] > MOST_COPIES or held_out > MOST_OVERFIT * training,
         f"{found['copies']:.1%} of the samples are three times nearer to one of {found['training_images']:,} training"
         f" images than to any other (held-out images: {found['copies_among_held_out']:.1%}); more than"
-        f" {MOST_COPIES:.0%} would be copying. L1 is {evaluation['reconstruction']['l1_training']:.3g} on training"
-        f" images, {evaluation['reconstruction']['l1']:.3g} on held-out ones.",
+        f" {MOST_COPIES:.0%} would be copying. L1 is {training:.3g} on training images and {held_out:.3g} on held-out"
+        f" ones; more than {MOST_OVERFIT} times as much would be knowing them by heart.",
         "Train on more images or for fewer steps, raise data.jitter, or lower model.latent_dim and the filters.",
     )
 
@@ -204,4 +217,18 @@ def _blur(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Conf
         f"Reconstructions have {share:.2f} of the real images' gradient energy; below {LEAST_SHARPNESS} they look"
         " blurred.",
         remedy,
+    )
+
+
+def _false_texture(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Config) -> Verdict:
+    share = evaluation["reconstruction"]["sharpness"]
+    remedy = "Train longer"
+    if config.loss.adversarial != "none":
+        remedy += ", lower loss.adversarial_weight, or let the discriminator join later (loss.adversarial_start_step)"
+    return _verdict(
+        "false texture",
+        share > MOST_SHARPNESS,
+        f"Reconstructions have {share:.2f} of the real images' gradient energy; above {MOST_SHARPNESS} they have grain"
+        " or a checkerboard that the images have not.",
+        f"{remedy}.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,10 @@ def read_split(config: Config, split: str, limit: int | None = None) -> np.ndarr
 
 def read_labelled(config: Config, split: str, limit: int | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """As ``read_split``, with those labels that are true or false: name to bool ``[n]``; none for most data sets."""
-    source = catalog.load_dataset(catalog.resolve(config).data, split_name(config, split))
+    # A run's configuration has the name that a folder was prepared under; the folder may be gone.
+    data = dataclasses.replace(config.data, folder=None if config.data.name else config.data.folder)
+    data = catalog.resolve(dataclasses.replace(config, data=data)).data
+    source = catalog.load_dataset(data, split_name(config, split))
     count = len(source) if limit is None else min(limit, len(source))
 
     def read(position: int) -> np.ndarray | None:
