@@ -1,5 +1,29 @@
-"""The one exception for what a user can put right."""
+"""What goes wrong through no fault of the program."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
 
 
 class UserError(Exception):
     """Bad input. The message is one line: which field or file, what was found, what was expected, what to do."""
+
+
+@contextlib.contextmanager
+def needs(extra: str, command: bool) -> Iterator[None]:
+    """Around imports that an extra of the package brings: if one is missing, says which extra to install.
+
+    Args:
+      extra: the extra's name.
+      command: whether this is a program, which then ends with that message, and not a module that is imported.
+
+    Raises:
+      ImportError: what is imported is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is missing; pip install 'rvae_jax[{extra}]'"
+        if command:
+            sys.exit(f"Error: {message}")
+        raise ImportError(message) from error

@@ -20,12 +20,15 @@ from etils import epath
 
 from rvae_jax import samplers
 from rvae_jax.batching import Batched
-from rvae_jax.data import pipeline, reading
-from rvae_jax.errors import UserError
-from rvae_jax.inference import TrainedVAE, load
-from rvae_jax.metrics import distances, inception, latent, likelihood, similarity
+from rvae_jax.errors import UserError, needs
+from rvae_jax.metrics import distances, inception, latent, likelihood
 from rvae_jax.pictures import to_uint8
 from rvae_jax.workdir import write_whole
+
+with needs("evaluate", command=__name__ == "__main__"):
+    from rvae_jax.data import pipeline, reading
+    from rvae_jax.inference import TrainedVAE, load
+    from rvae_jax.metrics import similarity
 
 FILE = "evaluation.json"
 SAMPLERS = ("prior", "gaussian", "mixture")

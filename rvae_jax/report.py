@@ -10,20 +10,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import matplotlib
 import numpy as np
-from etils import epath
-from matplotlib import pyplot
 
 from rvae_jax import config as config_lib
-from rvae_jax import evaluate as evaluate_lib
-from rvae_jax.errors import UserError
-from rvae_jax.figures import Drawer, Figure
-from rvae_jax.inference import TrainedVAE, load
-from rvae_jax.logging import read_metrics
+from rvae_jax.errors import UserError, needs
 from rvae_jax.verdicts import Verdict, verdicts
-from rvae_jax.workdir import write_whole
+
+with needs("evaluate", command=__name__ == "__main__"):
+    import jinja2
+    import matplotlib
+    from etils import epath
+    from matplotlib import pyplot
+
+    from rvae_jax import evaluate as evaluate_lib
+    from rvae_jax.figures import Drawer, Figure
+    from rvae_jax.inference import TrainedVAE, load
+    from rvae_jax.logging import read_metrics
+    from rvae_jax.workdir import write_whole
 
 FILE = "report.html"
 

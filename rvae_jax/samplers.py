@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, needs
 
 SamplerName = Literal["prior", "gaussian", "mixture"]
 Draw = Callable[[int, int], np.ndarray]  # (n, seed) to codes [n, d], float32
@@ -57,8 +57,8 @@ def mixture(mean: np.ndarray, log_var: np.ndarray, seed: int = 0) -> Draw:
 
     Each component has a covariance of its own where there are five codes of it for each dimension; else all share one.
     """
-    from sklearn.mixture import GaussianMixture
-
+    with needs("evaluate", command=False):
+        from sklearn.mixture import GaussianMixture
     rng = np.random.default_rng(seed)
     n, d = mean.shape
     codes = mean + np.exp(0.5 * log_var) * rng.standard_normal(mean.shape)

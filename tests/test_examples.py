@@ -1,13 +1,20 @@
+import functools
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
+import jax
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 from examples import face_detector
+from rvae_jax import config as config_module
+from rvae_jax import parallel
 from rvae_jax.data import orl
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "reuse_losses.py"
@@ -36,6 +43,38 @@ def test_foreign_training_loop_learns_and_computes_the_same_in_every_style():
 
 def test_example_is_short():
     assert len(EXAMPLE.read_text().splitlines()) < 80
+
+
+def test_notebook_runs_from_above_to_below(tmp_path, monkeypatch, capsys):
+    cells = json.loads((EXAMPLE.parent / "walk_through.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(cells) >= 20 and len(code) >= 10
+    monkeypatch.syspath_prepend(EXAMPLE.parents[1])
+    monkeypatch.setenv("RVAE_WORKDIR", str(tmp_path / "run"))
+    monkeypatch.setenv("RVAE_VARIANT", "tiny")
+    monkeypatch.setattr(config_module, "make_tiny", _toy(config_module.make_tiny))
+    monkeypatch.delitem(sys.modules, "configs.orl", raising=False)
+    monkeypatch.setattr(parallel, "data_parallel", functools.partial(parallel.data_parallel, devices=jax.devices()[:1]))
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    matplotlib.use("agg")
+    shown = []
+    monkeypatch.setattr(pyplot, "show", lambda: shown.append(pyplot.gcf().get_axes()) or pyplot.close())
+    names = {}
+    for source in code:
+        exec(compile(source, "cell", "exec"), names)
+    assert len(shown) == 9 and all(axes for axes in shown)
+    printed = capsys.readouterr().out
+    assert "posterior collapse: " in printed and "lpips_diversity" in printed
+
+
+def _toy(make_tiny):
+    def make(config):
+        config = make_tiny(config)
+        config.steps = config.eval_every = 10
+        config.data.data_dir = None
+        return config
+
+    return make
 
 
 def test_face_detector_finds_faces_and_only_these():

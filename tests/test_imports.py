@@ -76,6 +76,18 @@ def test_without_the_training_extra_what_is_missing_is_named():
     assert "ImportError: rvae_jax.load needs optax; pip install 'rvae_jax[train]'" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("module", "missing", "extra"), [("evaluate", "dm_pix", "evaluate"), ("report", "jinja2", "evaluate")]
+)
+def test_without_the_extra_for_judging_it_is_named(module, missing, extra):
+    hide = f"import sys; sys.modules['{missing}'] = None;"
+    result = _run(f"{hide} import runpy; runpy.run_module('rvae_jax.{module}', run_name='__main__')")
+    assert result.returncode == 1
+    assert result.stderr == f"Error: {missing} is missing; pip install 'rvae_jax[{extra}]'\n"
+    result = _run(f"{hide} import rvae_jax.{module}")
+    assert f"ImportError: {missing} is missing; pip install 'rvae_jax[{extra}]'" in result.stderr
+
+
 def test_base_installation_is_jax_alone():
     with (ROOT / "pyproject.toml").open("rb") as file:
         dependencies = tomllib.load(file)["project"]["dependencies"]
