@@ -43,15 +43,21 @@ class Batched:
         size = min(self._batch_size, math.ceil(count / devices)) * devices
         found, running = [], deque()
         with tqdm(total=count, desc=label, unit=" images", disable=label is None) as progress:
+
+            def fetch() -> None:
+                result, length = running.popleft()
+                found.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:length], result))
+                progress.update(length)
+
             for start in range(0, count, size):
-                parts = [array[start : start + size] for array in rows]
+                parts = [np.asarray(array[start : start + size]) for array in rows]
                 # The last batch is filled up, so that nothing is compiled for it.
-                padded = [np.concatenate([part, part[[-1] * (size - len(part))]]) for part in map(np.asarray, parts)]
-                placed = jax.device_put(padded, self._layout.batch)
-                running.append((self._function(self._weights, *placed), len(parts[0])))
-                if len(running) > 1 or start + size >= count:
-                    while len(running) > (start + size < count):
-                        result, length = running.popleft()
-                        found.append(jax.tree.map(lambda leaf, length=length: np.asarray(leaf)[:length], result))
-                        progress.update(length)
+                padded = [np.concatenate([part, part[[-1] * (size - len(part))]]) for part in parts]
+                running.append(
+                    (self._function(self._weights, *jax.device_put(padded, self._layout.batch)), len(parts[0]))
+                )
+                if len(running) > 1:  # the next one is prepared while one runs
+                    fetch()
+            while running:
+                fetch()
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)

@@ -31,7 +31,7 @@ with needs("evaluate", command=__name__ == "__main__"):
     from rvae_jax.metrics import similarity
 
 FILE = "evaluation.json"
-SAMPLERS = ("prior", "gaussian", "mixture")
+
 LEAST_FOR_DISTANCES = 1_000
 _COPY_RATIO = 1 / 3
 _COPY_SIZE = 32
@@ -122,7 +122,7 @@ class _Judge:
         }
         self._distances(result, reconstructions, samples)
         result["protocol"] = self._protocol()
-        result["settings"] = _asked(self.settings)
+        result["settings"] = asked(self.settings)
         result["skipped"] = self.skipped
         return _rounded(result)
 
@@ -365,7 +365,7 @@ def evaluated(model: TrainedVAE, settings: Settings) -> Evaluation:
     path = model.workdir / FILE
     try:
         found = json.loads(path.read_text())
-        if (found["model"]["step"], found["settings"]) == (model.step, _asked(settings)):
+        if (found["model"]["step"], found["settings"]) == (model.step, asked(settings)):
             return found
     except (FileNotFoundError, json.JSONDecodeError, KeyError):
         pass
@@ -429,7 +429,7 @@ def _cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rvae_jax" / "features"
 
 
-def _asked(settings: Settings) -> dict[str, Any]:
+def asked(settings: Settings) -> dict[str, Any]:
     """The settings that figures depend on."""
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in ("inception", "cache")}
 

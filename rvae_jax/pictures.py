@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from rvae_jax import latent_paths
 from rvae_jax.workdir import write_whole
 
 SHOWN = 10
@@ -68,8 +69,7 @@ def transition_codes(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ends = evenly_spaced(2 * TRANSITIONS, len(means))
     half = (len(ends) + 1) // 2
     pairs = np.stack([ends[: len(ends) - half], ends[half:]], axis=1) if len(ends) > 1 else np.zeros((1, 2), int)
-    t = np.linspace(0.0, 1.0, SHOWN - 2, dtype=np.float32)[None, :, None]
-    return pairs, (1 - t) * means[pairs[:, 0], None] + t * means[pairs[:, 1], None]
+    return pairs, latent_paths.transition(means[pairs[:, 0]], means[pairs[:, 1]], SHOWN - 2)
 
 
 def transition_grid(images: np.ndarray, pairs: np.ndarray, decoded: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ with needs("evaluate", command=__name__ == "__main__"):
 FILE = "report.html"
 
 _MAX_CURVE_POINTS = 500
+_LEAST_TILE = 90  # height in pixels that a smaller image is shown at, where the page is wide enough
 
 # Title, unit, and the metrics of docs/metrics.md that are drawn together.
 _CURVES = (
@@ -101,6 +102,7 @@ def make_report(models: list[TrainedVAE], settings: evaluate_lib.Settings) -> st
     return environment.get_template("report.html.jinja").render(
         title=", ".join(names),
         subjects=subjects,
+        enlarged=max(1.0, _LEAST_TILE / min(height for height, *_ in shapes)),
         tables=_tables(subjects),
         figures=_figure_rows(subjects),
         curves=_curves(subjects),

@@ -6,6 +6,8 @@ import gc
 import html.parser
 import io
 import json
+import pathlib
+import re
 import shutil
 import sys
 
@@ -316,6 +318,21 @@ def test_without_inception_the_rest_is_measured(healthy, tmp_path):
     assert "psnr" in found["reconstruction"] and "fid" not in found["generation"]["prior"]
 
 
+def test_every_figure_is_documented(with_distances, with_lpips, healthy, trained):
+    documented = (pathlib.Path(__file__).parents[1] / "docs" / "metrics.md").read_text().split("# What `evaluate`")[1]
+    names = set(re.findall(r"`([a-z0-9_.]+)`", documented))
+    found = evaluate.evaluate(healthy, with_distances, progress=False)
+    found["likelihood"] = evaluate.evaluate(trained("crammed"), QUICK, progress=False)["likelihood"]
+
+    def keys(tree):
+        for name, part in tree.items():
+            yield name
+            yield from keys(part) if isinstance(part, dict) and part is not found["model"] else ()
+
+    missing = {name for name in keys(found) if name not in names and f"latent.{name}" not in names}
+    assert missing - {"latent", *evaluate.asked(QUICK)} == set()
+
+
 def run(module, monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
     module.main()
@@ -357,6 +374,12 @@ def test_bad_arguments_are_told(workdir, monkeypatch, arguments, message):
 def test_no_run_is_told(module, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="holds no run"):
         run(module, monkeypatch, f"--workdir={tmp_path}")
+
+
+def test_no_checkpoint_is_told(workdir, monkeypatch):
+    shutil.rmtree(workdir / "checkpoints")
+    with pytest.raises(SystemExit, match="holds no checkpoint; train there first"):
+        run(evaluate, monkeypatch, f"--workdir={workdir}")
 
 
 # Orbax leaves what it had begun to read.
