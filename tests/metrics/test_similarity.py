@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from skimage import metrics as skimage_metrics
@@ -40,6 +42,13 @@ def test_sharpness_of_a_step_and_of_blur(pair):
     assert similarity.sharpness(step)[0] == pytest.approx(4 / 7, rel=1e-5)  # one of seven differences, 2^2
     clean, noisy = pair
     assert (similarity.sharpness(noisy) > similarity.sharpness(clean)).all()
+
+
+def test_lpips_is_that_of_pytorch():
+    reference = np.load(Path(__file__).parents[1] / "reference" / "metrics.npz")
+    images, others = reference["inception/colour/in"], reference["lpips/other"]
+    found = similarity.lpips(similarity.load_lpips(), images, others)
+    np.testing.assert_allclose(found, reference["lpips/out"], rtol=1e-4)
 
 
 def test_lpips_orders_distortions_and_is_zero_for_equal_images(pair):

