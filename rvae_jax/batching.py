@@ -40,7 +40,8 @@ class Batched:
           The results of all rows, in their order: NumPy arrays.
         """
         count, devices = len(rows[0]), self._layout.mesh.size
-        size = min(self._batch_size, math.ceil(count / devices)) * devices
+        # Of few sizes, so that little is compiled for different counts.
+        size = min(self._batch_size, 1 << math.ceil(math.log2(math.ceil(count / devices)))) * devices
         found, running = [], deque()
         with tqdm(total=count, desc=label, unit=" images", disable=label is None) as progress:
 

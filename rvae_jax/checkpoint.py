@@ -138,6 +138,12 @@ class Checkpoints:
         args = ocp.args.Composite(weights=ocp.args.StandardRestore(_abstract(weights_of(like))))
         return self._manager.restore(step, args=args)["weights"]
 
+    def weight_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the item ``weights`` of ``step``, by a name such as ``vae/params/sampler/z_mean/kernel``."""
+        with ocp.StandardCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(self.folder / str(step) / "weights").item_metadata
+        return _shapes(getattr(metadata, "tree", metadata))
+
     def close(self) -> None:
         """Waits, then lets go of the folder."""
         self._manager.close()
@@ -178,7 +184,19 @@ def load_weights(
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
     try:
+        # Orbax finds other shapes out in a thread, with a traceback.
+        there, expected = checkpoints.weight_shapes(step), _shapes(weights_of(like))
+        for name in sorted(there.keys() | expected.keys()):
+            if there.get(name) != expected.get(name):
+                raise UserError(
+                    f"checkpoint {checkpoints.folder / str(step)} is of another configuration than"
+                    f" {workdir / workdir_lib.CONFIG_FILE}: {name} is {_described(there.get(name))} there and"
+                    f" {_described(expected.get(name))} by the configuration; put back the run's own"
+                    f" {workdir_lib.CONFIG_FILE}"
+                )
         return config, checkpoints.restore_weights(step, like), step
+    except UserError:
+        raise
     except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
         raise UserError(
             f"checkpoint {checkpoints.folder / str(step)} is unreadable ({_first_line(error)}); give another step of"
@@ -216,6 +234,15 @@ def _joined(weights: dict[str, Any], training: dict[str, Any], like: TrainState)
 
 def _abstract(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _described(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"of shape {shape}"
 
 
 def _selection_error(metrics: dict[str, float]) -> float:

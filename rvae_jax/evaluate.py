@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -22,7 +24,7 @@ from rvae_jax import samplers
 from rvae_jax.batching import Batched
 from rvae_jax.errors import UserError, needs
 from rvae_jax.metrics import distances, inception, latent, likelihood
-from rvae_jax.pictures import to_uint8
+from rvae_jax.pictures import evenly_spaced
 from rvae_jax.workdir import write_whole
 
 with needs("evaluate", command=__name__ == "__main__"):
@@ -36,6 +38,8 @@ LEAST_FOR_DISTANCES = 1_000
 _COPY_RATIO = 1 / 3
 _COPY_SIZE = 32
 _DECOMPOSED = 2_000
+_BOUNDED = 256
+_FORMAT = 1  # of the file
 
 Evaluation = dict[str, Any]
 
@@ -91,6 +95,10 @@ class _Judge:
         self.skipped: dict[str, str] = {}
         self.held_out = reading.read_split(model.config, settings.split, settings.images)
         self.training = reading.read_split(model.config, "train", settings.training_images)
+        self.training_total = reading.count(model.config, "train")
+        # As many training images as there are held-out ones: what real images are like beside these.
+        chosen = np.random.default_rng(settings.seed).permutation(len(self.training))[: len(self.held_out)]
+        self.others = np.sort(chosen)
         self.checksum: str | None = None
 
     def judge(self) -> Evaluation:
@@ -126,11 +134,24 @@ class _Judge:
         result["skipped"] = self.skipped
         return _rounded(result)
 
+    @functools.cached_property
+    def _encoder(self) -> Batched:
+        apply = functools.partial(self.model.vae.apply, method="encode")
+        return Batched(lambda variables, images: apply(variables, pipeline.to_float(images)), self.model.variables)
+
+    @functools.cached_property
+    def _decoder(self) -> Batched:
+        def decode(variables: Any, z: jax.Array) -> jax.Array:
+            x = jnp.clip(self.model.vae.apply(variables, z, method="decode"), -1.0, 1.0)
+            return jnp.round((x + 1.0) * 127.5).astype(jnp.uint8)
+
+        return Batched(decode, self.model.variables)
+
     def _encode(self, images: np.ndarray, label: str) -> tuple[np.ndarray, np.ndarray]:
-        return self.model.encode(pipeline.to_float(images), self._label(label))
+        return self._encoder(images, label=self._label(label))
 
     def _decode(self, z: np.ndarray, label: str) -> np.ndarray:
-        return to_uint8(self.model.decode(z, self._label(label)))
+        return self._decoder(z, label=self._label(label))
 
     def _label(self, text: str) -> str | None:
         return f"{text:28}" if self.progress else None
@@ -138,13 +159,20 @@ class _Judge:
     @functools.cached_property
     def _similarity(self) -> Batched:
         def measure(_: None, x: jax.Array, x_hat: jax.Array) -> dict[str, jax.Array]:
-            return {
+            found = {
+                "l1": similarity.l1(x, x_hat),
                 "psnr": similarity.psnr(x, x_hat),
-                "ssim": similarity.ssim(x, x_hat),
                 "sharpness": similarity.sharpness(x),
                 "sharpness_hat": similarity.sharpness(x_hat),
             }
+            if has_ssim:
+                found["ssim"] = similarity.ssim(x, x_hat)
+            return found
 
+        size = self.held_out.shape[1:3]
+        has_ssim = min(size) >= similarity.SSIM_WINDOW
+        if not has_ssim:
+            self.skipped["ssim"] = f"images of {size[0]}x{size[1]}; its window is 11x11"
         return Batched(measure)
 
     @functools.cached_property
@@ -157,27 +185,28 @@ class _Judge:
 
     def _reconstruction(self, reconstructions: np.ndarray, training_means: np.ndarray) -> dict[str, float]:
         values = self._similarity(self.held_out, reconstructions, label=self._label("PSNR, SSIM"))
-        real, found = self.held_out.astype(np.float64), reconstructions.astype(np.float64)
-        few = slice(0, min(len(self.training), len(self.held_out)))
-        of_training = to_uint8(self.model.decode(training_means[few])).astype(np.float64)
-        finite = values["psnr"][np.isfinite(values["psnr"])]
+        of_training = self._decode(training_means[self.others], "reconstruct training images")
         result = {
-            "l1": np.abs(real - found).mean() / 127.5,
-            "l1_training": np.abs(self.training[few] - of_training).mean() / 127.5,
-            "psnr": finite.mean() if len(finite) else math.inf,
-            "ssim": values["ssim"].mean(),
+            "l1": values["l1"].mean(),
+            "l1_training": self._similarity(self.training[self.others], of_training)["l1"].mean(),
             "sharpness": values["sharpness_hat"].mean() / values["sharpness"].mean(),
         }
+        if np.isfinite(values["psnr"]).all():
+            result["psnr"] = values["psnr"].mean()
+        else:
+            self.skipped["psnr"] = f"{np.isinf(values['psnr']).sum()} reconstructions are equal to their image"
+        if "ssim" in values:
+            result["ssim"] = values["ssim"].mean()
         if self._lpips is not None:
             result["lpips"] = self._lpips(self.held_out, reconstructions, label=self._label("LPIPS")).mean()
         return result
 
     def _generation(self, samples: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-        """Sharpness and diversity of each sampler's images, and of the real ones."""
-        real = self._similarity(self.held_out, self.held_out)["sharpness"].mean()
+        """Sharpness and diversity of real images and of each sampler's."""
+        held_out = self._similarity(self.held_out, self.held_out)["sharpness"].mean()
         result = {}
-        for name, images in {"real": self.held_out, **samples}.items():
-            result[name] = {"sharpness": self._similarity(images, images)["sharpness"].mean() / real}
+        for name, images in {"real": self.training[self.others], **samples}.items():
+            result[name] = {"sharpness": self._similarity(images, images)["sharpness"].mean() / held_out}
             if self._lpips is not None and len(images) > 1:
                 half = len(images) // 2
                 order = np.random.default_rng(self.settings.seed).permutation(len(images))
@@ -186,14 +215,14 @@ class _Judge:
         return result
 
     def _latent(self, held_out: tuple[np.ndarray, ...], training: tuple[np.ndarray, ...]) -> dict[str, Any]:
-        few = slice(0, _DECOMPOSED)
+        few = evenly_spaced(_DECOMPOSED, len(held_out[0]))
         decomposition = latent.decompose(*(array[few] for array in held_out), seed=self.settings.seed)
         return {
             "held_out": {
                 "images": len(held_out[0]),
                 **latent.summary(*held_out),
                 **decomposition._asdict(),
-                "mutual_information_limit": math.log(min(len(held_out[0]), _DECOMPOSED)),
+                "mutual_information_limit": math.log(len(few)),
             },
             "training": {"images": len(training[0]), **latent.summary(*training)},
             "dimensions": {name: values.tolist() for name, values in latent.dimensions(*training).items()},
@@ -204,24 +233,27 @@ class _Judge:
         if len(self.training) < 3:
             self.skipped["memorisation"] = f"{len(self.training)} training images; expected at least 3"
             return {}
-        training, found = _reduced(self.training), {}
-        for name, images in (("samples", samples), ("held_out", self.held_out)):
+        training = _reduced(self.training)
+        if self.model.config.data.flip:
+            training = np.concatenate([training, _reduced(self.training[:, :, ::-1])])
+
+        def copies(images: np.ndarray) -> float:
             squares, _ = distances.nearest(_reduced(images), training, 2)
-            ratio = np.sqrt(squares[:, 0] / np.maximum(squares[:, 1], 1e-12))
-            found[name] = float(np.mean(ratio < _COPY_RATIO))
-            found[f"{name}_distance"] = float(np.sqrt(squares[:, 0] / training.shape[1]).mean())
+            return float(np.mean(np.sqrt(squares[:, 0] / np.maximum(squares[:, 1], 1e-12)) < _COPY_RATIO))
+
         return {
-            "copies": found["samples"],
-            "copies_among_held_out": found["held_out"],
-            "training_images": len(training),
+            "copies": copies(samples),
+            "copies_among_held_out": copies(self.held_out),
+            "training_images": len(self.training),
+            "training_images_in_all": self.training_total,
         }
 
     def _likelihood(self, held_out: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
         loss = self.model.config.loss
-        if loss.adversarial != "none":
+        if loss.adversarial != "none" and loss.adversarial_weight:
             self.skipped["likelihood"] = "the model was trained against a discriminator: its loss bounds no likelihood"
             return {}
-        few = slice(0, 256)
+        few = evenly_spaced(_BOUNDED, len(self.held_out))
         x = pipeline.to_float(self.held_out[few])
         apply, samples = self.model.vae.apply, self.settings.likelihood_samples
 
@@ -250,23 +282,26 @@ class _Judge:
 
     def _distances(self, result: Evaluation, reconstructions: np.ndarray, samples: dict[str, np.ndarray]) -> None:
         """Puts FID and its like where they belong."""
-        count = min(len(self.held_out), len(self.training))
-        if count < self.settings.least_for_distances:
+        what, least, count = "FID, KID, precision and the like", self.settings.least_for_distances, len(self.held_out)
+        if count < least:
             self.skipped["fid"] = (
-                f"FID, KID, precision and the like: {count} images to compare with, expected at least"
-                f" {self.settings.least_for_distances}; below, they say more about the number than about the model"
+                f"{what}: {count} held-out images to compare with, expected at least {least}; below, they say more"
+                " about the number than about the model"
+            )
+            return
+        if len(self.others) < count:
+            self.skipped["fid"] = (
+                f"{what}: {len(self.others)} training images for the floor, expected as many as the {count} held-out"
+                " ones; lower --images, or raise --training_images"
             )
             return
         try:
             network = inception.load(self.settings.inception)
         except UserError as error:
-            self.skipped["fid"] = f"FID, KID, precision and the like: {error}"
+            self.skipped["fid"] = f"{what}: {error}"
             return
         self.checksum = network.checksum
         extract = Batched(inception.features, network.layers)
-        # The floor: as many other real images as there are samples.
-        order = np.random.default_rng(self.settings.seed).permutation(len(self.training))
-        other = self.training[np.sort(order[: len(self.held_out)])]
         real = self._cached(extract, self.held_out, "features: held-out")
         reference = distances.moments(real)
 
@@ -279,20 +314,22 @@ class _Judge:
                 **distances.support(real, features)._asdict(),
             }
 
-        result["generation"]["real"] |= compare(self._cached(extract, other, "features: training"))
+        others = self._cached(extract, self.training[self.others], "features: training")
+        result["generation"]["real"] |= compare(others)
         for name, images in samples.items():
             result["generation"][name] |= compare(extract(images, label=self._label(f"features: {name}")))
-        found = compare(extract(reconstructions, label=self._label("features: reconstructions")))
-        result["reconstruction"] |= {"rfid": found["fid"], "rkid": found["kid"]}
+        features = extract(reconstructions, label=self._label("features: reconstructions"))
+        result["reconstruction"]["rfid"] = distances.frechet_distance(*reference, *distances.moments(features))
 
     def _cached(self, extract: Batched, images: np.ndarray, label: str) -> np.ndarray:
         """Features of real images, which are the same for every model of a data set."""
         content = hashlib.sha256(images.tobytes() + repr((images.shape, self.checksum)).encode())
         path = self.settings.cache and self.settings.cache / f"{content.hexdigest()[:24]}.npy"
-        if path and path.exists():
-            features = np.load(path)
-            if features.shape == (len(images), inception.FEATURES):
-                return features
+        if path:
+            with contextlib.suppress(OSError, ValueError, EOFError):  # it is not there, or damaged
+                features = np.load(path)
+                if features.shape == (len(images), inception.FEATURES):
+                    return features
         features = extract(images, label=self._label(label))
         if path:
             _save(path, features)
@@ -318,7 +355,8 @@ class _Judge:
             protocol |= {
                 "inception_checksum": self.checksum,
                 "inception_resizer": inception.RESIZER,
-                "distances": "reference: the held-out images; real: as many training images, the floor",
+                "distances": "to the held-out images; real: as many training images, the floor. Few images bias FID"
+                " upwards: compare with equal numbers alone, and not with published ones, of 50,000",
             }
         if channels == 1:
             protocol["channels"] = (
@@ -367,7 +405,7 @@ def evaluated(model: TrainedVAE, settings: Settings) -> Evaluation:
         found = json.loads(path.read_text())
         if (found["model"]["step"], found["settings"]) == (model.step, asked(settings)):
             return found
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
         pass
     print(f"{model.workdir}: evaluating step {model.step}", flush=True)
     return write(model, evaluate(model, settings))
@@ -430,12 +468,14 @@ def _cache_dir() -> Path:
 
 
 def asked(settings: Settings) -> dict[str, Any]:
-    """The settings that figures depend on."""
-    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in ("inception", "cache")}
+    """What figures depend on, besides the model and its data."""
+    values = dataclasses.asdict(settings) | {"format": _FORMAT, "inception": inception.checksum(settings.inception)}
+    del values["cache"]
+    return values
 
 
 def _reduced(images: np.ndarray) -> np.ndarray:
-    """Rows of values in [0, 1], of images reduced to at most 32x32 by the mean of whole blocks."""
+    """Rows of values in [0, 1], of images reduced by the mean of whole blocks, the shorter side to 32 to 63 pixels."""
     n, height, width, channels = images.shape
     step = max(1, min(height, width) // _COPY_SIZE)
     height, width = height // step, width // step

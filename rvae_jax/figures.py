@@ -100,20 +100,26 @@ class Drawer:
         """Codes of the images."""
         return self.model.encode(self.images)[0]
 
-    def all(self) -> Iterator[tuple[str, Figure]]:
-        """Every figure by name."""
-        yield "reconstructions", self.reconstructions()
-        for sampler in ("prior", "gaussian", "mixture"):
-            yield f"samples_{sampler}", self.samples(sampler)
-        for kind in ("linear", "spherical"):
-            yield f"transitions_{kind}", self.transitions(kind)
-        yield "transition_animated", self.animation()
-        yield "variants_released", self.released_variants()
-        yield "variants_active", self.active_variants()
-        yield "variants_principal", self.principal_variants()
-        attributes = self.attributes()
-        if attributes is not None:
-            yield "attributes", attributes
+    def all(self, warn: Callable[[str], None] = print) -> Iterator[tuple[str, Figure]]:
+        """Every figure by name, but those that need training images where these are gone, of which it warns."""
+        drawings = {
+            "reconstructions": self.reconstructions,
+            **{f"samples_{name}": functools.partial(self.samples, name) for name in ("prior", "gaussian", "mixture")},
+            **{f"transitions_{kind}": functools.partial(self.transitions, kind) for kind in ("linear", "spherical")},
+            "transition_animated": self.animation,
+            "variants_released": self.released_variants,
+            "variants_active": self.active_variants,
+            "variants_principal": self.principal_variants,
+            "attributes": self.attributes,
+        }
+        for name, draw in drawings.items():
+            try:
+                figure = draw()
+            except UserError as error:
+                warn(f"Left out: {name}: {error}")
+                continue
+            if figure is not None:
+                yield name, figure
 
     def reconstructions(self) -> Figure:
         """Each image above its reconstruction."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import base64
 import dataclasses
+import html
 import io
+import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,18 @@ from rvae_jax.verdicts import Verdict, verdicts
 with needs("evaluate", command=__name__ == "__main__"):
     import jinja2
     import matplotlib
-    from etils import epath
     from matplotlib import pyplot
 
     from rvae_jax import evaluate as evaluate_lib
     from rvae_jax.figures import Drawer, Figure
     from rvae_jax.inference import TrainedVAE, load
     from rvae_jax.logging import read_metrics
-    from rvae_jax.workdir import write_whole
+    from rvae_jax.workdir import open_workdir, write_whole
 
 FILE = "report.html"
 
 _MAX_CURVE_POINTS = 500
+_MOST_RUNS = 4
 _LEAST_TILE = 90  # height in pixels that a smaller image is shown at, where the page is wide enough
 
 # Title, unit, and the metrics of docs/metrics.md that are drawn together.
@@ -47,6 +48,10 @@ _CURVES = (
     ("Active units", "dimensions", ("latent/active_units", "validation/active_units")),
     ("Gradient norms", "weighted loss per weight", ("gradient_norm/vae", "gradient_norm/discriminator")),
 )
+# Which way is better, where one is.
+_BETTER = dict.fromkeys(("l1", "l1_training", "lpips", "rfid", "fid", "kid", "bits_per_dimension", "copies"), "lower")
+_BETTER |= dict.fromkeys(("psnr", "ssim", "precision", "recall", "density", "coverage", "iwae"), "higher")
+
 _HISTOGRAMS = (
     ("mean", "population's mean"),
     ("var_means", "variance of the means"),
@@ -89,10 +94,12 @@ def make_report(models: list[TrainedVAE], settings: evaluate_lib.Settings) -> st
       settings: of the evaluation, where one is needed.
 
     Raises:
-      UserError: a run has no metrics, or its data set is not there.
+      UserError: there are more than four, a run has no metrics, or its data set is not there.
     """
+    if len(models) > _MOST_RUNS:
+        raise UserError(f"--workdir is given {len(models)} times; expected at most {_MOST_RUNS}")
     shapes = {tuple(model.config.model.image_shape) for model in models}
-    images = models[0].images("validation", 20) if len(shapes) == 1 else None
+    images = models[0].images(settings.split, 20) if len(shapes) == 1 else None
     names = _names([str(model.workdir) for model in models])
     subjects = [_subject(name, model, settings, images) for name, model in zip(names, models, strict=True)]
     environment = jinja2.Environment(
@@ -108,6 +115,9 @@ def make_report(models: list[TrainedVAE], settings: evaluate_lib.Settings) -> st
         curves=_curves(subjects),
         histograms=_histograms(subjects),
         differing=_differing(subjects),
+        unlike=_unlike(subjects),
+        better=_BETTER,
+        shown_of=models[0].config.data.name if images is not None else None,
         configurations=[config_lib.flatten(subject.model.config) for subject in subjects],
     )
 
@@ -178,10 +188,22 @@ def _differing(subjects: list[Subject]) -> list[tuple[str, list[Any]]]:
     return [(name, [one[name] for one in flat]) for name in flat[0] if any(one[name] != flat[0][name] for one in flat)]
 
 
+def _unlike(subjects: list[Subject]) -> list[str]:
+    """What the runs' figures rest on, where it is not the same: they cannot be compared then."""
+    protocols = [{**subject.evaluation["protocol"], **subject.evaluation["model"]} for subject in subjects]
+    names = ("data", "held_out_split", "held_out_images", "training_images", "image_shape", "inception_checksum")
+    found = []
+    for name in names:
+        values = [protocol.get(name) for protocol in protocols]
+        if any(value != values[0] for value in values):
+            found.append(f"{name}: " + ", ".join(map(str, values)))
+    return found
+
+
 def _curves(subjects: list[Subject]) -> list[str]:
     found = []
     for title, unit, names in _CURVES:
-        with _plot(title) as plot:
+        with _plot(title, len(found)) as plot:
             for number, subject in enumerate(subjects):
                 for position, name in enumerate(names):
                     points = [(row["step"], row[name]) for row in subject.rows if name in row]
@@ -201,7 +223,7 @@ def _curves(subjects: list[Subject]) -> list[str]:
 def _histograms(subjects: list[Subject]) -> list[str]:
     found = []
     for name, label in _HISTOGRAMS:
-        with _plot(label) as plot:
+        with _plot(label, 100 + len(found)) as plot:
             columns = [np.array(subject.evaluation["latent"]["dimensions"][name]) for subject in subjects]
             together = np.concatenate(columns)
             bins = np.linspace(together.min(), max(together.max(), together.min() + 1e-6), 31)
@@ -213,10 +235,10 @@ def _histograms(subjects: list[Subject]) -> list[str]:
 
 
 class _plot:
-    """A plot whose SVG is there after the block; empty if nothing was drawn."""
+    """The page's plot of that number, whose SVG is there after the block; empty if nothing was drawn."""
 
-    def __init__(self, title: str) -> None:
-        self.svg = ""
+    def __init__(self, title: str, number: int) -> None:
+        self.svg, self._title, self._number = "", title, number
         self._figure, self.axes = pyplot.subplots(figsize=(5.2, 3.1), layout="constrained")
         self.axes.set_title(title, fontsize=10)
 
@@ -231,7 +253,10 @@ class _plot:
             text = io.StringIO()
             with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rvae_jax"}):
                 self._figure.savefig(text, format="svg", metadata={"Date": None})
-            self.svg = text.getvalue()[text.getvalue().index("<svg") :]
+            svg = text.getvalue()[text.getvalue().index("<svg") :]
+            # Several on a page must not share their ids.
+            svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>plot{self._number}-", svg)
+            self.svg = svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(self._title)}"', 1)
         pyplot.close(self._figure)
 
 
@@ -251,14 +276,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rvae_jax.report", description=__doc__)
     add = parser.add_argument
     add("--workdir", required=True, action="append", help="of a run; give it again for more, side by side")
-    add("--output", type=Path, help="file to write (report.html in the first work directory)")
+    add("--output", help="file to write, or gs://BUCKET/PATH (report.html in the first work directory)")
     evaluate_lib.add_arguments(parser)
     arguments = vars(parser.parse_args())
     workdirs, output, data_dir = arguments.pop("workdir"), arguments.pop("output"), arguments.pop("data_dir")
     try:
         models = [load(workdir, data_dir=data_dir) for workdir in workdirs]
         page = make_report(models, evaluate_lib.settings_of(arguments))
-        path = epath.Path(output) if output else models[0].workdir / FILE
+        path = open_workdir(output) if output else models[0].workdir / FILE
         write_whole(path, page.encode())
     except UserError as error:
         sys.exit(f"Error: {error}")

@@ -59,8 +59,10 @@ def mixture(mean: np.ndarray, log_var: np.ndarray, seed: int = 0) -> Draw:
     """
     with needs("evaluate", command=False):
         from sklearn.mixture import GaussianMixture
-    rng = np.random.default_rng(seed)
     n, d = mean.shape
+    if n < 2:
+        raise UserError(f"{n} training image; expected at least 2, to fit a mixture of Gaussians to their codes")
+    rng = np.random.default_rng(seed)
     codes = mean + np.exp(0.5 * log_var) * rng.standard_normal(mean.shape)
     components = min(COMPONENTS, max(1, n // 2))
     covariance_type = "full" if n // components >= 5 * d else "tied"

@@ -14,8 +14,12 @@ from rvae_jax.config import Config
 # measured to have; docs/metrics.md has the figures.
 LEAST_ACTIVE = 0.1  # share of the dimensions
 LEAST_SIGMA = 0.02  # posterior's deviation, as a share of the population's
-LEAST_PRIOR_SHARPNESS = 0.75  # of samples from the prior, as a share of those from a fitted Gaussian
-MOST_PRIOR_FID = 1.2  # of samples from the prior, as a multiple of those from the best fitted distribution
+MOST_PRIOR_FID = (
+    1.2  # FID of samples from the prior, as a multiple of those from a fitted distribution, above the floor
+)
+PRIOR_FID_MARGIN = 2.0  # and by how much it must be more
+LEAST_PRIOR_SHARPNESS = 0.75  # gradient energy of samples from the prior, as a share of those from a fitted Gaussian
+MOST_PRIOR_NATS = 0.25  # KL of the population's Gaussian to the prior, a dimension, beyond chance
 MOST_SURE = 0.95  # discriminator's accuracy
 LEAST_SURE = 0.55
 LEAST_ALIKE = (
@@ -67,7 +71,10 @@ def verdicts(evaluation: dict[str, Any], rows: list[dict[str, float]], config: C
     return [look(evaluation, rows, config) for look in looked_for]
 
 
-def _verdict(illness: str, ill: bool, finding: str, remedy: str) -> Verdict:
+def _verdict(illness: str, ill: bool, finding: str, remedy: str, *figures: float) -> Verdict:
+    """``figures`` are those that ``ill`` was told by."""
+    if not np.isfinite(figures).all():
+        return Verdict(illness, None, f"A figure is not finite. {finding}")
     return Verdict(illness, bool(ill), finding, remedy if ill else "")
 
 
@@ -85,6 +92,8 @@ def _posterior_collapse(evaluation: dict[str, Any], rows: list[dict[str, float]]
         f"{active:.0f} of {dimensions:.0f} dimensions are active, the rate is {latent['rate']:.3g} nats an image;"
         f" fewer than {LEAST_ACTIVE:.0%} active would be collapse.",
         remedy,
+        active,
+        latent["rate"],
     )
 
 
@@ -106,6 +115,7 @@ def _variance_collapse(evaluation: dict[str, Any], rows: list[dict[str, float]],
         f"The posterior's deviation is {share:.3g} of the population's (median over active dimensions), and below"
         f" {LEAST_SIGMA} the model would be an autoencoder whose latent space has holes.",
         remedy,
+        share,
     )
 
 
@@ -113,7 +123,12 @@ def _prior_mismatch(evaluation: dict[str, Any], rows: list[dict[str, float]], co
     generation, latent = evaluation["generation"], evaluation["latent"]["training"]
     if not latent["active_units"]:
         return Verdict("prior mismatch", None, "No dimension is active, so every code gives the same image.")
-    distance = f"the population's Gaussian is {latent['population_kl_gaussian']:.3g} nats from the prior"
+    codes, d = latent["images"], latent["dimensions"]
+    chance = d * (d - 1) / (4 * codes)
+    distance = (
+        f"the population's Gaussian is {latent['population_kl_gaussian']:.3g} nats from the prior, of which chance"
+        f" correlation of {codes:,} codes makes about {chance:.2g}"
+    )
     remedy = (
         "Sample with sampler='gaussian' or 'mixture', which costs no training. Or raise"
         f" {'loss.beta' if config.loss.kl == 'standard' else 'loss.population_weight'}, and the batch: a batch of"
@@ -121,23 +136,31 @@ def _prior_mismatch(evaluation: dict[str, Any], rows: list[dict[str, float]], co
         " paper's KL does not see at all."
     )
     if "fid" in generation["prior"]:
-        prior, fitted = generation["prior"]["fid"], min(generation[name]["fid"] for name in ("gaussian", "mixture"))
         floor = generation["real"]["fid"]
+        prior, fitted = generation["prior"]["fid"], min(generation[name]["fid"] for name in ("gaussian", "mixture"))
         return _verdict(
             "prior mismatch",
-            prior > MOST_PRIOR_FID * fitted,
-            f"FID is {prior:.1f} from the prior and {fitted:.1f} from the better fitted distribution (floor"
-            f" {floor:.1f}); more than {MOST_PRIOR_FID} times as much would be a mismatch; {distance}.",
+            prior - floor > MOST_PRIOR_FID * (fitted - floor) + PRIOR_FID_MARGIN,
+            f"FID is {prior:.1f} from the prior and {fitted:.1f} from the better fitted distribution, where real images"
+            f" have {floor:.1f}; above that, more than {MOST_PRIOR_FID} times as much and {PRIOR_FID_MARGIN:g} would be"
+            f" a mismatch; {distance}.",
             remedy,
+            prior,
+            fitted,
+            floor,
         )
     prior, fitted = generation["prior"]["sharpness"], generation["gaussian"]["sharpness"]
     share = prior / max(fitted, 1e-9)
+    nats = (latent["population_kl_gaussian"] - chance) / d if codes >= 2 * d else 0.0
     return _verdict(
         "prior mismatch",
-        not LEAST_PRIOR_SHARPNESS < share < 1 / LEAST_PRIOR_SHARPNESS,
-        f"Samples from the prior have {share:.2f} times the gradient energy of those from a fitted Gaussian, outside of"
-        f" {LEAST_PRIOR_SHARPNESS} to {1 / LEAST_PRIOR_SHARPNESS:.2f} would be a mismatch; {distance}.",
+        not LEAST_PRIOR_SHARPNESS < share < 1 / LEAST_PRIOR_SHARPNESS or nats > MOST_PRIOR_NATS,
+        f"Samples from the prior have {share:.2f} times the gradient energy of those from a fitted Gaussian, where"
+        f" outside of {LEAST_PRIOR_SHARPNESS} to {1 / LEAST_PRIOR_SHARPNESS:.2f} would be a mismatch; {distance}, where"
+        f" more than {MOST_PRIOR_NATS} a dimension beyond chance would be one.",
         remedy,
+        share,
+        nats,
     )
 
 
@@ -147,7 +170,7 @@ def _discriminator(
     rows: list[dict[str, float]],
     config: Config,
 ) -> Verdict:
-    if config.loss.adversarial == "none":
+    if config.loss.adversarial == "none" or not config.loss.adversarial_weight:
         return Verdict(illness, None, "The model was trained without a discriminator.")
     tail = [row for row in rows if "discriminator/accuracy_real" in row and row["step"] > (1 - _TAIL) * config.steps]
     if not tail:
@@ -155,7 +178,7 @@ def _discriminator(
     real, fake = (float(np.mean([row[f"discriminator/accuracy_{side}"] for row in tail])) for side in ("real", "fake"))
     ill, limit, remedy = judge(real, fake)
     found = f"In the last tenth of the run it told {real:.0%} of the real and {fake:.0%} of the reconstructed patches"
-    return _verdict(illness, ill, f"{found}; {limit}.", remedy)
+    return _verdict(illness, ill, f"{found}; {limit}.", remedy, real, fake)
 
 
 def _strong_discriminator(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Config) -> Verdict:
@@ -191,14 +214,28 @@ def _memorisation(evaluation: dict[str, Any], rows: list[dict[str, float]], conf
     if not found:
         return Verdict("memorisation", None, evaluation["skipped"]["memorisation"] + ".")
     training, held_out = evaluation["reconstruction"]["l1_training"], evaluation["reconstruction"]["l1"]
+    copies, by_chance = found["copies"], found["copies_among_held_out"]
+    ill = copies - by_chance > MOST_COPIES or held_out > MOST_OVERFIT * training
+    finding = (
+        f"{copies:.1%} of the samples are three times nearer to one of {found['training_images']:,} training images"
+        f" than to any other, and so are {by_chance:.1%} of the held-out images; {MOST_COPIES:.0%} more would be"
+        f" copying. L1 is {training:.3g} on training images and {held_out:.3g} on held-out ones; more than"
+        f" {MOST_OVERFIT:g} times as much would be knowing them by heart."
+    )
+    missed = found["training_images_in_all"] - found["training_images"]
+    if missed and not ill:
+        return Verdict(
+            "memorisation",
+            None,
+            f"{finding} In {missed:,} more training images it was not looked for: raise --training_images.",
+        )
     return _verdict(
         "memorisation",
-        found["copies"] > MOST_COPIES or held_out > MOST_OVERFIT * training,
-        f"{found['copies']:.1%} of the samples are three times nearer to one of {found['training_images']:,} training"
-        f" images than to any other (held-out images: {found['copies_among_held_out']:.1%}); more than"
-        f" {MOST_COPIES:.0%} would be copying. L1 is {training:.3g} on training images and {held_out:.3g} on held-out"
-        f" ones; more than {MOST_OVERFIT} times as much would be knowing them by heart.",
+        ill,
+        finding,
         "Train on more images or for fewer steps, raise data.jitter, or lower model.latent_dim and the filters.",
+        training,
+        held_out,
     )
 
 
@@ -217,6 +254,7 @@ def _blur(evaluation: dict[str, Any], rows: list[dict[str, float]], config: Conf
         f"Reconstructions have {share:.2f} of the real images' gradient energy; below {LEAST_SHARPNESS} they look"
         " blurred.",
         remedy,
+        share,
     )
 
 
@@ -231,4 +269,5 @@ def _false_texture(evaluation: dict[str, Any], rows: list[dict[str, float]], con
         f"Reconstructions have {share:.2f} of the real images' gradient energy; above {MOST_SHARPNESS} they have grain"
         " or a checkerboard that the images have not.",
         f"{remedy}.",
+        share,
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import gc
 import html.parser
 import io
 import json
@@ -27,7 +26,7 @@ from rvae_jax.metrics import inception, similarity
 from rvae_jax.train import train
 
 SIZE, FACTORS = 32, 8
-QUICK = evaluate.Settings(images=100, training_images=300, likelihood_samples=4)
+QUICK = evaluate.Settings(images=100, training_images=1000, likelihood_samples=4)
 
 
 def waves(n, seed):
@@ -128,7 +127,7 @@ def trained(shared, data_dir):
     settings = {
         "ordinary": {"steps": 300},
         "collapsed": {"steps": 120, "kl": "standard", "beta": 10.0},
-        "hasty": {"steps": 40, "adversarial_weight": 0.0},
+        "hasty": {"steps": 40, "adversarial_weight": 1e-9},
         "crammed": {"steps": 300, "data": "few", "batch_size": 8, "kl": "standard", "adversarial": "none"},
     }
 
@@ -262,11 +261,11 @@ def test_figures_are_those_of_the_images(healthy, with_lpips):
     assert found["reconstruction"]["l1_training"] < 1.3 * found["reconstruction"]["l1"]
     assert found["protocol"]["held_out_images"] == len(x) == 60
     assert found["protocol"]["held_out_split"] == "test"
-    assert found["protocol"]["training_images"] == 300
+    assert found["protocol"]["training_images"] == 1000
     assert "one channel" in found["protocol"]["channels"]
-    assert found["generation"]["real"]["sharpness"] == pytest.approx(1.0)
-    assert found["latent"]["training"]["images"] == 300
-    assert "60 images to compare with, expected at least 1000" in found["skipped"]["fid"]
+    assert found["generation"]["real"]["sharpness"] == pytest.approx(1.0, abs=0.25)
+    assert found["latent"]["training"]["images"] == 1000
+    assert "60 held-out images to compare with, expected at least 1000" in found["skipped"]["fid"]
     assert "trained against a discriminator" in found["skipped"]["likelihood"]
 
 
@@ -305,7 +304,9 @@ def test_distances_have_a_floor_and_tell_of_a_mismatch(with_distances, healthy, 
     assert found["protocol"]["inception_checksum"] == "0123456789abcdef"
     assert "299x299" in found["protocol"]["inception_resizer"]
     assert len(list(tmp_path.iterdir())) == 2
-    assert evaluate.evaluate(healthy, settings, progress=False) == found  # with the cached features
+    damaged_file, _ = tmp_path.iterdir()
+    damaged_file.write_bytes(b"cut")
+    assert evaluate.evaluate(healthy, settings, progress=False) == found  # with what is left of the cached features
     well, ill = (judge(model, settings)["prior mismatch"] for model in (healthy, stretched(healthy)))
     assert (well.ill, ill.ill) == (False, True)
     assert "FID is" in well.finding and "FID is" in ill.finding
@@ -382,15 +383,13 @@ def test_no_checkpoint_is_told(workdir, monkeypatch):
         run(evaluate, monkeypatch, f"--workdir={workdir}")
 
 
-# Orbax leaves what it had begun to read.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
 def test_a_checkpoint_of_another_configuration_is_told(workdir, monkeypatch):
     config = json.loads((workdir / "config.json").read_text())
     config["model"]["latent_dim"] = 9
     (workdir / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SystemExit, match="is unreadable"):
+    with pytest.raises(SystemExit, match="is of another configuration than") as stopped:
         run(evaluate, monkeypatch, f"--workdir={workdir}")
-    gc.collect()
+    assert re.search(r"is of shape \(.*\) there and of shape \(.*\) by the configuration", str(stopped.value.code))
 
 
 def test_every_figure_is_drawn_at_native_resolution(workdir, monkeypatch, capsys):

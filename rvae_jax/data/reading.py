@@ -13,7 +13,7 @@ import numpy as np
 
 from rvae_jax.config import Config
 from rvae_jax.data import catalog, decode, pipeline, sources
-from rvae_jax.data.records import DamagedError
+from rvae_jax.data.records import DamagedError, Images
 from rvae_jax.errors import UserError
 
 _THREADS = 8
@@ -42,12 +42,25 @@ def read_split(config: Config, split: str, limit: int | None = None) -> np.ndarr
     return read_labelled(config, split, limit)[0]
 
 
-def read_labelled(config: Config, split: str, limit: int | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """As ``read_split``, with those labels that are true or false: name to bool ``[n]``; none for most data sets."""
+def count(config: Config, split: str) -> int:
+    """How many images a split has.
+
+    Raises:
+      UserError: the data set or the split is not there.
+    """
+    return len(_open(config, split))
+
+
+def _open(config: Config, split: str) -> Images:
     # A run's configuration has the name that a folder was prepared under; the folder may be gone.
     data = dataclasses.replace(config.data, folder=None if config.data.name else config.data.folder)
     data = catalog.resolve(dataclasses.replace(config, data=data)).data
-    source = catalog.load_dataset(data, split_name(config, split))
+    return catalog.load_dataset(data, split_name(config, split))
+
+
+def read_labelled(config: Config, split: str, limit: int | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """As ``read_split``, with those labels that are true or false: name to bool ``[n]``; none for most data sets."""
+    source = _open(config, split)
     count = len(source) if limit is None else min(limit, len(source))
 
     def read(position: int) -> np.ndarray | None:

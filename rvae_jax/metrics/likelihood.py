@@ -56,5 +56,5 @@ def importance_weighted_bound(
 
 
 def bits_per_dimension(log_density: float, dimensions: int) -> float:
-    """A log density over images in [-1, 1], in nats per image, as bits per value, of 256 levels 1/128 apart."""
-    return -log_density / (dimensions * math.log(2.0)) + 7.0
+    """A log density over images in [-1, 1], in nats per image, as bits per value, of levels that are 2/255 apart."""
+    return -log_density / (dimensions * math.log(2.0)) + math.log2(127.5)

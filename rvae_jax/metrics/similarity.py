@@ -19,6 +19,11 @@ LEAST_LPIPS_SIZE = 32
 LPIPS_PROTOCOL = "AlexNet, version 0.1, at the images' own size"
 
 
+def l1(images: jax.Array, others: jax.Array) -> jax.Array:
+    """Mean absolute difference, ``[n]``, on the scale of images in [-1, 1]."""
+    return 2.0 * jnp.mean(jnp.abs(_unit(images) - _unit(others)), axis=(1, 2, 3))
+
+
 def psnr(images: jax.Array, others: jax.Array) -> jax.Array:
     """Peak signal-to-noise ratio in dB, ``10 log10(255^2 / mean squared difference)``, ``[n]``; inf if equal."""
     return dm_pix.psnr(_unit(images), _unit(others))

@@ -70,5 +70,5 @@ def test_bound_is_exact_where_the_code_says_nothing():
 
 
 def test_bits_of_a_uniform_density():
-    # Uniform over [-1, 1] has density 1/2 a value, and 8 bits.
-    assert likelihood.bits_per_dimension(-10 * math.log(2.0), 10) == pytest.approx(8.0)
+    # Over [-1, 1] it is 1/2 a value; 255 steps between 256 levels.
+    assert likelihood.bits_per_dimension(-10 * math.log(2.0), 10) == pytest.approx(math.log2(255))
