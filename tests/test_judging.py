@@ -62,7 +62,7 @@ def shared(tmp_path_factory, worker_id):
     return once
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def data_dir(shared):
     def make(path):
         for name, count in (("waves", 1000), ("few", 8)):
@@ -107,7 +107,7 @@ def config_of(data_dir, steps, data="waves", batch_size=32, **loss):
     )
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_device():
     """Compiles faster."""
     all_devices = parallel.data_parallel
@@ -121,7 +121,7 @@ def one_device():
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(shared, data_dir):
     """Trained runs by name."""
     settings = {
@@ -180,7 +180,7 @@ def judge(model, settings=QUICK):
     return {verdict.illness: verdict for verdict in found}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def healthy(trained):
     return whitened(trained("ordinary"))
 
