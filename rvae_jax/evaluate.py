@@ -115,6 +115,7 @@ class _Judge:
             name: self._decode(draw(len(self.held_out), self.settings.seed), f"samples: {name}")
             for name, draw in draws.items()
         }
+        reconstruction = self._reconstruction(reconstructions, training[0])
         result: Evaluation = {
             "model": {
                 "workdir": str(self.model.workdir),
@@ -122,11 +123,11 @@ class _Judge:
                 "steps": config.steps,
                 "data": config.data.name,
             },
-            "reconstruction": self._reconstruction(reconstructions, training[0]),
+            "reconstruction": reconstruction,
             "generation": self._generation(samples),
             "latent": self._latent(held_out, training),
             "memorisation": self._memorisation(samples["prior"]),
-            "likelihood": self._likelihood(held_out),
+            "likelihood": self._likelihood(held_out, fitted_scale=float(reconstruction["l1_training"])),
         }
         self._distances(result, reconstructions, samples)
         result["protocol"] = self._protocol()
@@ -248,36 +249,42 @@ class _Judge:
             "training_images_in_all": self.training_total,
         }
 
-    def _likelihood(self, held_out: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
+    def _likelihood(self, held_out: tuple[np.ndarray, np.ndarray], fitted_scale: float) -> dict[str, float]:
         loss = self.model.config.loss
         if loss.adversarial != "none" and loss.adversarial_weight:
             self.skipped["likelihood"] = "the model was trained against a discriminator: its loss bounds no likelihood"
             return {}
         few = evenly_spaced(_BOUNDED, len(self.held_out))
-        x = pipeline.to_float(self.held_out[few])
+        size = math.prod(self.held_out.shape[1:])
+        scales = likelihood.trained_scale(size, loss.reconstruction_weight), fitted_scale
         apply, samples = self.model.vae.apply, self.settings.likelihood_samples
 
         def bound(variables: Any, x: jax.Array, mean: jax.Array, log_var: jax.Array, row: jax.Array) -> jax.Array:
-            def log_likelihood(x: jax.Array, z: jax.Array) -> jax.Array:
-                x_hat = apply(variables, z, method="decode")
-                return likelihood.laplace_log_likelihood(x, x_hat, loss.reconstruction_weight)
+            def of_scale(x: jax.Array, mean: jax.Array, log_var: jax.Array, row: jax.Array, scale: float) -> jax.Array:
+                def log_likelihood(x: jax.Array, z: jax.Array) -> jax.Array:
+                    return likelihood.laplace_log_likelihood(x, apply(variables, z, method="decode"), scale)
+
+                key = jax.random.fold_in(jax.random.key(self.settings.seed), row)
+                rows = x[None], mean[None], log_var[None]
+                return likelihood.importance_weighted_bound(*rows, log_likelihood, key, samples)[0]
 
             def one(*row: jax.Array) -> jax.Array:
-                *row, index = row
-                key = jax.random.fold_in(jax.random.key(self.settings.seed), index)
-                return likelihood.importance_weighted_bound(*(a[None] for a in row), log_likelihood, key, samples)[0]
+                return jnp.stack([of_scale(*row, scale) for scale in scales])
 
-            return jax.vmap(one)(x, mean, log_var, row)
+            return jax.vmap(one)(pipeline.to_float(x), mean, log_var, row)
 
-        rows = x, held_out[0][few], held_out[1][few], np.arange(len(x))
+        rows = self.held_out[few], held_out[0][few], held_out[1][few], few
         values = Batched(bound, self.model.variables, batch_size=8)(*rows, label=self._label("likelihood"))
-        mean = float(values.astype(np.float64).mean())
-        size = math.prod(x.shape[1:])
+        trained, fitted = (float(bound) for bound in values.astype(np.float64).mean(axis=0))
         return {
-            "iwae": mean,
-            "bits_per_dimension": likelihood.bits_per_dimension(mean, size),
+            "iwae": trained,
+            "bits_per_dimension": likelihood.bits_per_dimension(trained, size),
+            "scale": scales[0],
+            "iwae_fitted": fitted,
+            "bits_per_dimension_fitted": likelihood.bits_per_dimension(fitted, size),
+            "scale_fitted": fitted_scale,
             "samples": samples,
-            "images": len(x),
+            "images": len(few),
         }
 
     def _distances(self, result: Evaluation, reconstructions: np.ndarray, samples: dict[str, np.ndarray]) -> None:

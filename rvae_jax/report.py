@@ -49,8 +49,13 @@ _CURVES = (
     ("Gradient norms", "weighted loss per weight", ("gradient_norm/vae", "gradient_norm/discriminator")),
 )
 # Which way is better, where one is.
-_BETTER = dict.fromkeys(("l1", "l1_training", "lpips", "rfid", "fid", "kid", "bits_per_dimension", "copies"), "lower")
-_BETTER |= dict.fromkeys(("psnr", "ssim", "precision", "recall", "density", "coverage", "iwae"), "higher")
+_BETTER = dict.fromkeys(
+    ("l1", "l1_training", "lpips", "rfid", "fid", "kid", "bits_per_dimension", "bits_per_dimension_fitted", "copies"),
+    "lower",
+)
+_BETTER |= dict.fromkeys(
+    ("psnr", "ssim", "precision", "recall", "density", "coverage", "iwae", "iwae_fitted"), "higher"
+)
 
 _HISTOGRAMS = (
     ("mean", "population's mean"),

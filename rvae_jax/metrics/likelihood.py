@@ -9,15 +9,23 @@ import jax
 import jax.numpy as jnp
 
 
-def laplace_log_likelihood(x: jax.Array, x_hat: jax.Array, reconstruction_weight: float) -> jax.Array:
-    """``log p(x|z)`` in nats per image, ``[n]``, of which the training's reconstruction term is the negative.
+def trained_scale(dimensions: int, reconstruction_weight: float) -> float:
+    """The Laplace scale whose negative log density is ``reconstruction_weight * mean |x - x_hat|`` up to a constant."""
+    return dimensions / reconstruction_weight
 
-    ``reconstruction_weight * mean |x - x_hat|`` is the negative log density, up to a constant, of independent Laplace
-    variables of scale ``b = D / reconstruction_weight``, with D the number of values of an image:
-    ``-D log(2 b) - sum |x - x_hat| / b``, a density over images in [-1, 1].
+
+def laplace_log_likelihood(x: jax.Array, x_hat: jax.Array, scale: float) -> jax.Array:
+    """``log p(x|z)`` of independent Laplace variables, ``-D log(2 b) - sum |x - x_hat| / b``, a density over [-1, 1]^D.
+
+    Args:
+      x: images in [-1, 1], of D values each.
+      x_hat: what ``z`` is decoded to, of the same shape.
+      scale: b.
+
+    Returns:
+      Nats per image, ``[n]``.
     """
     size = math.prod(x.shape[1:])
-    scale = size / reconstruction_weight
     return -size * math.log(2.0 * scale) - jnp.sum(jnp.abs(x - x_hat), axis=tuple(range(1, x.ndim))) / scale
 
 
