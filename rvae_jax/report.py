@@ -176,15 +176,12 @@ def _tables(subjects: list[Subject]) -> list[dict[str, Any]]:
     return tables
 
 
-def _figure_rows(subjects: list[Subject]) -> list[tuple[str, list[tuple[str, Figure]]]]:
-    """Each figure's caption with what each run makes of it."""
+def _figure_rows(subjects: list[Subject]) -> list[list[tuple[str, Figure]]]:
+    """For each figure, what the runs make of it, by their names."""
     names = dict.fromkeys(name for subject in subjects for name in subject.figures)
-    rows = []
-    for name in names:
-        drawn = [(subject.name, subject.figures[name]) for subject in subjects if name in subject.figures]
-        captions = dict.fromkeys(figure.caption for _, figure in drawn)
-        rows.append((" ".join(captions), drawn))
-    return rows
+    return [
+        [(subject.name, subject.figures[name]) for subject in subjects if name in subject.figures] for name in names
+    ]
 
 
 def _differing(subjects: list[Subject]) -> list[tuple[str, list[Any]]]:

@@ -129,12 +129,14 @@ def _prior_mismatch(evaluation: dict[str, Any], rows: list[dict[str, float]], co
         f"the population's Gaussian is {latent['population_kl_gaussian']:.3g} nats from the prior, of which chance"
         f" correlation of {codes:,} codes makes about {chance:.2g}"
     )
-    remedy = (
-        "Sample with sampler='gaussian' or 'mixture', which costs no training. Or raise"
-        f" {'loss.beta' if config.loss.kl == 'standard' else 'loss.population_weight'}, and the batch: a batch of"
-        f" {config.batch_size} tells little about how {config.model.latent_dim} dimensions are correlated, which the"
-        " paper's KL does not see at all."
-    )
+    remedy = "Sample with sampler='gaussian' or 'mixture', which costs no training."
+    if config.loss.kl == "standard":
+        remedy += " Or raise loss.beta."
+    else:
+        remedy += (
+            " Raising loss.population_weight helps where single dimensions differ from the prior; that they are"
+            " correlated, the paper's KL does not see."
+        )
     if "fid" in generation["prior"]:
         floor = generation["real"]["fid"]
         prior, fitted = generation["prior"]["fid"], min(generation[name]["fid"] for name in ("gaussian", "mixture"))

@@ -492,6 +492,8 @@ def test_report_of_two_runs_is_one_whole_page(workdir, trained, monkeypatch, tmp
     for word in ("a<b>", "Where the runs differ", "loss.beta", "posterior collapse", "Try:", "held_out_images"):
         assert word in shown
     assert shown.count("reconstruction_weight") >= 2
+    assert shown.count("Samples from the prior N(0, I).") == 1
+    assert shown.count("along the most active dimensions") in (1, 2)  # which may be others in the other run
     for run_dir in (workdir, other):  # which the next report takes
         assert (run_dir / "evaluation.json").exists()
     before = (workdir / "evaluation.json").stat().st_mtime_ns
