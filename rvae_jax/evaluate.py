@@ -23,7 +23,7 @@ from etils import epath
 from rvae_jax import samplers
 from rvae_jax.batching import Batched
 from rvae_jax.errors import UserError, needs
-from rvae_jax.metrics import distances, inception, latent, likelihood
+from rvae_jax.metrics import distances, inception, latent, likelihood, memorisation
 from rvae_jax.pictures import evenly_spaced
 from rvae_jax.workdir import write_whole
 
@@ -35,8 +35,6 @@ with needs("evaluate", command=__name__ == "__main__"):
 FILE = "evaluation.json"
 
 LEAST_FOR_DISTANCES = 1_000
-_COPY_RATIO = 1 / 3
-_COPY_SIZE = 32
 _DECOMPOSED = 2_000
 _BOUNDED = 256
 _FORMAT = 1  # of the file
@@ -234,17 +232,10 @@ class _Judge:
         if len(self.training) < 3:
             self.skipped["memorisation"] = f"{len(self.training)} training images; expected at least 3"
             return {}
-        training = _reduced(self.training)
-        if self.model.config.data.flip:
-            training = np.concatenate([training, _reduced(self.training[:, :, ::-1])])
-
-        def copies(images: np.ndarray) -> float:
-            squares, _ = distances.nearest(_reduced(images), training, 2)
-            return float(np.mean(np.sqrt(squares[:, 0] / np.maximum(squares[:, 1], 1e-12)) < _COPY_RATIO))
-
+        flip = self.model.config.data.flip
         return {
-            "copies": copies(samples),
-            "copies_among_held_out": copies(self.held_out),
+            "copies": memorisation.copies(samples, self.training, flip),
+            "copies_among_held_out": memorisation.copies(self.held_out, self.training, flip),
             "training_images": len(self.training),
             "training_images_in_all": self.training_total,
         }
@@ -479,15 +470,6 @@ def asked(settings: Settings) -> dict[str, Any]:
     values = dataclasses.asdict(settings) | {"format": _FORMAT, "inception": inception.checksum(settings.inception)}
     del values["cache"]
     return values
-
-
-def _reduced(images: np.ndarray) -> np.ndarray:
-    """Rows of values in [0, 1], of images reduced by the mean of whole blocks, the shorter side to 32 to 63 pixels."""
-    n, height, width, channels = images.shape
-    step = max(1, min(height, width) // _COPY_SIZE)
-    height, width = height // step, width // step
-    blocks = images[:, : height * step, : width * step].reshape(n, height, step, width, step, channels)
-    return blocks.mean(axis=(2, 4), dtype=np.float32).reshape(n, -1) / np.float32(255)
 
 
 def _rounded(value: Any) -> Any:

@@ -18,6 +18,7 @@ from rvae_jax import latent_paths, pictures
 from rvae_jax.data import pipeline, reading
 from rvae_jax.errors import UserError
 from rvae_jax.inference import TrainedVAE, load
+from rvae_jax.metrics import memorisation
 from rvae_jax.workdir import write_whole
 
 FOLDER = "figures"
@@ -32,6 +33,7 @@ _RELEASED_DELTA = 20.0
 _DEVIATIONS = np.linspace(-3.0, 3.0, 7)
 _ATTRIBUTE_STEPS = np.linspace(-2.0, 2.0, 7)
 _LABELLED = 10_000
+_COMPARED = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Drawer:
             "variants_active": self.active_variants,
             "variants_principal": self.principal_variants,
             "attributes": self.attributes,
+            "neighbours": self.neighbours,
         }
         for name, draw in drawings.items():
             try:
@@ -227,6 +230,21 @@ class Drawer:
             return latent_paths.attribute_directions(means, attributes, self.orthogonal)
         except ValueError as error:
             raise UserError(f"--orthogonal: {error}") from None
+
+    def neighbours(self) -> Figure:
+        """Samples from the prior above their nearest training images."""
+        training = reading.read_split(self.model.config, "train", _COMPARED)
+        if len(training) < 2:
+            raise UserError(f"{len(training)} training image; expected at least 2 to tell a copy by")
+        samples = pictures.to_uint8(self.model.sample(3 * pictures.SHOWN, self.seed))
+        flip = self.model.config.data.flip
+        near, indices = memorisation.nearest(samples, training, flip)
+        chosen = np.argsort(memorisation.likeness(near))[: pictures.SHOWN]
+        return Figure(
+            [self._grid([pipeline.to_float(samples[chosen]), pipeline.to_float(training[indices[chosen, 0]])])],
+            f"Those of {len(samples)} samples from the prior that are most like one of {len(training):,} training"
+            f" images and no other, above that image{', or what is its mirror image' if flip else ''}.",
+        )
 
     def _decoded(self, codes: np.ndarray) -> np.ndarray:
         decoded = self.model.decode(codes.reshape(-1, codes.shape[-1]))

@@ -408,6 +408,7 @@ def test_every_figure_is_drawn_at_native_resolution(workdir, monkeypatch, capsys
         "transition_animated.webp",
         *(f"variants_{name}.png" for name in ("released", "active", "principal")),
         "attributes.png",
+        "neighbours.png",
     }
     assert files["samples_prior.png"][0] == (10 * (SIZE + 2) + 2, 3 * (SIZE + 2) + 2)
     assert files["attributes.png"][0] == (7 * (SIZE + 2) + 2, 2 * (SIZE + 2) + 2)
@@ -487,7 +488,7 @@ def test_report_of_two_runs_is_one_whole_page(workdir, trained, monkeypatch, tmp
     assert "http" not in text.replace("http://www.w3.org/", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     ).replace("https://matplotlib.org/", "")
-    assert len([source for source in page.sources if source.startswith("data:")]) == 2 * 11
+    assert len([source for source in page.sources if source.startswith("data:")]) == 2 * 12
     shown = " ".join(page.text)
     for word in ("a<b>", "Where the runs differ", "loss.beta", "posterior collapse", "Try:", "held_out_images"):
         assert word in shown
