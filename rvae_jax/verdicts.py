@@ -13,7 +13,7 @@ from rvae_jax.config import Config
 # Where an illness begins. None of these is from theory: each lies between what healthy models and ill ones were
 # measured to have; docs/metrics.md has the figures.
 LEAST_ACTIVE = 0.1  # share of the dimensions
-LEAST_SIGMA = 0.02  # posterior's deviation, as a share of the population's
+LEAST_SIGMA = 0.05  # posterior's deviation, as a share of the population's
 MOST_PRIOR_FID = (
     1.2  # FID of samples from the prior, as a multiple of those from a fitted distribution, above the floor
 )
