@@ -8,17 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import optax
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from rvae_jax import cluster
+from rvae_jax import weights as weights_lib
 from rvae_jax import workdir as workdir_lib
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError
-from rvae_jax.train_state import TrainState, create_train_state, make_models
+from rvae_jax.train_state import TrainState
+from rvae_jax.weights import weights_of, with_weights
 
 SELECTION_METRIC = "selection_l1"
 
@@ -133,16 +134,16 @@ class Checkpoints:
         )
         return _joined(items["weights"], items["training"], like)
 
-    def restore_weights(self, step: int, like: TrainState) -> dict[str, Any]:
-        """Restores the item ``weights`` of ``step`` alone; see ``weights_of``. ``like`` as in ``restore_latest``."""
-        args = ocp.args.Composite(weights=ocp.args.StandardRestore(_abstract(weights_of(like))))
+    def restore_weights(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """Restores the item ``weights`` of ``step`` alone; ``like`` has its shapes with shardings."""
+        args = ocp.args.Composite(weights=ocp.args.StandardRestore(like))
         return self._manager.restore(step, args=args)["weights"]
 
     def weight_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the item ``weights`` of ``step``, by a name such as ``vae/params/sampler/z_mean/kernel``."""
         with ocp.StandardCheckpointer() as checkpointer:
             metadata = checkpointer.metadata(self.folder / str(step) / "weights").item_metadata
-        return _shapes(getattr(metadata, "tree", metadata))
+        return weights_lib.shapes(getattr(metadata, "tree", metadata))
 
     def close(self) -> None:
         """Waits, then lets go of the folder."""
@@ -160,7 +161,7 @@ def load_weights(
       sharding: where the weights go, or None for the first device.
 
     Returns:
-      Configuration, weights as ``weights_of`` has them, and the step they are of.
+      Configuration, weights as ``weights.weights_of`` has them, and the step they are of.
 
     Raises:
       UserError: there is no run, no checkpoint, none of that step, or it cannot be read.
@@ -174,26 +175,19 @@ def load_weights(
         step = checkpoints.best_step()
     elif step not in steps:
         raise UserError(f"{checkpoints.folder} holds no checkpoint of step {step}; there are {steps}")
-    vae, discriminator = make_models(config.model, adversarial=config.loss.adversarial != "none")
-    like = jax.eval_shape(
-        lambda key: create_train_state(
-            vae, discriminator, optax.identity(), key, ema=config.optimizer.ema_decay is not None
-        ),
-        jax.random.key(0),
-    )
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), weights_lib.expected(config)
+    )
     try:
         # Orbax finds other shapes out in a thread, with a traceback.
-        there, expected = checkpoints.weight_shapes(step), _shapes(weights_of(like))
-        for name in sorted(there.keys() | expected.keys()):
-            if there.get(name) != expected.get(name):
-                raise UserError(
-                    f"checkpoint {checkpoints.folder / str(step)} is of another configuration than"
-                    f" {workdir / workdir_lib.CONFIG_FILE}: {name} is {_described(there.get(name))} there and"
-                    f" {_described(expected.get(name))} by the configuration; put back the run's own"
-                    f" {workdir_lib.CONFIG_FILE}"
-                )
+        weights_lib.require_same_shapes(
+            checkpoints.weight_shapes(step),
+            weights_lib.shapes(like),
+            f"checkpoint {checkpoints.folder / str(step)} is of another configuration than"
+            f" {workdir / workdir_lib.CONFIG_FILE}",
+            f"put back the run's own {workdir_lib.CONFIG_FILE}",
+        )
         return config, checkpoints.restore_weights(step, like), step
     except UserError:
         raise
@@ -206,16 +200,6 @@ def load_weights(
         checkpoints.close()
 
 
-def weights_of(state: TrainState) -> dict[str, Any]:
-    """Variables of the networks, by player, and the averaged weights of the VAE if there are any."""
-    weights = {"vae": state.vae.variables}
-    if state.discriminator is not None:
-        weights["discriminator"] = state.discriminator.variables
-    if state.ema_params is not None:
-        weights["ema_params"] = state.ema_params
-    return weights
-
-
 def _training_of(state: TrainState) -> dict[str, Any]:
     training = {"step": state.step, "vae": state.vae.opt_state}
     if state.discriminator is not None:
@@ -224,25 +208,13 @@ def _training_of(state: TrainState) -> dict[str, Any]:
 
 
 def _joined(weights: dict[str, Any], training: dict[str, Any], like: TrainState) -> TrainState:
-    players = {
-        name: player.replace(**weights[name], opt_state=training[name])
-        for name, player in (("vae", like.vae), ("discriminator", like.discriminator))
-        if player is not None
-    }
-    return like.replace(step=training["step"], ema_params=weights.get("ema_params"), **players)
+    state = with_weights(like, weights)
+    players = {name: getattr(state, name).replace(opt_state=training[name]) for name in training if name != "step"}
+    return state.replace(step=training["step"], **players)
 
 
 def _abstract(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def _described(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else f"of shape {shape}"
 
 
 def _selection_error(metrics: dict[str, float]) -> float:

@@ -106,7 +106,7 @@ class _Judge:
         reconstructions = self._decode(held_out[0], "reconstruct held-out images")
         draws = {
             "prior": samplers.prior(config.model.latent_dim),
-            "gaussian": samplers.gaussian(*training),
+            "gaussian": samplers.gaussian(*samplers.moments(*training)),
             "mixture": samplers.mixture(*training, seed=self.settings.seed),
         }
         samples = {
@@ -398,21 +398,31 @@ def evaluated(model: TrainedVAE, settings: Settings) -> Evaluation:
     Raises:
       UserError: see ``evaluate``.
     """
-    path = model.workdir / FILE
-    try:
-        found = json.loads(path.read_text())
-        if (found["model"]["step"], found["settings"]) == (model.step, asked(settings)):
-            return found
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
-        pass
+    found = read(model.workdir, model.step)
+    if found is not None and found["settings"] == asked(settings):
+        return found
     print(f"{model.workdir}: evaluating step {model.step}", flush=True)
     return write(model, evaluate(model, settings))
 
 
 def write(model: TrainedVAE, evaluation: Evaluation) -> Evaluation:
     """Writes ``evaluation.json`` into the model's work directory."""
-    write_whole(model.workdir / FILE, (json.dumps(evaluation, indent=1) + "\n").encode())
+    write_whole(model.workdir / FILE, to_bytes(evaluation))
     return evaluation
+
+
+def to_bytes(evaluation: Evaluation) -> bytes:
+    """The content of ``evaluation.json``."""
+    return (json.dumps(evaluation, indent=1) + "\n").encode()
+
+
+def read(folder: epath.Path, step: int) -> Evaluation | None:
+    """What ``evaluation.json`` in a folder says, if it is of this step, and of this version's form."""
+    try:
+        found = json.loads((folder / FILE).read_text())
+        return found if (found["model"]["step"], found["settings"]["format"]) == (step, _FORMAT) else None
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+        return None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import functools
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ class Drawer:
       orthogonal: whether attribute directions are made orthogonal.
 
     Raises:
-      UserError: there are fewer than two images.
+      UserError: fewer than two images are given.
     """
 
     def __init__(
@@ -91,19 +92,25 @@ class Drawer:
         orthogonal: bool = False,
     ) -> None:
         self.model = model
-        self.images = model.images("validation", 2 * pictures.SHOWN) if images is None else images
-        if len(self.images) < 2:
-            raise UserError(f"{len(self.images)} image; expected at least 2, for the transitions between them")
+        if images is not None:
+            self.images = _at_least_two(images)
         self.seed, self.orthogonal = seed, orthogonal
         self._grid = functools.partial(pictures.grid, least_tile=pictures.LEAST_TILE if enlarged else 0)
+
+    @functools.cached_property
+    def images(self) -> np.ndarray:
+        """The images that figures show."""
+        return _at_least_two(self.model.images("validation", 2 * pictures.SHOWN))
 
     @functools.cached_property
     def means(self) -> np.ndarray:
         """Codes of the images."""
         return self.model.encode(self.images)[0]
 
-    def all(self, warn: Callable[[str], None] = print) -> Iterator[tuple[str, Figure]]:
-        """Every figure by name, but those that need training images where these are gone, of which it warns."""
+    def all(
+        self, names: Container[str] | None = None, warn: Callable[[str], None] = print
+    ) -> Iterator[tuple[str, Figure]]:
+        """Every figure, or those of ``names``, by name; where the data set is gone, it warns of those that need it."""
         drawings = {
             "reconstructions": self.reconstructions,
             **{f"samples_{name}": functools.partial(self.samples, name) for name in ("prior", "gaussian", "mixture")},
@@ -115,14 +122,19 @@ class Drawer:
             "attributes": self.attributes,
             "neighbours": self.neighbours,
         }
+        left_out = collections.defaultdict(list)
         for name, draw in drawings.items():
+            if names is not None and name not in names:
+                continue
             try:
                 figure = draw()
             except UserError as error:
-                warn(f"Left out: {name}: {error}")
+                left_out[str(error)].append(name)
                 continue
             if figure is not None:
                 yield name, figure
+        for reason, without in left_out.items():
+            warn(f"Left out: {', '.join(without)}: {reason}")
 
     def reconstructions(self) -> Figure:
         """Each image above its reconstruction."""
@@ -249,6 +261,12 @@ class Drawer:
     def _decoded(self, codes: np.ndarray) -> np.ndarray:
         decoded = self.model.decode(codes.reshape(-1, codes.shape[-1]))
         return decoded.reshape(*codes.shape[:-1], *decoded.shape[1:])
+
+
+def _at_least_two(images: np.ndarray) -> np.ndarray:
+    if len(images) < 2:
+        raise UserError(f"{len(images)} image; expected at least 2, for the transitions between them")
+    return images
 
 
 def save(folder: epath.Path, name: str, figure: Figure) -> epath.Path:

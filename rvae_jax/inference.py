@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import os
@@ -11,16 +12,16 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from rvae_jax import samplers
+from rvae_jax import samplers, stored
+from rvae_jax import weights as weights_lib
 from rvae_jax.batching import Batched
-from rvae_jax.checkpoint import load_weights
 from rvae_jax.config import Config
 from rvae_jax.data import pipeline, reading
 from rvae_jax.errors import UserError
 from rvae_jax.models import VAE
 from rvae_jax.samplers import SamplerName
 from rvae_jax.train_state import make_models
-from rvae_jax.workdir import open_workdir, write_whole
+from rvae_jax.workdir import write_whole
 
 _FITTED_TO = 10_000
 
@@ -35,15 +36,31 @@ class TrainedVAE:
       step: step of the checkpoint that it comes from.
       vae: the network.
       variables: its weights and statistics; averaged weights where the run kept them.
-      workdir: the run's work directory, or None for a model that was made in another way.
+      workdir: the run's work directory, or where it was exported to; None for a model that was made in another way.
+      source: what it was loaded from, in words.
     """
 
-    def __init__(self, config: Config, step: int, vae: VAE, variables: Any, workdir: epath.Path | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        step: int,
+        vae: VAE,
+        variables: Any,
+        workdir: epath.Path | None = None,
+        source: str = "memory",
+        moments: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
         self.config = config
         self.step = step
         self.vae = vae
         self.variables = variables
         self.workdir = workdir
+        self.source = source
+        self._moments = moments
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.config.model.image_shape))
+        return f"TrainedVAE({shape} images, {self.config.model.latent_dim} latent dimensions; from {self.source})"
 
     @functools.cached_property
     def _encode(self) -> Batched:
@@ -115,11 +132,20 @@ class TrainedVAE:
 
     @functools.cached_property
     def _gaussian(self) -> samplers.Draw:
-        return samplers.gaussian(*self.population)
+        return samplers.gaussian(*self.moments)
 
     @functools.cached_property
     def _mixture(self) -> samplers.Draw:
         return samplers.mixture(*self.population)
+
+    @functools.cached_property
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of the population of codes; see ``samplers.moments``.
+
+        Raises:
+          UserError: the model was not exported with them, and the training images are not there.
+        """
+        return samplers.moments(*self.population) if self._moments is None else self._moments
 
     @functools.cached_property
     def population(self) -> tuple[np.ndarray, np.ndarray]:
@@ -166,23 +192,26 @@ class TrainedVAE:
         return len(names)
 
 
-def load(workdir: epath.PathLike, step: int | None = None, data_dir: str | None = None) -> TrainedVAE:
-    """Loads the model of a run.
+def load(path: epath.PathLike, step: int | None = None, data_dir: str | None = None) -> TrainedVAE:
+    """Loads a trained model; ``model.source``, which its repr shows, says what was found.
 
     Args:
-      workdir: the run's work directory, local or in an object store.
+      path: the work directory of a run, a directory that ``rvae_jax.export`` made, or a ``.safetensors`` file; local or
+        in an object store.
       step: step of the checkpoint, or None for the one with the least error on the selection images.
       data_dir: folder of prepared data sets, if it is not where the run had it.
 
     Raises:
-      UserError: there is no run, no checkpoint, none of that step, or it cannot be read.
+      UserError: there is no model, no checkpoint, none of that step, or it cannot be read.
     """
-    workdir = open_workdir(workdir)
-    config, weights, step = load_weights(workdir, step)
+    return from_stored(stored.read(path, step), data_dir)
+
+
+def from_stored(model: stored.StoredModel, data_dir: str | None = None) -> TrainedVAE:
+    """The model to use, of what was read; ``data_dir`` as in ``load``."""
+    config = copy.deepcopy(model.config)
     if data_dir is not None:
         config.data.data_dir = data_dir
     vae, _ = make_models(config.model, adversarial=False)
-    variables = weights["vae"]
-    if "ema_params" in weights:
-        variables = {**variables, "params": weights["ema_params"]}
-    return TrainedVAE(config, step, vae, variables, workdir)
+    variables = weights_lib.evaluated(model.weights)
+    return TrainedVAE(config, model.step, vae, variables, model.folder, model.source, model.moments)

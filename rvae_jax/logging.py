@@ -69,9 +69,13 @@ class MetricWriter:
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
-    """Rows of ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    """Rows of ``metrics.jsonl``, of which an imported run has none; a last line cut short by a crash is left out."""
     rows = []
-    for line in (workdir / METRICS_FILE).read_text().splitlines():
+    try:
+        lines = (workdir / METRICS_FILE).read_text().splitlines()
+    except FileNotFoundError:
+        return rows
+    for line in lines:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

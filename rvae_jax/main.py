@@ -25,7 +25,9 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, or gs://BUCKET/PATH; all hosts share it. A run that is there already goes on."
 )
-INIT_FROM = flags.DEFINE_string("init_from", None, "Work directory of a run whose weights a new run starts from.")
+INIT_FROM = flags.DEFINE_string(
+    "init_from", None, "Work directory, exported directory or .safetensors file whose weights a new run starts from."
+)
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",

@@ -18,11 +18,11 @@ from rvae_jax.errors import UserError, needs
 from rvae_jax.verdicts import Verdict, verdicts
 
 with needs("evaluate", command=__name__ == "__main__"):
-    import jinja2
     import matplotlib
     from matplotlib import pyplot
 
     from rvae_jax import evaluate as evaluate_lib
+    from rvae_jax import pages
     from rvae_jax.figures import Drawer, Figure
     from rvae_jax.inference import TrainedVAE, load
     from rvae_jax.logging import read_metrics
@@ -99,7 +99,7 @@ def make_report(models: list[TrainedVAE], settings: evaluate_lib.Settings) -> st
       settings: of the evaluation, where one is needed.
 
     Raises:
-      UserError: there are more than four, a run has no metrics, or its data set is not there.
+      UserError: there are more than four, or a run's data set is not there.
     """
     if len(models) > _MOST_RUNS:
         raise UserError(f"--workdir is given {len(models)} times; expected at most {_MOST_RUNS}")
@@ -107,10 +107,8 @@ def make_report(models: list[TrainedVAE], settings: evaluate_lib.Settings) -> st
     images = models[0].images(settings.split, 20) if len(shapes) == 1 else None
     names = _names([str(model.workdir) for model in models])
     subjects = [_subject(name, model, settings, images) for name, model in zip(names, models, strict=True)]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rvae_jax"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"figure": _data_uri, "number": _number}
+    environment = pages.environment(autoescape=True)
+    environment.filters["figure"] = _data_uri
     return environment.get_template("report.html.jinja").render(
         title=", ".join(names),
         subjects=subjects,
@@ -137,10 +135,7 @@ def _names(paths: list[str]) -> list[str]:
 
 
 def _subject(name: str, model: TrainedVAE, settings: evaluate_lib.Settings, images: np.ndarray | None) -> Subject:
-    try:
-        rows = read_metrics(model.workdir)
-    except FileNotFoundError:
-        raise UserError(f"{model.workdir} has no metrics.jsonl; expected the work directory of a run") from None
+    rows = read_metrics(model.workdir)
     evaluation = evaluate_lib.evaluated(model, settings)
     print(f"{name}: drawing", flush=True)
     figures = dict(Drawer(model, images).all())
@@ -265,12 +260,6 @@ class _plot:
 def _data_uri(figure: Figure) -> str:
     content, suffix = figure.encoded()
     return f"data:image/{suffix};base64,{base64.b64encode(content).decode()}"
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:

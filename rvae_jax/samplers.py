@@ -37,17 +37,20 @@ def prior(latent_dim: int) -> Draw:
     return draw
 
 
-def gaussian(mean: np.ndarray, log_var: np.ndarray) -> Draw:
-    """The Gaussian with the moments of the mixture of posteriors, ``[n, d]`` each: full covariance."""
+def moments(mean: np.ndarray, log_var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean ``[d]`` and covariance ``[d, d]`` of the mixture of posteriors, ``[n, d]`` each; float64."""
     mean, var = mean.astype(np.float64), np.exp(log_var.astype(np.float64))
-    cov = np.cov(mean, rowvar=False, bias=True) + np.diag(var.mean(axis=0))
-    values, vectors = np.linalg.eigh(cov)
+    return mean.mean(axis=0), np.cov(mean, rowvar=False, bias=True) + np.diag(var.mean(axis=0))
+
+
+def gaussian(mean: np.ndarray, covariance: np.ndarray) -> Draw:
+    """The Gaussian with a mean ``[d]`` and a covariance ``[d, d]``, such as ``moments`` has them."""
+    values, vectors = np.linalg.eigh(covariance.astype(np.float64))
     root = vectors * np.sqrt(np.maximum(values, 0.0))
-    centre = mean.mean(axis=0)
 
     def draw(n: int, seed: int = 0) -> np.ndarray:
-        noise = np.random.default_rng(seed).standard_normal((n, len(centre)))
-        return (centre + noise @ root.T).astype(np.float32)
+        noise = np.random.default_rng(seed).standard_normal((n, len(mean)))
+        return (mean + noise @ root.T).astype(np.float32)
 
     return draw
 

@@ -17,10 +17,10 @@ import numpy as np
 from clu import parameter_overview
 from etils import epath
 
-from rvae_jax import cluster, hlo, parallel, pictures
+from rvae_jax import cluster, hlo, parallel, pictures, stored
 from rvae_jax import config as config_lib
 from rvae_jax import workdir as workdir_lib
-from rvae_jax.checkpoint import Checkpoints, load_weights
+from rvae_jax.checkpoint import Checkpoints
 from rvae_jax.config import Config
 from rvae_jax.data import catalog, pipeline
 from rvae_jax.data.records import DamagedError, Images
@@ -46,7 +46,7 @@ def train(config: Config, workdir: epath.PathLike, init_from: epath.PathLike | N
     Args:
       config: the configuration.
       workdir: the run's folder, local or in an object store; made if missing. Several processes share it.
-      init_from: work directory of a run whose weights a fresh run starts from.
+      init_from: what holds the weights that a fresh run starts from; see ``stored.read``.
 
     Returns:
       None when the run is done, or the signal (SIGINT, SIGTERM) that stopped it after saving.
@@ -181,9 +181,9 @@ class _Run:
         state = jax.jit(self.program.create_state, out_shardings=shardings)(self.init_key)
         if init_from is not None:
             with cluster.together():
-                _, weights, step = load_weights(workdir_lib.open_workdir(init_from), sharding=self.layout.replicated)
-            state, left_out = start_from(state, weights)
-            print(f"Starts from step {step} of {init_from}; not taken over: {len(left_out) or 'nothing'}")
+                source = stored.read(init_from, sharding=self.layout.replicated)
+            state, left_out = start_from(state, source.weights)
+            print(f"Starts from {source.source}; not taken over: {len(left_out) or 'nothing'}")
             for line in left_out:
                 print(f"  {line}")
         return state

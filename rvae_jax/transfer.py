@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from rvae_jax.checkpoint import weights_of
 from rvae_jax.train_state import TrainState
+from rvae_jax.weights import weights_of
 
 
 def start_from(state: TrainState, weights: dict[str, Any]) -> tuple[TrainState, list[str]]:
@@ -18,7 +18,7 @@ def start_from(state: TrainState, weights: dict[str, Any]) -> tuple[TrainState, 
 
     Args:
       state: a fresh state; its optimizers and its step stay as they are.
-      weights: the other run's, see ``checkpoint.weights_of``.
+      weights: the other run's, see ``weights.weights_of``.
 
     Returns:
       The state, and a line for each weight of either side that was not taken over.

@@ -375,7 +375,7 @@ def test_bad_arguments_are_told(workdir, monkeypatch, arguments, message):
 
 @pytest.mark.parametrize("module", [evaluate, figures, report])
 def test_no_run_is_told(module, monkeypatch, tmp_path):
-    with pytest.raises(SystemExit, match="holds no run"):
+    with pytest.raises(SystemExit, match="is an empty folder; expected the --workdir of a run"):
         run(module, monkeypatch, f"--workdir={tmp_path}")
 
 

@@ -243,7 +243,7 @@ def test_init_from_takes_what_fits_and_lists_the_rest(finished, data_dir, tmp_pa
     assert "vae/params/encoder/norm/gamma (16, 16): there only" in said
     assert "vae/params/sampler/z_mean/kernel: (128, 16) there, (32, 16) here, starts fresh" in said
     _, theirs, step = load_weights(workdir)
-    assert f"Starts from step {step} of" in said
+    assert f"Starts from work directory {workdir}, step {step};" in said
     _, ours, _ = load_weights(tmp_path)
     for tree in (ours["vae"]["params"], ours["ema_params"]):
         np.testing.assert_allclose(

@@ -86,7 +86,8 @@ class PointwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[b, h, w, c] -> [b, h / stride, w / stride, filters]``, rounded up."""
-        x = x[:, :: self.stride, :: self.stride, :]
+        if self.stride > 1:  # x[:, ::stride, ::stride, :] would be a gather where the batch's size is symbolic
+            x = jax.lax.slice(x, (0,) * 4, x.shape, (1, self.stride, self.stride, 1))
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), (1, 1, x.shape[-1], self.filters))
         bias = self.param("bias", nn.initializers.zeros, (self.filters,))
         # Flattened first: XLA's CPU backend is slow to contract several axes at once in the kernel's gradient.

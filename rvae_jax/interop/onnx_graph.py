@@ -1,0 +1,293 @@
+"""ONNX of a JAX function, for the operations that our networks are made of.
+
+The function's jaxpr is walked: what follows from weights alone is computed, the rest becomes nodes. (The package
+jax2onnx asks for an older Orbax than training does.) Images keep their layout, ``[n, H, W, C]``: convolutions, which
+ONNX has for ``[n, C, H, W]`` alone, stand between transpositions, most of which onnxruntime cancels.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import onnx
+from jax import export
+from onnx import TensorProto, helper, numpy_helper
+
+from rvae_jax.errors import UserError
+
+OPSET = 17  # of 2022, which onnxruntime reads from 1.12 on
+IR_VERSION = 8  # of the same time
+
+# What a variable of the jaxpr is: an array that is known, or a value of the graph, by name.
+_Value = np.ndarray | str
+_Equation = jax.extend.core.JaxprEqn
+
+_SAME = {  # primitives that ONNX has
+    "add": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "div": "Div",
+    "min": "Min",
+    "exp": "Exp",
+    "sqrt": "Sqrt",
+    "neg": "Neg",
+    "ge": "GreaterOrEqual",
+    "gt": "Greater",
+    "copy": "Identity",
+    "stop_gradient": "Identity",
+}
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+_OF_SHAPE = {"reshape", "squeeze", "broadcast_in_dim", "transpose"}
+_LAST = np.iinfo(np.int64).max
+
+
+def to_onnx(
+    function: Callable[[Any, jax.Array], Any],
+    weights: Any,
+    item: tuple[int, ...],
+    *,
+    input_name: str,
+    output_names: Sequence[str],
+    description: str = "",
+) -> onnx.ModelProto:
+    """Converts ``x -> function(weights, x)``, where ``x`` is float32 ``[batch, *item]`` of any ``batch``.
+
+    Args:
+      function: pure; returns an array or several, float32 with the batch first.
+      weights: float32 arrays; those that the function uses become initializers, named by their place.
+      item: shape of one image or code.
+      input_name: what ``x`` is called.
+      output_names: what the results are called.
+      description: for people.
+
+    Raises:
+      UserError: the function has an operation that is not among those above.
+    """
+    (batch,) = export.symbolic_shape("batch")
+    places, structure = jax.tree_util.tree_flatten_with_path(weights)
+
+    def flat(leaves: list[jax.Array], x: jax.Array) -> list[jax.Array]:
+        return jax.tree.leaves(function(jax.tree.unflatten(structure, leaves), x))
+
+    leaves = [np.asarray(leaf) for _, leaf in places]
+    closed = jax.make_jaxpr(flat)(leaves, jax.ShapeDtypeStruct((batch, *item), jnp.float32))
+    graph = _Graph()
+    for (path, _), leaf in zip(places, leaves, strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        graph.name(leaf, name.removeprefix("params/").removeprefix("batch_stats/"))
+    results = graph.walk(closed.jaxpr, closed.consts, [*leaves, graph.unique(input_name)])
+    for result, name in zip(results, output_names, strict=True):
+        graph.nodes.append(helper.make_node("Identity", [graph.value(result)], [name]))
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *var.aval.shape[1:]])
+        for name, var in zip(output_names, closed.jaxpr.outvars, strict=True)
+    ]
+    made = helper.make_graph(
+        graph.nodes,
+        "rvae_jax",
+        [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, ["batch", *item])],
+        outputs,
+        list(graph.initializers.values()),
+    )
+    return helper.make_model(
+        made,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="rvae_jax",
+        doc_string=description,
+    )
+
+
+class _Graph:
+    """A graph as it grows.
+
+    Attributes:
+      nodes: so far.
+      initializers: by name.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        self._names: dict[int, str] = {}  # of arrays, by their identity, which is theirs for as long as they are kept
+        self._kept: list[np.ndarray] = []
+        self._stored: dict[int, str] = {}
+        self._used: collections.Counter[str] = collections.Counter()
+
+    def walk(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[_Value]) -> list[_Value]:
+        """Adds what a jaxpr computes; returns its results."""
+        there: dict[Any, _Value] = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
+        there |= zip(jaxpr.invars, arguments, strict=True)
+
+        def read(atom: Any) -> _Value:
+            return np.asarray(atom.val) if isinstance(atom, jax.extend.core.Literal) else there[atom]
+
+        for equation in jaxpr.eqns:
+            results = self._results(equation, [read(atom) for atom in equation.invars])
+            there |= zip(equation.outvars, results, strict=True)
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _results(self, equation: _Equation, inputs: list[_Value]) -> list[_Value]:
+        name = equation.primitive.name
+        if name in _CALLS:
+            inner = equation.params[_CALLS[name]]
+            return self.walk(inner.jaxpr, inner.consts, inputs)
+        if all(isinstance(each, np.ndarray) for each in inputs):
+            result = np.asarray(equation.primitive.bind(*inputs, **equation.params))
+            if name in _OF_SHAPE:
+                return [self.like(result, inputs[0])]
+            return [self.name(result, f"{_scope(equation)}/{name}")]
+        if name in _SAME:
+            return [self.node(equation, _SAME[name], inputs)]
+        if name not in _CONVERTED:
+            raise UserError(f"ONNX: the operation {name} is not among those that are converted")
+        return [_CONVERTED[name](self, equation, inputs)]
+
+    def node(self, equation: _Equation, kind: str, inputs: Sequence[_Value], **attributes: Any) -> str:
+        """Adds a node with one output, and returns that."""
+        output = self.unique(f"{_scope(equation)}/{kind}")
+        names = [self.value(each) for each in inputs]
+        self.nodes.append(helper.make_node(kind, names, [output], name=output, **attributes))
+        return output
+
+    def value(self, value: _Value) -> str:
+        """The name of a value; a known array becomes an initializer."""
+        if isinstance(value, str):
+            return value
+        if id(value) not in self._stored:
+            name = self.unique(self._names.get(id(value), "constant"))
+            self._kept.append(value)
+            self._stored[id(value)] = name
+            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return self._stored[id(value)]
+
+    def name(self, array: np.ndarray, name: str) -> np.ndarray:
+        """Says what a known array is to be called; returns it."""
+        self._kept.append(array)
+        self._names[id(array)] = name
+        return array
+
+    def like(self, array: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """Says that it is to be called as another is, which it is another form of; returns it."""
+        return self.name(array, self._names.get(id(other), "constant"))
+
+    def unique(self, name: str) -> str:
+        """``name``, or with a number where that is taken."""
+        name = name.strip("/")
+        self._used[name] += 1
+        return name if self._used[name] == 1 else f"{name}_{self._used[name]}"
+
+
+def _scope(equation: _Equation) -> str:
+    """Where in the network it is, such as ``encoder/stage_0/down/conv_1``."""
+    return "/".join(part for part in str(equation.source_info.name_stack).split("/") if "." not in part)
+
+
+def _integers(values: Sequence[Any]) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def _max(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
+    x, y = inputs
+    is_relu = isinstance(y, np.ndarray) and y.ndim == 0 and y == 0
+    return graph.node(equation, "Relu", [x]) if is_relu else graph.node(equation, "Max", inputs)
+
+
+def _rsqrt(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
+    return graph.node(equation, "Reciprocal", [graph.node(equation, "Sqrt", inputs)])
+
+
+def _square(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
+    return graph.node(equation, "Mul", [inputs[0], inputs[0]])
+
+
+def _convert(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> _Value:
+    if equation.params["new_dtype"] != np.float32 or equation.invars[0].aval.dtype != np.float32:
+        raise UserError(f"ONNX: {equation.params['new_dtype']} is computed in; expected float32 alone")
+    return inputs[0]
+
+
+def _select(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
+    which, if_false, if_true = inputs
+    return graph.node(equation, "Where", [which, if_true, if_false])
+
+
+def _reshape(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
+    """To the result's shape: of reshape, squeeze and, where nothing is repeated, broadcast_in_dim."""
+    before, after = equation.invars[0].aval, equation.outvars[0].aval
+    unknown = [size for size in after.shape if not isinstance(size, int)]
+    if before.size != after.size or len(unknown) > 1:
+        raise UserError(f"ONNX: {equation.primitive.name} from {before.shape} to {after.shape} is not converted")
+    shape = [size if isinstance(size, int) else -1 for size in after.shape]
+    return graph.node(equation, "Reshape", [inputs[0], _integers(shape)])
+
+
+def _transpose(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
+    return graph.node(equation, "Transpose", inputs, perm=equation.params["permutation"])
+
+
+def _slice(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
+    starts, rank = equation.params["start_indices"], len(equation.params["start_indices"])
+    ends = [size if isinstance(size, int) else _LAST for size in equation.params["limit_indices"]]
+    steps = equation.params["strides"] or (1,) * rank
+    return graph.node(equation, "Slice", [inputs[0], *map(_integers, (starts, ends, range(rank), steps))])
+
+
+def _reduce_sum(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
+    return graph.node(equation, "ReduceSum", [inputs[0], _integers(equation.params["axes"])], keepdims=0)
+
+
+def _dot(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
+    if equation.params["dimension_numbers"] != (((1,), (0,)), ((), ())):
+        raise UserError("ONNX: a product of other than two matrices is not converted")
+    return graph.node(equation, "MatMul", inputs)
+
+
+def _convolution(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
+    """A convolution; one over a dilated input is a transposed convolution, with the kernel turned round."""
+    params = equation.params
+    of_input, of_kernel, of_output = params["dimension_numbers"]
+    x, kernel = inputs
+    x = graph.node(equation, "Transpose", [x], perm=of_input)
+    if isinstance(kernel, str):
+        raise UserError("ONNX: a convolution with a kernel that follows from the input is not converted")
+    weight = graph.like(kernel.transpose(of_kernel), kernel)
+    low, high = zip(*params["padding"], strict=True)
+    if set(params["lhs_dilation"]) == {1}:
+        y = graph.node(
+            equation,
+            "Conv",
+            [x, weight],
+            strides=params["window_strides"],
+            dilations=params["rhs_dilation"],
+            pads=[*low, *high],
+        )
+    else:
+        turned = graph.like(weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3), kernel)
+        sizes = weight.shape[2:]
+        pads = [size - 1 - pad for side in (low, high) for size, pad in zip(sizes, side, strict=True)]
+        y = graph.node(equation, "ConvTranspose", [x, turned], strides=params["lhs_dilation"], pads=pads)
+    return graph.node(equation, "Transpose", [y], perm=np.argsort(of_output).tolist())
+
+
+_CONVERTED = {
+    "max": _max,
+    "rsqrt": _rsqrt,
+    "square": _square,
+    "convert_element_type": _convert,
+    "select_n": _select,
+    "reshape": _reshape,
+    "squeeze": _reshape,
+    "broadcast_in_dim": _reshape,
+    "transpose": _transpose,
+    "slice": _slice,
+    "reduce_sum": _reduce_sum,
+    "dot_general": _dot,
+    "conv_general_dilated": _convolution,
+}

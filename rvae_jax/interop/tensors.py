@@ -1,0 +1,142 @@
+"""A model as one ``.safetensors`` file: its weights by readable names, its configuration in the header.
+
+The names are ``encoder.stage_0.identity_0.conv_1.kernel`` and so on, ``discriminator.layer_0.conv.kernel``, and
+``ema.encoder.stem.kernel`` for averaged weights. Kernels are (height, width, in, out), those of transposed convolutions
+(height, width, out, in), of dense layers (in, out).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from rvae_jax import config as config_lib
+from rvae_jax import weights as weights_lib
+from rvae_jax.config import Config
+from rvae_jax.errors import UserError
+from rvae_jax.workdir import is_remote
+
+FORMAT = "rvae_jax 1"
+
+_PREFIXES = {
+    "vae/params/": "",
+    "vae/batch_stats/": "",
+    "discriminator/params/": "discriminator.",
+    "discriminator/batch_stats/": "discriminator.",
+    "ema_params/": "ema.",
+}
+
+
+def to_bytes(config: Config, weights: dict[str, Any], step: int) -> bytes:
+    """The content of the file.
+
+    Args:
+      config: of the run.
+      weights: as ``weights.weights_of`` has them.
+      step: that they are of.
+    """
+    arrays = {_readable(name): np.ascontiguousarray(leaf) for name, leaf in weights_lib.by_name(weights).items()}
+    header = {"format": FORMAT, "step": str(step), "config": json.dumps(config_lib.to_dict(config))}
+    return save(arrays, header)
+
+
+def read(path: epath.Path, sharding: jax.sharding.Sharding | None = None) -> tuple[Config, dict[str, Any], int]:
+    """Reads what ``to_bytes`` made.
+
+    Args:
+      path: of the file.
+      sharding: where the weights go, or None for the first device.
+
+    Returns:
+      Configuration, weights as ``weights.weights_of`` has them, and the step they are of.
+
+    Raises:
+      UserError: it is no such file, cut off, or its weights are not those of its configuration.
+    """
+    with _opened(path) as file:
+        config, step = _header(path, file.metadata())
+        expected = weights_lib.by_name(weights_lib.expected(config))
+        names = {name: _readable(name) for name in expected}
+        arrays = _read_all(path, file, {names[name]: tuple(leaf.shape) for name, leaf in expected.items()})
+        leaves = {name: arrays[readable] for name, readable in names.items()}
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return config, jax.device_put(weights_lib.from_names(leaves), sharding), step
+
+
+def moments_to_bytes(mean: np.ndarray, covariance: np.ndarray) -> bytes:
+    """The content of a file with the moments of the population of codes; see ``samplers.moments``."""
+    return save({"mean": mean.astype(np.float32), "covariance": covariance.astype(np.float32)}, {"format": FORMAT})
+
+
+def read_moments(path: epath.Path, latent_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Reads what ``moments_to_bytes`` made.
+
+    Raises:
+      UserError: it is no such file, cut off, or of another number of dimensions.
+    """
+    with _opened(path) as file:
+        arrays = _read_all(path, file, {"mean": (latent_dim,), "covariance": (latent_dim, latent_dim)})
+    return arrays["mean"], arrays["covariance"]
+
+
+def _readable(name: str) -> str:
+    prefix = next(prefix for prefix in _PREFIXES if name.startswith(prefix))
+    return _PREFIXES[prefix] + name.removeprefix(prefix).replace("/", ".")
+
+
+def _header(path: epath.Path, header: dict[str, str] | None) -> tuple[Config, int]:
+    header = header or {}
+    if header.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is a .safetensors file, but not one that rvae_jax.export wrote: its header's format is"
+            f" {header.get('format')!r}; expected {FORMAT!r}"
+        )
+    return config_lib.from_dict(json.loads(header["config"])), int(header["step"])
+
+
+def _read_all(path: epath.Path, file: Any, expected: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """All arrays of the file, which must be those of ``expected``."""
+    there = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    weights_lib.require_same_shapes(
+        {name: tuple(tensor.get_shape()) for name, tensor in there.items()},
+        expected,
+        f"{path} does not fit its configuration",
+        "export it again, or fetch it again",
+    )
+    for name, tensor in there.items():
+        if tensor.get_dtype() != "F32":
+            raise UserError(f"{path}: {name} is {tensor.get_dtype()}; expected F32")
+    return {name: file.get_tensor(name) for name in there}
+
+
+@contextlib.contextmanager
+def _opened(path: epath.Path) -> Iterator[Any]:
+    try:
+        with _local(path) as local, safe_open(local, "numpy") as file:
+            yield file
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} is not a whole .safetensors file ({error}); export it again, or fetch it again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _local(path: epath.Path) -> Iterator[Path]:
+    """A file of the local disk with the content of ``path``."""
+    if not is_remote(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy
