@@ -9,6 +9,10 @@ class UserError(Exception):
     """Bad input. The message is one line: which field or file, what was found, what was expected, what to do."""
 
 
+class MissingError(ImportError):
+    """A package that an extra brings is not installed; the message says which extra."""
+
+
 @contextlib.contextmanager
 def needs(extra: str, command: bool) -> Iterator[None]:
     """Around imports that an extra of the package brings: if one is missing, says which extra to install.
@@ -18,12 +22,14 @@ def needs(extra: str, command: bool) -> Iterator[None]:
       command: whether this is a program, which then ends with that message, and not a module that is imported.
 
     Raises:
-      ImportError: what is imported is missing.
+      MissingError: what is imported is missing.
     """
     try:
         yield
-    except ModuleNotFoundError as error:
-        message = f"{error.name} is missing; pip install 'rvae_jax[{extra}]'"
+    except (ModuleNotFoundError, MissingError) as error:
+        message = str(error)  # of a module that has said it of its own extra
+        if not isinstance(error, MissingError):
+            message = f"{error.name} is missing; pip install 'rvae_jax[{extra}]'"
         if command:
             sys.exit(f"Error: {message}")
-        raise ImportError(message) from error
+        raise MissingError(message) from error

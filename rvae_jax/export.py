@@ -24,7 +24,7 @@ from rvae_jax import stored
 from rvae_jax import weights as weights_lib
 from rvae_jax import workdir as workdir_lib
 from rvae_jax.config import Config
-from rvae_jax.errors import UserError, needs
+from rvae_jax.errors import MissingError, UserError, needs
 from rvae_jax.interop import compiled, tensors
 from rvae_jax.logging import METRICS_FILE, read_metrics
 from rvae_jax.stored import MOMENTS_FILE, TENSORS_FILE, StoredModel
@@ -195,9 +195,7 @@ def main() -> None:
             make = functools.partial(hub, name=name, license=arguments.license, data_dir=arguments.data_dir)
         for line in write(make(model), folder):
             print(line, flush=True)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
-    except ImportError as error:
+    except (UserError, MissingError) as error:
         sys.exit(f"Error: {error}")
     if arguments.format == "hub":
         print(f"To share it: hf upload USER/{name} {folder}")

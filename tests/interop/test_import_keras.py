@@ -75,7 +75,8 @@ def test_the_author_s_outputs_come_out(imported):
 
 
 def test_it_is_judged_and_shown(imported, tmp_path):
-    model = rvae_jax.load(imported)
+    shutil.copytree(imported, tmp_path / "run")
+    model = rvae_jax.load(tmp_path / "run")
     found = evaluate.evaluate(model, evaluate.Settings(images=6, training_images=24), progress=False)
     assert found["reconstruction"]["l1"] > 0
     assert {"reconstructions", "samples_gaussian"} <= {name for name, _ in figures.Drawer(model).all()}
