@@ -85,7 +85,7 @@ def test_without_the_extra_for_judging_it_is_named(module, missing, extra):
     assert result.returncode == 1
     assert result.stderr == f"Error: {missing} is missing; pip install 'rvae_jax[{extra}]'\n"
     result = _run(f"{hide} import rvae_jax.{module}")
-    assert f"ImportError: {missing} is missing; pip install 'rvae_jax[{extra}]'" in result.stderr
+    assert f"MissingError: {missing} is missing; pip install 'rvae_jax[{extra}]'" in result.stderr
 
 
 def test_base_installation_is_jax_alone():
