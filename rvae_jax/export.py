@@ -27,7 +27,7 @@ from rvae_jax.config import Config
 from rvae_jax.errors import MissingError, UserError, needs
 from rvae_jax.interop import compiled, tensors
 from rvae_jax.logging import METRICS_FILE, read_metrics
-from rvae_jax.stored import MOMENTS_FILE, TENSORS_FILE, StoredModel
+from rvae_jax.stored import TENSORS_FILE, StoredModel
 from rvae_jax.train_state import make_models
 from rvae_jax.workdir import CONFIG_FILE, write_whole
 
@@ -40,12 +40,12 @@ File = tuple[str, bytes]
 
 
 def safetensors(model: StoredModel) -> Iterator[File]:
-    """All weights, and the configuration, without the paths of this machine."""
+    """All weights, moments of the codes where the model has them, and the configuration without local paths."""
     config = copy.deepcopy(model.config)
     config.data.data_dir = None
     if config.data.name:
         config.data.folder = None
-    yield TENSORS_FILE, tensors.to_bytes(config, model.weights, model.step)
+    yield TENSORS_FILE, tensors.to_bytes(config, model.weights, model.step, model.moments)
     yield CONFIG_FILE, (json.dumps(config_lib.to_dict(config), indent=2) + "\n").encode()
 
 
@@ -97,15 +97,12 @@ def hub(model: StoredModel, name: str, license: str, data_dir: str | None = None
     with needs("interop", command=False):
         from rvae_jax import evaluate, figures, inference, verdicts
         from rvae_jax.interop import model_card
-    yield from safetensors(model)
     trained = inference.from_stored(model, data_dir)
-    moments = None
     try:
-        moments = trained.moments
+        model = dataclasses.replace(model, moments=trained.moments)
     except UserError as error:
-        print(f"Left out: {MOMENTS_FILE}: {error}")
-    else:
-        yield MOMENTS_FILE, tensors.moments_to_bytes(*moments)
+        print(f"Left out: the moments of the training images' codes: {error}")
+    yield from safetensors(model)
     pictures = []
     drawer = figures.Drawer(trained, enlarged=True)
     for picture, figure in drawer.all(_PICTURES):
@@ -123,7 +120,7 @@ def hub(model: StoredModel, name: str, license: str, data_dir: str | None = None
         yield evaluate.FILE, evaluate.to_bytes(evaluation)
     variables = weights_lib.evaluated(model.weights)
     text = model_card.card(
-        name, model.config, model.step, variables, license, moments is not None, pictures, evaluation, found
+        name, model.config, model.step, variables, license, model.moments is not None, pictures, evaluation, found
     )
     yield model_card.FILE, text.encode()
 

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from rvae_jax import config as config_lib
@@ -18,7 +17,6 @@ from rvae_jax.interop import tensors
 from rvae_jax.workdir import CONFIG_FILE
 
 TENSORS_FILE = "model.safetensors"
-MOMENTS_FILE = "moments.safetensors"
 
 _LISTED = 8
 
@@ -42,7 +40,7 @@ class StoredModel:
     step: int
     folder: epath.Path
     source: str
-    moments: tuple[np.ndarray, np.ndarray] | None = None
+    moments: tensors.Moments | None = None
 
 
 def read(path: epath.PathLike, step: int | None = None, sharding: jax.sharding.Sharding | None = None) -> StoredModel:
@@ -59,14 +57,11 @@ def read(path: epath.PathLike, step: int | None = None, sharding: jax.sharding.S
     """
     path = workdir_lib.open_workdir(path)
     if path.suffix == ".safetensors" and not path.is_dir():
-        config, weights, there = _read_tensors(path, step, sharding)
-        return StoredModel(config, weights, there, path.parent, f"file {path}, step {there}")
+        return _read_tensors(path, step, sharding, path.parent, f"file {path}")
     if is_export(path):
-        config, weights, there = _read_tensors(path / TENSORS_FILE, step, sharding)
-        _require_same_config(path, config)
-        file = path / MOMENTS_FILE
-        moments = tensors.read_moments(file, config.model.latent_dim) if file.exists() else None
-        return StoredModel(config, weights, there, path, f"exported directory {path}, step {there}", moments)
+        model = _read_tensors(path / TENSORS_FILE, step, sharding, path, f"exported directory {path}")
+        _require_same_config(path, model.config)
+        return model
     if not (path / CONFIG_FILE).exists():
         raise UserError(
             f"{path} {_described(path)}; expected the --workdir of a run, with {CONFIG_FILE} and checkpoints, an"
@@ -82,14 +77,14 @@ def is_export(path: epath.Path) -> bool:
 
 
 def _read_tensors(
-    file: epath.Path, step: int | None, sharding: jax.sharding.Sharding | None
-) -> tuple[Config, dict[str, Any], int]:
+    file: epath.Path, step: int | None, sharding: jax.sharding.Sharding | None, folder: epath.Path, source: str
+) -> StoredModel:
     if not file.exists():
         raise UserError(f"{file} does not exist; expected a .safetensors file that rvae_jax.export wrote")
-    config, weights, there = tensors.read(file, sharding)
+    config, weights, there, moments = tensors.read(file, sharding)
     if step not in (None, there):
         raise UserError(f"{file} is of step {there}, and step {step} was asked for; export that step")
-    return config, weights, there
+    return StoredModel(config, weights, there, folder, f"{source}, step {there}", moments)
 
 
 def _require_same_config(folder: epath.Path, config: Config) -> None:

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import rvae_jax
-from rvae_jax import parallel
+from rvae_jax import export, parallel, stored
 from rvae_jax import train as train_lib
 from rvae_jax.checkpoint import Checkpoints, load_weights
 from rvae_jax.config import Config, DataConfig, make_tiny
@@ -233,25 +233,26 @@ def test_full_disk_at_a_checkpoint_keeps_the_one_before(data_dir, tmp_path, monk
 
 def test_init_from_takes_what_fits_and_lists_the_rest(finished, data_dir, tmp_path, capsys):
     workdir, _ = finished
+    list(export.write(export.safetensors(stored.read(workdir)), stored.epath.Path(tmp_path / "export")))
     config = tiny_config(data_dir, steps=1)
     config.model.image_shape = (8, 8, 1)
     config.model.input_norm = False
     config.optimizer.learning_rate = 1e-12
     config.optimizer.ema_decay = 0.9
-    train(config, tmp_path, init_from=workdir)
+    train(config, tmp_path / "run", init_from=tmp_path / "export")
     said = capsys.readouterr().out
     assert "vae/params/encoder/norm/gamma (16, 16): there only" in said
     assert "vae/params/sampler/z_mean/kernel: (128, 16) there, (32, 16) here, starts fresh" in said
     _, theirs, step = load_weights(workdir)
-    assert f"Starts from work directory {workdir}, step {step};" in said
-    _, ours, _ = load_weights(tmp_path)
+    assert f"Starts from exported directory {tmp_path / 'export'}, step {step};" in said
+    _, ours, _ = load_weights(tmp_path / "run")
     for tree in (ours["vae"]["params"], ours["ema_params"]):
         np.testing.assert_allclose(
             tree["decoder"]["stem"]["kernel"], theirs["vae"]["params"]["decoder"]["stem"]["kernel"], atol=1e-9
         )
     with pytest.raises(UserError, match="already holds a run, at step 1"):
         config.steps = 2
-        train(config, tmp_path, init_from=workdir)
+        train(config, tmp_path / "run", init_from=workdir)
 
 
 def test_all_devices_train_as_one(finished, data_dir, tmp_path, monkeypatch):
@@ -343,11 +344,6 @@ def test_loading_a_run(finished):
         model.encode(images[:, ::2, ::2])
     with pytest.raises(UserError, match=r"expected \(n, 16\)"):
         model.decode(np.zeros((1, 15)))
-
-
-def test_loading_what_is_no_run(tmp_path):
-    with pytest.raises(UserError, match=r"there is no config\.json"):
-        rvae_jax.load(tmp_path)
 
 
 def test_loaded_weights_are_the_averaged_ones(data_dir, tmp_path):

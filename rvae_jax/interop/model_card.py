@@ -36,7 +36,7 @@ def card(
       step: of the checkpoint; 0 of a model that was imported.
       variables: of the VAE.
       license: of the weights, by the hub's identifier.
-      moments: whether those of the codes are beside it.
+      moments: whether the file has those of the training images' codes.
       pictures: files beside the card, and what they show.
       evaluation: of that step, or None.
       verdicts: that rest on it.

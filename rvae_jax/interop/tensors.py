@@ -1,7 +1,8 @@
 """A model as one ``.safetensors`` file: its weights by readable names, its configuration in the header.
 
 The names are ``encoder.stage_0.identity_0.conv_1.kernel`` and so on, ``discriminator.layer_0.conv.kernel``, and
-``ema.encoder.stem.kernel`` for averaged weights. Kernels are (height, width, in, out), those of transposed convolutions
+``ema.encoder.stem.kernel`` for averaged weights; ``population.mean`` and ``population.covariance`` are of the training
+images' codes. Kernels are (height, width, in, out), those of transposed convolutions
 (height, width, out, in), of dense layers (in, out).
 """
 
@@ -28,6 +29,10 @@ from rvae_jax.workdir import is_remote
 
 FORMAT = "rvae_jax 1"
 
+# Mean and covariance of a population of codes; see ``samplers.moments``.
+Moments = tuple[np.ndarray, np.ndarray]
+
+_MOMENTS = ("population.mean", "population.covariance")
 _PREFIXES = {
     "vae/params/": "",
     "vae/batch_stats/": "",
@@ -37,20 +42,25 @@ _PREFIXES = {
 }
 
 
-def to_bytes(config: Config, weights: dict[str, Any], step: int) -> bytes:
+def to_bytes(config: Config, weights: dict[str, Any], step: int, moments: Moments | None = None) -> bytes:
     """The content of the file.
 
     Args:
       config: of the run.
       weights: as ``weights.weights_of`` has them.
       step: that they are of.
+      moments: of the training images' codes, or None to leave them out.
     """
     arrays = {_readable(name): np.ascontiguousarray(leaf) for name, leaf in weights_lib.by_name(weights).items()}
+    if moments is not None:
+        arrays |= {name: value.astype(np.float32) for name, value in zip(_MOMENTS, moments, strict=True)}
     header = {"format": FORMAT, "step": str(step), "config": json.dumps(config_lib.to_dict(config))}
     return save(arrays, header)
 
 
-def read(path: epath.Path, sharding: jax.sharding.Sharding | None = None) -> tuple[Config, dict[str, Any], int]:
+def read(
+    path: epath.Path, sharding: jax.sharding.Sharding | None = None
+) -> tuple[Config, dict[str, Any], int, Moments | None]:
     """Reads what ``to_bytes`` made.
 
     Args:
@@ -58,7 +68,7 @@ def read(path: epath.Path, sharding: jax.sharding.Sharding | None = None) -> tup
       sharding: where the weights go, or None for the first device.
 
     Returns:
-      Configuration, weights as ``weights.weights_of`` has them, and the step they are of.
+      What ``to_bytes`` was given.
 
     Raises:
       UserError: it is no such file, cut off, or its weights are not those of its configuration.
@@ -67,26 +77,16 @@ def read(path: epath.Path, sharding: jax.sharding.Sharding | None = None) -> tup
         config, step = _header(path, file.metadata())
         expected = weights_lib.by_name(weights_lib.expected(config))
         names = {name: _readable(name) for name in expected}
-        arrays = _read_all(path, file, {names[name]: tuple(leaf.shape) for name, leaf in expected.items()})
-        leaves = {name: arrays[readable] for name, readable in names.items()}
+        shapes = {names[name]: tuple(leaf.shape) for name, leaf in expected.items()}
+        has_moments = any(name in _MOMENTS for name in file.keys())  # noqa: SIM118 - not a dict
+        if has_moments:
+            d = config.model.latent_dim
+            shapes |= zip(_MOMENTS, ((d,), (d, d)), strict=True)
+        arrays = _read_all(path, file, shapes)
+    weights = weights_lib.from_names({name: arrays[readable] for name, readable in names.items()})
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return config, jax.device_put(weights_lib.from_names(leaves), sharding), step
-
-
-def moments_to_bytes(mean: np.ndarray, covariance: np.ndarray) -> bytes:
-    """The content of a file with the moments of the population of codes; see ``samplers.moments``."""
-    return save({"mean": mean.astype(np.float32), "covariance": covariance.astype(np.float32)}, {"format": FORMAT})
-
-
-def read_moments(path: epath.Path, latent_dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reads what ``moments_to_bytes`` made.
-
-    Raises:
-      UserError: it is no such file, cut off, or of another number of dimensions.
-    """
-    with _opened(path) as file:
-        arrays = _read_all(path, file, {"mean": (latent_dim,), "covariance": (latent_dim, latent_dim)})
-    return arrays["mean"], arrays["covariance"]
+    moments = tuple(arrays[name] for name in _MOMENTS) if has_moments else None
+    return config, jax.device_put(weights, sharding), step, moments
 
 
 def _readable(name: str) -> str:

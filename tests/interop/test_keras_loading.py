@@ -62,7 +62,7 @@ def test_the_author_s_file_means_to_keras_what_it_means_to_us(tmp_path):
     assert shapes(saved) == shapes(AUTHOR)
 
 
-@pytest.mark.parametrize(("name", "adversarial"), [("square", "bce"), ("square", "none"), ("wide and grey", "bce")])
+@pytest.mark.parametrize(("name", "adversarial"), [("square", "none"), ("wide and grey", "bce")])
 def test_what_we_write_is_read_by_keras(name, adversarial, tmp_path):
     config = config_of(name, adversarial=adversarial)
     weights = random_weights(config)
