@@ -118,11 +118,7 @@ def hub(model: StoredModel, name: str, license: str, data_dir: str | None = None
         evaluation["model"]["workdir"] = name
         found = verdicts.verdicts(evaluation, rows, model.config)
         yield evaluate.FILE, evaluate.to_bytes(evaluation)
-    variables = weights_lib.evaluated(model.weights)
-    text = model_card.card(
-        name, model.config, model.step, variables, license, model.moments is not None, pictures, evaluation, found
-    )
-    yield model_card.FILE, text.encode()
+    yield model_card.FILE, model_card.card(name, model, license, pictures, evaluation, found).encode()
 
 
 FORMATS = {"safetensors": safetensors, "hub": hub, "stablehlo": stablehlo, "onnx": onnx, "keras": keras}

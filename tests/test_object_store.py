@@ -39,6 +39,7 @@ RUN = """
 import sys
 from etils import epath
 import rvae_jax
+from rvae_jax import export, stored
 from rvae_jax.logging import read_metrics
 from rvae_jax.train import train
 from test_train import tiny_config
@@ -52,6 +53,8 @@ print("PICTURES", sorted(path.name for path in (folder / "pictures").iterdir()))
 print("STEPS", [row["step"] for row in read_metrics(folder) if "loss/total" in row])
 model = rvae_jax.load(workdir)
 print("LOADED", model.step, model.sample(2).shape)
+list(export.write(export.safetensors(stored.read(workdir)), folder / "export"))
+print("EXPORTED", rvae_jax.load(workdir + "/export"), rvae_jax.load(workdir + "/export/model.safetensors").step)
 try:
     train(tiny_config(sys.argv[1], seed=7), workdir)
 except rvae_jax.errors.UserError as error:
@@ -100,6 +103,7 @@ def test_a_run_in_a_bucket(emulator, data_dir):  # noqa: F811
     assert str(pictures)[1:-1] in said["PICTURES"]
     assert said["STEPS"] == "[2, 3, 4, 5]"
     assert said["LOADED"] in ("3 (2, 16, 16, 1)", "5 (2, 16, 16, 1)")
+    assert "from exported directory gs://bucket/runs/first/export, step" in said["EXPORTED"]
     assert "gs://bucket/runs/first holds a run with another configuration: seed is 0 there and 7" in said["REFUSED"]
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import yaml
 
-from rvae_jax import pages
+from rvae_jax import pages, weights
 from rvae_jax.config import Config
+from rvae_jax.stored import StoredModel
 from rvae_jax.verdicts import Verdict
 
 FILE = "README.md"
@@ -19,11 +20,8 @@ FILE = "README.md"
 
 def card(
     name: str,
-    config: Config,
-    step: int,
-    variables: Any,
+    model: StoredModel,
     license: str,
-    moments: bool,
     pictures: Sequence[tuple[str, str]] = (),
     evaluation: dict[str, Any] | None = None,
     verdicts: Sequence[Verdict] = (),
@@ -32,32 +30,27 @@ def card(
 
     Args:
       name: of the model.
-      config: of the run.
-      step: of the checkpoint; 0 of a model that was imported.
-      variables: of the VAE.
+      model: the model.
       license: of the weights, by the hub's identifier.
-      moments: whether the file has those of the training images' codes.
       pictures: files beside the card, and what they show.
-      evaluation: of that step, or None.
+      evaluation: of the model, or None.
       verdicts: that rest on it.
     """
-    text = (
-        pages.environment(autoescape=False)
-        .get_template("model_card.md.jinja")
-        .render(
-            name=name,
-            config=config,
-            step=step,
-            parameters=sum(leaf.size for leaf in jax.tree.leaves(variables)),
-            license=license,
-            moments=moments,
-            pictures=pictures,
-            evaluation=evaluation,
-            verdicts=verdicts,
-        )
+    template = pages.environment(autoescape=False).get_template("model_card.md.jinja")
+    text = template.render(
+        name=name,
+        config=model.config,
+        step=model.step,
+        moments=model.moments is not None,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(weights.evaluated(model.weights))),
+        license=license,
+        pictures=pictures,
+        evaluation=evaluation,
+        verdicts=verdicts,
     )
-    header = yaml.safe_dump(_header(name, config, license, evaluation), sort_keys=False, allow_unicode=True)
-    return f"---\n{header}---\n\n{re.sub(chr(10) + '{3,}', chr(10) * 2, text).strip()}\n"
+    header = yaml.safe_dump(_header(name, model.config, license, evaluation), sort_keys=False, allow_unicode=True)
+    text = re.sub(r"\n{3,}", "\n\n", text).strip()
+    return f"---\n{header}---\n\n{text}\n"
 
 
 def _header(name: str, config: Config, license: str, evaluation: dict[str, Any] | None) -> dict[str, Any]:

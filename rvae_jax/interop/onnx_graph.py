@@ -8,6 +8,7 @@ ONNX has for ``[n, C, H, W]`` alone, stand between transpositions, most of which
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,8 +25,6 @@ from rvae_jax.errors import UserError
 OPSET = 17  # of 2022, which onnxruntime reads from 1.12 on
 IR_VERSION = 8  # of the same time
 
-# What a variable of the jaxpr is: an array that is known, or a value of the graph, by name.
-_Value = np.ndarray | str
 _Equation = jax.extend.core.JaxprEqn
 
 _SAME = {  # primitives that ONNX has
@@ -45,6 +44,18 @@ _SAME = {  # primitives that ONNX has
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
 _OF_SHAPE = {"reshape", "squeeze", "broadcast_in_dim", "transpose"}
 _LAST = np.iinfo(np.int64).max
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Known:
+    """An array that does not depend on the input, and what it is to be called."""
+
+    array: np.ndarray
+    name: str = "constant"
+
+
+# What a variable of the jaxpr is: known, or a value of the graph, by name.
+_Value = _Known | str
 
 
 def to_onnx(
@@ -75,12 +86,10 @@ def to_onnx(
     def flat(leaves: list[jax.Array], x: jax.Array) -> list[jax.Array]:
         return jax.tree.leaves(function(jax.tree.unflatten(structure, leaves), x))
 
-    leaves = [np.asarray(leaf) for _, leaf in places]
-    closed = jax.make_jaxpr(flat)(leaves, jax.ShapeDtypeStruct((batch, *item), jnp.float32))
+    leaves = [_Known(np.asarray(leaf), _place(path)) for path, leaf in places]
+    argument = jax.ShapeDtypeStruct((batch, *item), jnp.float32)
+    closed = jax.make_jaxpr(flat)([leaf.array for leaf in leaves], argument)
     graph = _Graph()
-    for (path, _), leaf in zip(places, leaves, strict=True):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        graph.name(leaf, name.removeprefix("params/").removeprefix("batch_stats/"))
     results = graph.walk(closed.jaxpr, closed.consts, [*leaves, graph.unique(input_name)])
     for result, name in zip(results, output_names, strict=True):
         graph.nodes.append(helper.make_node("Identity", [graph.value(result)], [name]))
@@ -115,18 +124,18 @@ class _Graph:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
-        self._names: dict[int, str] = {}  # of arrays, by their identity, which is theirs for as long as they are kept
-        self._kept: list[np.ndarray] = []
-        self._stored: dict[int, str] = {}
+        self._stored: dict[_Known, str] = {}
         self._used: collections.Counter[str] = collections.Counter()
 
     def walk(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[_Value]) -> list[_Value]:
         """Adds what a jaxpr computes; returns its results."""
-        there: dict[Any, _Value] = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
+        there: dict[Any, _Value] = {
+            var: _Known(np.asarray(const)) for var, const in zip(jaxpr.constvars, consts, strict=True)
+        }
         there |= zip(jaxpr.invars, arguments, strict=True)
 
         def read(atom: Any) -> _Value:
-            return np.asarray(atom.val) if isinstance(atom, jax.extend.core.Literal) else there[atom]
+            return _Known(np.asarray(atom.val)) if isinstance(atom, jax.extend.core.Literal) else there[atom]
 
         for equation in jaxpr.eqns:
             results = self._results(equation, [read(atom) for atom in equation.invars])
@@ -138,11 +147,9 @@ class _Graph:
         if name in _CALLS:
             inner = equation.params[_CALLS[name]]
             return self.walk(inner.jaxpr, inner.consts, inputs)
-        if all(isinstance(each, np.ndarray) for each in inputs):
-            result = np.asarray(equation.primitive.bind(*inputs, **equation.params))
-            if name in _OF_SHAPE:
-                return [self.like(result, inputs[0])]
-            return [self.name(result, f"{_scope(equation)}/{name}")]
+        if all(isinstance(each, _Known) for each in inputs):
+            result = np.asarray(equation.primitive.bind(*(each.array for each in inputs), **equation.params))
+            return [_Known(result, inputs[0].name if name in _OF_SHAPE else f"{_scope(equation)}/{name}")]
         if name in _SAME:
             return [self.node(equation, _SAME[name], inputs)]
         if name not in _CONVERTED:
@@ -160,22 +167,10 @@ class _Graph:
         """The name of a value; a known array becomes an initializer."""
         if isinstance(value, str):
             return value
-        if id(value) not in self._stored:
-            name = self.unique(self._names.get(id(value), "constant"))
-            self._kept.append(value)
-            self._stored[id(value)] = name
-            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        return self._stored[id(value)]
-
-    def name(self, array: np.ndarray, name: str) -> np.ndarray:
-        """Says what a known array is to be called; returns it."""
-        self._kept.append(array)
-        self._names[id(array)] = name
-        return array
-
-    def like(self, array: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Says that it is to be called as another is, which it is another form of; returns it."""
-        return self.name(array, self._names.get(id(other), "constant"))
+        if value not in self._stored:
+            name = self._stored[value] = self.unique(value.name)
+            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value.array), name)
+        return self._stored[value]
 
     def unique(self, name: str) -> str:
         """``name``, or with a number where that is taken."""
@@ -189,13 +184,18 @@ def _scope(equation: _Equation) -> str:
     return "/".join(part for part in str(equation.source_info.name_stack).split("/") if "." not in part)
 
 
-def _integers(values: Sequence[Any]) -> np.ndarray:
-    return np.array(values, np.int64)
+def _place(path: Sequence[Any]) -> str:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return name.removeprefix("params/").removeprefix("batch_stats/")
+
+
+def _integers(values: Sequence[int]) -> _Known:
+    return _Known(np.array(values, np.int64))
 
 
 def _max(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
     x, y = inputs
-    is_relu = isinstance(y, np.ndarray) and y.ndim == 0 and y == 0
+    is_relu = isinstance(y, _Known) and y.array.ndim == 0 and y.array == 0
     return graph.node(equation, "Relu", [x]) if is_relu else graph.node(equation, "Max", inputs)
 
 
@@ -257,7 +257,7 @@ def _convolution(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> st
     x = graph.node(equation, "Transpose", [x], perm=of_input)
     if isinstance(kernel, str):
         raise UserError("ONNX: a convolution with a kernel that follows from the input is not converted")
-    weight = graph.like(kernel.transpose(of_kernel), kernel)
+    weight = dataclasses.replace(kernel, array=kernel.array.transpose(of_kernel))
     low, high = zip(*params["padding"], strict=True)
     if set(params["lhs_dilation"]) == {1}:
         y = graph.node(
@@ -269,8 +269,8 @@ def _convolution(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> st
             pads=[*low, *high],
         )
     else:
-        turned = graph.like(weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3), kernel)
-        sizes = weight.shape[2:]
+        turned = dataclasses.replace(weight, array=weight.array[:, :, ::-1, ::-1].transpose(1, 0, 2, 3))
+        sizes = weight.array.shape[2:]
         pads = [size - 1 - pad for side in (low, high) for size, pad in zip(sizes, side, strict=True)]
         y = graph.node(equation, "ConvTranspose", [x, turned], strides=params["lhs_dilation"], pads=pads)
     return graph.node(equation, "Transpose", [y], perm=np.argsort(of_output).tolist())
