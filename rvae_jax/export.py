@@ -190,6 +190,8 @@ def main() -> None:
             print(line, flush=True)
     except (UserError, MissingError) as error:
         sys.exit(f"Error: {error}")
+    except OSError as error:
+        sys.exit(f"Error: --output: {error.filename or folder}: {error.strerror or error}")
     if arguments.format == "hub":
         print(f"To share it: hf upload USER/{name} {folder}")
 

@@ -52,12 +52,13 @@ def import_keras(weights: epath.Path, config: Config, workdir: epath.PathLike) -
       UserError: the file or the configuration is wrong, or the work directory holds a run.
     """
     workdir = workdir_lib.open_workdir(workdir)
-    config_lib.validate(config, jax.device_count())
+    config_lib.validate(config, device_count=1)
     for name in (workdir_lib.CONFIG_FILE, "checkpoints"):
         if (workdir / name).exists():
             raise UserError(f"--workdir={workdir} holds a run, there is {name}; give another")
     found = keras_layout.read(weights, config)
     config = catalog.resolve(config)
+    workdir_lib.make_folder(workdir)
     state, left_out = start_from(make_program(config).create_state(jax.random.key(config.seed)), found)
     assert not left_out, left_out
     # The configuration last: it makes a run of the folder, which must not be one without these weights.

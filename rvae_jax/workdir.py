@@ -86,15 +86,26 @@ def require_same(workdir: epath.Path, config: Config) -> None:
         )
 
 
+def make_folder(workdir: epath.Path) -> None:
+    """Makes the folder, if it is not there.
+
+    Raises:
+      UserError: it is a file, or in one, or cannot be made.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--workdir={workdir} is a file; expected a folder, or a path where one can be made") from None
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from None
+
+
 def claim(workdir: epath.Path, config: Config) -> None:
     """Makes ``workdir`` the work directory of the run ``config``, or finds that it is.
 
     Raises:
       UserError: it is no folder, or see ``require_same``.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UserError(f"--workdir={workdir} is a file; expected a folder, or a path where one can be made") from None
+    make_folder(workdir)
     require_same(workdir, config)
     write_whole(workdir / CONFIG_FILE, (json.dumps(config_lib.to_dict(config), indent=2) + "\n").encode())

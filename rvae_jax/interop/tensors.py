@@ -101,7 +101,10 @@ def _header(path: epath.Path, header: dict[str, str] | None) -> tuple[Config, in
             f"{path} is a .safetensors file, but not one that rvae_jax.export wrote: its header's format is"
             f" {header.get('format')!r}; expected {FORMAT!r}"
         )
-    return config_lib.from_dict(json.loads(header["config"])), int(header["step"])
+    try:
+        return config_lib.from_dict(json.loads(header["config"])), int(header["step"])
+    except (KeyError, ValueError, UserError) as error:
+        raise UserError(f"{path} has a header that cannot be read: {error}; it may be of a newer rvae_jax") from None
 
 
 def _read_all(path: epath.Path, file: Any, expected: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

@@ -140,6 +140,13 @@ def test_the_run_itself_is_not_written_over(run, monkeypatch):
         run_export(monkeypatch, "--format=safetensors", f"--workdir={run}", f"--output={run}")
 
 
+def test_where_nothing_can_be_written_is_told(run, monkeypatch):
+    (run / "file").write_text("")
+    for output in (run / "file", run / "file" / "in"):
+        with pytest.raises(SystemExit, match=r"^Error: --output: .*file.*: (Not a directory|File exists)$"):
+            run_export(monkeypatch, "--format=safetensors", f"--workdir={run}", f"--output={output}")
+
+
 def test_an_export_is_exported_again(run, monkeypatch, tmp_path):
     run_export(monkeypatch, "--format=safetensors", f"--workdir={run}")
     again = epath.Path(tmp_path / "again.weights.h5")
@@ -290,6 +297,9 @@ def test_other_files_are_refused(tmp_path):
     path = epath.Path(tmp_path / "other.safetensors")
     path.write_bytes(save({"unet.weight": np.zeros(3, np.float32)}))
     refused(path, "not one that rvae_jax.export wrote: its header's format is None; expected 'rvae_jax 1'")
+    for header in ({}, {"step": "1", "config": "{"}, {"step": "1", "config": '{"new": 1}'}):
+        path.write_bytes(save({"a": np.zeros(3, np.float32)}, {"format": "rvae_jax 1"} | header))
+        refused(path, "other.safetensors has a header that cannot be read: .*; it may be of a newer rvae_jax")
     config = config_of("wide and grey")
     arrays = load(tensors.to_bytes(config, random_weights(config), 0))
     header = {"format": "rvae_jax 1", "step": "0", "config": json.dumps(to_dict(config))}

@@ -129,6 +129,10 @@ def test_nothing_is_left_of_what_is_refused(imported, data_dir, tmp_path):
     with pytest.raises(UserError, match="has no place; give"):
         import_keras.import_keras(AUTHOR, run_config(data_dir, adversarial="none"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "in"):
+        with pytest.raises(UserError, match=r"--workdir=.* is a file; expected a folder"):
+            import_keras.import_keras(AUTHOR, run_config(data_dir), path)
     with pytest.raises(UserError, match=r"holds a run, there is config.json; give another"):
         import_keras.import_keras(AUTHOR, run_config(data_dir), imported)
 
