@@ -106,7 +106,7 @@ _SMALL = """\
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from rvae_jax.data import preparation
-preparation._WORTH_A_PROCESS, preparation._SHARD_PICTURES = 1, 8
+preparation._WORTH_A_PROCESS, preparation._SHARD_PICTURES = 1, 4
 from rvae_jax.prepare import main
 main()
 """
@@ -196,7 +196,7 @@ def test_thirty_broken_pictures_are_named(pictures, tmp_path):
 def undisturbed(pictures, tmp_path_factory):
     data_dir = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "_SHARD_PICTURES", 8)
+        patch.setattr(preparation, "_SHARD_PICTURES", 4)
         source = sources.open_source(pictures, Path("/nowhere"))
         settings = Settings(shapes=((32, 32, 3),))
         preparation.prepare(source, settings, "album", data_dir, max_skipped=0.2, processes=1)
@@ -224,8 +224,8 @@ def test_a_killed_command_goes_on_and_leaves_nobody(pictures, undisturbed, tmp_p
     for processes in (2, 1, 2):
         before = _parts(tmp_path)
         process = _start(*_arguments(pictures, tmp_path, processes), code=_SMALL)
-        _wait(lambda: _parts(tmp_path) > before + 1 or process.poll() is not None, 30)  # noqa: B023
-        time.sleep(random.uniform(0, 0.03))
+        _wait(lambda: _parts(tmp_path) > before or process.poll() is not None, 30)  # noqa: B023
+        time.sleep(random.uniform(0, 0.02))
         process.kill()
         assert process.wait() == -signal.SIGKILL, "it was done before it was killed"
         killed.append(process)
