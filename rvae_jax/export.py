@@ -25,7 +25,7 @@ from rvae_jax import weights as weights_lib
 from rvae_jax import workdir as workdir_lib
 from rvae_jax.config import Config
 from rvae_jax.errors import MissingError, UserError, needs
-from rvae_jax.interop import compiled, tensors
+from rvae_jax.interop import tensors
 from rvae_jax.logging import METRICS_FILE, read_metrics
 from rvae_jax.stored import TENSORS_FILE, StoredModel
 from rvae_jax.train_state import make_models
@@ -51,6 +51,8 @@ def safetensors(model: StoredModel) -> Iterator[File]:
 
 def stablehlo(model: StoredModel) -> Iterator[File]:
     """Encoder and decoder, computing in the type of the configuration."""
+    with needs("interop", command=False):
+        from rvae_jax.interop import compiled
     for network in _networks(model.config):
         content = compiled.to_bytes(network.function, weights_lib.evaluated(model.weights), network.item)
         yield f"{network.name}.jax_export", content

@@ -1,10 +1,14 @@
-"""A function with its weights as StableHLO: any batch size, on any platform, read with ``jax.export`` alone."""
+"""A function with its weights as StableHLO: any batch size, on any platform, read with ``jax.export`` alone.
+
+``jax.export`` needs the package flatbuffers to write and to read, which JAX does not declare.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import flatbuffers  # noqa: F401 - so that it is missed at once
 import jax
 import jax.numpy as jnp
 from jax import export

@@ -332,7 +332,12 @@ def test_a_configuration_that_was_edited_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("form", "missing", "extra"),
-    [("keras", "h5py", "interop"), ("onnx", "onnx", "interop"), ("hub", "jinja2", "evaluate")],
+    [
+        ("keras", "h5py", "interop"),
+        ("stablehlo", "flatbuffers", "interop"),
+        ("onnx", "onnx", "interop"),
+        ("hub", "jinja2", "evaluate"),
+    ],
 )
 def test_what_is_not_installed_is_named(form, missing, extra, run):
     script = (
