@@ -26,3 +26,19 @@ def strict_promotion():
     """No implicit promotion of types. Optax's Adam, and so the whole step, does not run with it."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Runs and models see one device only, and compile faster."""
+    from rvae_jax import parallel
+
+    all_devices = parallel.data_parallel
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            parallel,
+            "data_parallel",
+            lambda style="jit", **others: all_devices(style, **others | {"devices": jax.devices()[:1]}),
+        )
+        patch.setattr(jax, "device_count", lambda: 1)
+        yield

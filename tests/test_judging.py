@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import rvae_jax
-from rvae_jax import evaluate, figures, parallel, prepare, report, verdicts
+from rvae_jax import evaluate, figures, prepare, report, verdicts
 from rvae_jax.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig
 from rvae_jax.data import reading
 from rvae_jax.errors import UserError
@@ -24,6 +24,8 @@ from rvae_jax.inference import TrainedVAE
 from rvae_jax.logging import read_metrics
 from rvae_jax.metrics import inception, similarity
 from rvae_jax.train import train
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 SIZE, FACTORS = 32, 8
 QUICK = evaluate.Settings(images=100, training_images=1000, likelihood_samples=4)
@@ -105,20 +107,6 @@ def config_of(data_dir, steps, data="waves", batch_size=32, **loss):
             name=data, data_dir=str(data_dir), flip=False, selection_split="validation", validation_split="test"
         ),
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Compiles faster."""
-    all_devices = parallel.data_parallel
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            parallel,
-            "data_parallel",
-            lambda style="jit", **others: all_devices(style, **others | {"devices": jax.devices()[:1]}),
-        )
-        patch.setattr(jax, "device_count", lambda: 1)
-        yield
 
 
 @pytest.fixture(scope="module")

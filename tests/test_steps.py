@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference import CONFIG, FIXTURE, LOSSES, flat, relative_error, under, variables
+from reference import FIXTURE, LOSSES, MODEL, flat, relative_error, under, variables
 
 from rvae_jax import hlo, losses, parallel, steps
 from rvae_jax.config import LossConfig, ModelConfig, OptimizerConfig
@@ -21,14 +21,6 @@ from rvae_jax.train_state import (
     make_optimizer,
 )
 
-REFERENCE = ModelConfig(
-    image_shape=tuple(CONFIG["input_dim"]),
-    latent_dim=CONFIG["latent_dim"],
-    encoder_filters=tuple(CONFIG["enc"]),
-    decoder_filters=tuple(CONFIG["dec"]),
-    discriminator_filters=tuple(CONFIG["dis"]),
-    discriminator_strides=tuple(CONFIG["dis_strides"]),
-)
 TINY = {
     "image_shape": (8, 8, 2),
     "latent_dim": 8,
@@ -86,7 +78,7 @@ def fixed_noise(monkeypatch):
 
 
 def _reference_step(loss, compiler_options=None):
-    vae, discriminator = make_models(REFERENCE, adversarial=loss.adversarial != "none")
+    vae, discriminator = make_models(MODEL, adversarial=loss.adversarial != "none")
     parts = {name: variables(f"{name}/") for name in ("encoder", "sampler", "decoder")}
     params = {name: part["params"] for name, part in parts.items()}
     stats = {name: part["batch_stats"] for name, part in parts.items() if part["batch_stats"]}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import functools
 import json
 import logging
 import pathlib
@@ -29,16 +28,9 @@ from rvae_jax.logging import read_metrics
 from rvae_jax.train import train
 
 ROOT = pathlib.Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("one_device")
+
 ALL_DEVICES = parallel.data_parallel
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Compiles faster. One test has all of them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "data_parallel", functools.partial(ALL_DEVICES, devices=jax.devices()[:1]))
-        patch.setattr(jax, "device_count", lambda: 1)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,20 +2,13 @@
 
 import jax
 import numpy as np
-from reference import CONFIG
+from reference import MODEL
 
 from rvae_jax import weights
 from rvae_jax.config import Config, LossConfig, ModelConfig, OptimizerConfig
 
 MODELS = {
-    "square": ModelConfig(
-        image_shape=tuple(CONFIG["input_dim"]),
-        latent_dim=CONFIG["latent_dim"],
-        encoder_filters=tuple(CONFIG["enc"]),
-        decoder_filters=tuple(CONFIG["dec"]),
-        discriminator_filters=tuple(CONFIG["dis"]),
-        discriminator_strides=tuple(CONFIG["dis_strides"]),
-    ),
+    "square": MODEL,
     "wide and grey": ModelConfig(
         image_shape=(16, 24, 1),
         latent_dim=24,

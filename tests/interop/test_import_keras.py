@@ -1,6 +1,5 @@
 """A network of the author's becomes a run that is used, judged and trained on as any other."""
 
-import functools
 import pathlib
 import re
 import shutil
@@ -15,22 +14,14 @@ from reference import FIXTURE, relative_error
 from some_models import config_of
 
 import rvae_jax
-from rvae_jax import evaluate, export, figures, import_keras, parallel, prepare, report, stored
+from rvae_jax import evaluate, export, figures, import_keras, prepare, report, stored
 from rvae_jax.checkpoint import load_weights
 from rvae_jax.errors import UserError
 from rvae_jax.train import train
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 AUTHOR = epath.Path(__file__).parents[1] / "reference" / "small_a.weights.h5"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Compiles faster."""
-    all_devices = parallel.data_parallel
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "data_parallel", functools.partial(all_devices, devices=jax.devices()[:1]))
-        patch.setattr(jax, "device_count", lambda: 1)
-        yield
 
 
 @pytest.fixture(scope="module")

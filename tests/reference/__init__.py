@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rvae_jax.config import ModelConfig
+
 
 def _load(name):
     with np.load(Path(__file__).with_name(name)) as file:
@@ -14,6 +16,14 @@ def _load(name):
 FIXTURE = _load("fixture_a.npz")
 LOSSES = _load("losses_a.npz")
 CONFIG = json.loads(str(FIXTURE["config_json"]))
+MODEL = ModelConfig(
+    image_shape=tuple(CONFIG["input_dim"]),
+    latent_dim=CONFIG["latent_dim"],
+    encoder_filters=tuple(CONFIG["enc"]),
+    decoder_filters=tuple(CONFIG["dec"]),
+    discriminator_filters=tuple(CONFIG["dis"]),
+    discriminator_strides=tuple(CONFIG["dis_strides"]),
+)
 
 
 def under(arrays, prefix):
