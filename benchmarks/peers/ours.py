@@ -1,0 +1,99 @@
+"""This program's own step, as ``rvae_jax.train`` takes it."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from benchmarks.peers import Peer
+from rvae_jax import hlo, parallel, weights
+from rvae_jax.config import Config
+from rvae_jax.data import pipeline
+from rvae_jax.program import Program, make_program
+from rvae_jax.steps import make_train_step
+from rvae_jax.train_state import TrainState, create_train_state
+
+TERMS = ("reconstruction", "population_kl", "variance_regularizer", "adversarial", "discriminator")
+
+
+class Ours(Peer):
+    """``rvae_jax``."""
+
+    name = "rvae_jax"
+
+    def __init__(self, config: Config, arrays: dict[str, np.ndarray]) -> None:
+        self.config = config
+        self.arrays = arrays
+        self.layout = parallel.data_parallel(config.parallel, shard_optimizer=config.shard_optimizer)
+        self.program = self.make_program()
+        shapes = self.layout.with_shardings(self.program.state_shapes())
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+        create_state = functools.partial(self.program.create_state, jax.random.key(0))
+        self.state = jax.jit(lambda: self._with_weights(create_state()), out_shardings=shardings)()
+        (self.batch,) = self.layout.to_devices([arrays["images"]])
+        self.key = jax.jit(lambda: jax.random.key(0), out_shardings=self.layout.replicated)()
+        began = time.monotonic()
+        self.compiled = self.layout.lower(self.program.train_step, self.state, self.batch, self.key).compile()
+        self.compile_s = time.monotonic() - began
+        self.metrics = None
+
+    def make_program(self) -> Program:
+        """The networks, and the step."""
+        return make_program(self.config, self.layout.axis_name)
+
+    def our_name(self, name: str) -> str:
+        """``rvae_jax``'s name of a weight."""
+        return name
+
+    def _with_weights(self, state: TrainState) -> TrainState:
+        names = weights.by_name(weights.weights_of(state))
+        given = {name: self.arrays[self.our_name(name)] for name in names}
+        return weights.with_weights(state, weights.from_names(given))
+
+    def first_step(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        vae, discriminator = self.program.vae, self.program.discriminator
+        optimizer = optax.sgd(1.0)  # with which the weights move by their gradients
+        before = self._with_weights(create_train_state(vae, discriminator, optimizer, jax.random.key(0)))
+        step = jax.jit(make_train_step(vae, discriminator, optimizer, self.config.loss))
+        after, metrics = step(before, pipeline.to_float(self.arrays["images"]), jax.random.key(0))
+        old, new = (weights.by_name(weights.weights_of(each)) for each in (before, after))
+        gradients = {
+            self.our_name(name): np.asarray(old[name]) - np.asarray(new[name]) for name in old if "/params/" in name
+        }
+        return {name: float(metrics[f"loss/{name}"]) for name in TERMS}, gradients
+
+    def step(self) -> None:
+        self.state, self.metrics = self.compiled(self.state, self.batch, self.key)
+
+    def wait(self) -> None:
+        jax.block_until_ready((self.state, self.metrics))
+
+    def describe(self) -> dict[str, Any]:
+        cost = hlo.cost(self.compiled, loop_steps=self.config.accumulate_steps)
+        statistics = jax.local_devices()[0].memory_stats() or {}
+        return {
+            "versions": {"jax": jax.__version__},
+            "compile_s": self.compile_s,
+            "compiled_flops": cost.flops,
+            "compiled_bytes": cost.bytes_accessed,
+            "compiled_memory": cost.memory,
+            "peak_memory": statistics.get("peak_bytes_in_use"),
+        }
+
+
+def make_arrays(config: Config) -> dict[str, np.ndarray]:
+    """What every peer is made from. Norms are not the identity that they begin as, so that a check sees them."""
+    rng = np.random.default_rng(0)
+    state = make_program(config).create_state(jax.random.key(0))
+    arrays = {name: np.array(leaf) for name, leaf in weights.by_name(weights.weights_of(state)).items()}
+    for leaf in arrays.values():
+        if leaf.ndim == 1:
+            leaf += rng.uniform(-0.1, 0.1, leaf.shape).astype(leaf.dtype)
+    shape = (config.batch_size, *config.model.image_shape)
+    noise = jax.random.normal(jax.random.fold_in(jax.random.key(0), 0), (config.batch_size, config.model.latent_dim))
+    return arrays | {"images": rng.integers(0, 256, shape, np.uint8), "noise": np.asarray(noise)}
