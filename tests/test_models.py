@@ -152,9 +152,9 @@ def test_statistics_change_in_batch_mode_in_training_only(norm, train):
 
 
 LAYERS = {
-    "conv3_s1_same": (Conv(5, (3, 3)), "x"),
-    "conv3_s2_same": (Conv(5, (3, 3), (2, 2)), "x"),
-    "conv3_s2_same_odd": (Conv(5, (3, 3), (2, 2)), "x_odd"),
+    "conv3_s1_same": (Conv(5), "x"),
+    "conv3_s2_same": (Conv(5, 2), "x"),
+    "conv3_s2_same_odd": (Conv(5, 2), "x_odd"),
     "conv1_s2_same": (PointwiseConv(5, 2), "x"),
     "conv1_s2_same_odd": (PointwiseConv(5, 2), "x_odd"),
     "convT3_s2_same": (ConvTranspose(5), "x"),
@@ -176,12 +176,56 @@ def test_norm_equals_the_released_one(mode, train):
     arrays = under(LOSSES, f"layer/{name}/")
     params = {leaf: arrays[leaf] for leaf in ("gamma", "beta")}
     stats = {leaf: arrays[leaf] for leaf in ("moving_mean", "moving_variance")}
-    ours, after = Norm(mode).apply(
+    ours, after = Norm(3, mode).apply(
         {"params": params, "batch_stats": stats}, LOSSES["layer/x"], train, mutable=["batch_stats"]
     )
     assert relative_error(ours, arrays["out"]) <= 1e-6
     for leaf, before in stats.items():
         assert relative_error(after["batch_stats"][leaf], arrays.get(f"{leaf}_after", before)) <= 1e-6
+
+
+class _NormAfter(nn.Module):
+    layer: nn.Module
+    norm: Norm
+    folded: bool
+
+    def __call__(self, x, train):
+        return self.norm.after(self.layer, x, train) if self.folded else self.norm(self.layer(x), train)
+
+
+@pytest.mark.parametrize(("mode", "train"), [("frozen", False), ("frozen", True), ("batch", False), ("batch", True)])
+@pytest.mark.parametrize("layer", [Conv(6), Conv(6, 2, (1, 0)), PointwiseConv(6, 2)], ids=["conv", "stride", "1x1"])
+def test_a_norm_folded_into_the_layer_before_it_is_the_same_function(layer, mode, train):
+    x = _normal(3, 8, 6, 4)
+    folded, apart = (_NormAfter(layer, Norm(6, mode), folded) for folded in (True, False))
+    weights = _random_weights(folded, x, train)
+
+    def evaluate(module):
+        def loss(params, x):
+            variables = {"params": params, "batch_stats": weights["batch_stats"]}
+            y, after = module.apply(variables, x, train, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(y)), (y, after)
+
+        return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(weights["params"], x)
+
+    jax.tree.map(lambda ours, theirs: _check_close(ours, theirs, 5e-6), evaluate(folded), evaluate(apart))
+
+
+def _check_close(ours, theirs, tolerance):
+    assert relative_error(ours, theirs) <= tolerance
+
+
+def test_only_a_norm_of_stored_statistics_is_folded():
+    x = _normal(1, 4, 4, 3)
+
+    def pixelwise_products(mode, train):
+        module = _NormAfter(Conv(6), Norm(6, mode), folded=True)
+        weights = _random_weights(module, x, train)
+        jaxpr = jax.make_jaxpr(lambda x: module.apply(weights, x, train, mutable=["batch_stats"]))(x)
+        return sum(each.primitive.name == "mul" and each.outvars[0].aval.shape == (1, 4, 4, 6) for each in jaxpr.eqns)
+
+    assert [pixelwise_products("frozen", True), pixelwise_products("batch", False)] == [0, 0]
+    assert pixelwise_products("batch", True) > 0
 
 
 def test_leaky_relu_equals_the_released_one():
@@ -225,7 +269,7 @@ def _check_counts(expected, params, stats):
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
-        (Conv(96, (3, 3)), (3, 3, 32, 96)),
+        (Conv(96), (3, 3, 32, 96)),
         (PointwiseConv(96), (1, 1, 32, 96)),
         (ConvTranspose(96), (3, 3, 96, 32)),
         (Dense(96), (32, 96)),
@@ -244,7 +288,7 @@ def test_kernels_are_initialised_as_the_released_ones(layer, shape):
 
 def test_norms_begin_as_the_released_ones():
     x = jnp.zeros((1, 4, 6, 3))
-    norm = Norm("frozen").init(jax.random.key(0), x, False)
+    norm = Norm(3, "frozen").init(jax.random.key(0), x, False)
     input_norm = InputNorm().init(jax.random.key(0), x)
     ones, zeros = np.ones(3), np.zeros(3)
     assert jax.tree.all(

@@ -30,19 +30,24 @@ class Block(nn.Module):
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
+    def _norm(self, channels: int, name: str) -> Norm:
+        return Norm(channels, self.norm, self.axis_name, self.dtype, name=name)
+
     def _norm_relu(self, x: jax.Array, train: bool, name: str) -> jax.Array:
-        return nn.relu(Norm(self.norm, self.axis_name, self.dtype, name=name)(x, train))
+        return nn.relu(self._norm(x.shape[-1], name)(x, train))
+
+    def _conv_norm_relu(self, conv: Conv | PointwiseConv, x: jax.Array, train: bool, name: str) -> jax.Array:
+        return nn.relu(self._norm(self.filters, name).after(conv, x, train))
 
     def _tri(self, x: jax.Array, train: bool, stride: int = 1) -> jax.Array:
         # conv_3 keeps every stride-th pixel. Unless bn_3 takes its statistics over all the pixels, conv_2 computes only
         # those that are kept, centred on the same ones: the same function, for a quarter of the work at stride 2.
         strides = (1, stride) if self.norm == "batch" and train else (stride, 1)
-        padding = (1, 2 - strides[0])
+        conv_1 = Conv(self.filters, dtype=self.dtype, name="conv_1")
+        conv_2 = Conv(self.filters, strides[0], (1, 2 - strides[0]), self.dtype, name="conv_2")
         x = self._norm_relu(x, train, "bn_1")
-        x = Conv(self.filters, (3, 3), dtype=self.dtype, name="conv_1")(x)
-        x = self._norm_relu(x, train, "bn_2")
-        x = Conv(self.filters, (3, 3), strides[0], (padding, padding), dtype=self.dtype, name="conv_2")(x)
-        x = self._norm_relu(x, train, "bn_3")
+        x = self._conv_norm_relu(conv_1, x, train, "bn_2")
+        x = self._conv_norm_relu(conv_2, x, train, "bn_3")
         return PointwiseConv(self.filters, strides[1], self.dtype, name="conv_3")(x)
 
 
@@ -69,8 +74,8 @@ class Up(Block):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         h = self._norm_relu(x, train, "bn_1")
-        h = PointwiseConv(self.filters, dtype=self.dtype, name="conv_1")(h)
-        h = self._norm_relu(h, train, "bn_2")
+        conv_1 = PointwiseConv(self.filters, dtype=self.dtype, name="conv_1")
+        h = self._conv_norm_relu(conv_1, h, train, "bn_2")
         h = ConvTranspose(self.filters, self.dtype, name="convt_2")(h)
         shortcut = self._norm_relu(x, train, "bn_3")
         return h + ConvTranspose(self.filters, self.dtype, name="convt_3")(shortcut)

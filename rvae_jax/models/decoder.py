@@ -40,7 +40,7 @@ class Decoder(nn.Module):
         shape = (height // reduction, width // reduction, self.latent_dim // 8)
         x = Dense(math.prod(shape), dtype=self.dtype, name="dense")(z)
         x = x.reshape(-1, *shape)
-        x = Conv(self.filters[0], (3, 3), dtype=self.dtype, name="stem")(x)
+        x = Conv(self.filters[0], dtype=self.dtype, name="stem")(x)
         for stage, (filters_in, filters_out) in enumerate(itertools.pairwise(self.filters)):
             x = Stage(
                 Up,

@@ -23,8 +23,8 @@ class PatchLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = Conv(self.filters, (3, 3), (self.stride, self.stride), dtype=self.dtype, name="conv")(x)
-        x = Norm(self.norm, self.axis_name, self.dtype, name="bn")(x, train)
+        conv = Conv(self.filters, self.stride, dtype=self.dtype, name="conv")
+        x = Norm(self.filters, self.norm, self.axis_name, self.dtype, name="bn").after(conv, x, train)
         return nn.leaky_relu(x, LEAKY_RELU_SLOPE) if self.activate else x
 
 

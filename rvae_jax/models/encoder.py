@@ -57,7 +57,7 @@ class Encoder(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         if self.input_norm:
             x = InputNorm(name="norm")(x)
-        x = Conv(self.filters[0], (3, 3), dtype=self.dtype, name="stem")(x)
+        x = Conv(self.filters[0], dtype=self.dtype, name="stem")(x)
         for stage, (filters_in, filters_out) in enumerate(itertools.pairwise(self.filters)):
             x = Stage(
                 Down,

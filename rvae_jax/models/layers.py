@@ -4,7 +4,7 @@ Parameters and statistics are float32; ``dtype`` is what a layer computes and re
 """
 
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,17 @@ NORM_MOMENTUM = 0.99
 _CONV_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
-Conv = functools.partial(nn.Conv, kernel_init=nn.initializers.glorot_uniform())
+
+
+class Affine(NamedTuple):
+    """``scale x + shift`` of every channel; float32, ``[c]``."""
+
+    scale: jax.Array
+    shift: jax.Array
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[b, h, w, c] -> [b, h, w, c]``."""
+        return x * _per_channel(self.scale) + _per_channel(self.shift)
 
 
 class Norm(nn.Module):
@@ -32,34 +42,49 @@ class Norm(nn.Module):
       else the stored ones.
 
     Attributes:
+      channels: c.
       mode: ``frozen`` or ``batch``.
       axis_name: mapped axis over which ``batch`` takes its statistics, under ``pmap`` and the like.
       dtype: type of the result.
     """
 
+    channels: int
     mode: NormMode
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
-    @nn.compact
+    def setup(self) -> None:
+        shape = (self.channels,)
+        self.gamma = self.param("gamma", nn.initializers.ones, shape)
+        self.beta = self.param("beta", nn.initializers.zeros, shape)
+        self.moving_mean = self.variable("batch_stats", "moving_mean", jnp.zeros, shape)
+        self.moving_variance = self.variable("batch_stats", "moving_variance", jnp.ones, shape)
+
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalises ``[b, h, w, c]``."""
-        channels = x.shape[-1]
-        gamma = self.param("gamma", nn.initializers.ones, (channels,))
-        beta = self.param("beta", nn.initializers.zeros, (channels,))
-        moving_mean = self.variable("batch_stats", "moving_mean", jnp.zeros, (channels,))
-        moving_variance = self.variable("batch_stats", "moving_variance", jnp.ones, (channels,))
         x = x.astype(jnp.float32)
-        if self.mode == "batch" and train:
+        if self.mode == "frozen" or not train:
+            mean, variance = self.moving_mean.value, self.moving_variance.value
+        else:
             mean, variance = self._batch_statistics(x)
             if not self.is_initializing():
-                moving_mean.value = NORM_MOMENTUM * moving_mean.value + (1 - NORM_MOMENTUM) * mean
-                moving_variance.value = NORM_MOMENTUM * moving_variance.value + (1 - NORM_MOMENTUM) * variance
-        else:
-            mean, variance = moving_mean.value, moving_variance.value
-        scale = gamma * jax.lax.rsqrt(variance + NORM_EPSILON)
-        shift = beta - mean * scale
-        return (x * _per_channel(scale) + _per_channel(shift)).astype(self.dtype)
+                for stored, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                    stored.value = NORM_MOMENTUM * stored.value + (1 - NORM_MOMENTUM) * new
+        return self._affine(mean, variance)(x).astype(self.dtype)
+
+    def after(self, layer: "Conv | PointwiseConv", x: jax.Array, train: bool) -> jax.Array:
+        """``self(layer(x), train)``, for which no norm is computed where its statistics are the stored ones.
+
+        It is then one with the layer, of kernel ``scale kernel`` and bias ``scale bias + shift``: exactly the same
+        function, of which neither the result before the norm nor gradients of sums over it need be had.
+        """
+        if self.mode == "frozen" or not train:
+            return layer(x, self._affine(self.moving_mean.value, self.moving_variance.value))
+        return self(layer(x), train)
+
+    def _affine(self, mean: jax.Array, variance: jax.Array) -> Affine:
+        scale = self.gamma * jax.lax.rsqrt(variance + NORM_EPSILON)
+        return Affine(scale, self.beta - mean * scale)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         def mean_over_batch(values: jax.Array) -> jax.Array:
@@ -68,6 +93,33 @@ class Norm(nn.Module):
 
         mean = mean_over_batch(x)
         return mean, mean_over_batch(jnp.square(x - _per_channel(mean)))
+
+
+class Conv(nn.Module):
+    """3x3 convolution with bias.
+
+    Attributes:
+      filters: channels of the result.
+      stride: along both axes.
+      padding: along both axes: "SAME", or rows before and after.
+      dtype: type of the result.
+    """
+
+    filters: int
+    stride: int = 1
+    padding: Literal["SAME"] | tuple[int, int] = "SAME"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, then: Affine | None = None) -> jax.Array:
+        """``[b, h, w, c] -> [b, h / stride, w / stride, filters]``, with an affine map applied to the result."""
+        kernel, bias = _kernel_and_bias(self, (3, 3, x.shape[-1], self.filters), then)
+        padding = self.padding if self.padding == "SAME" else (self.padding, self.padding)
+        strides = (self.stride, self.stride)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype), kernel, strides, padding, dimension_numbers=_CONV_DIMENSIONS
+        )
+        return y + _per_channel(bias)
 
 
 class PointwiseConv(nn.Module):
@@ -84,15 +136,25 @@ class PointwiseConv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """``[b, h, w, c] -> [b, h / stride, w / stride, filters]``, rounded up."""
+    def __call__(self, x: jax.Array, then: Affine | None = None) -> jax.Array:
+        """``[b, h, w, c] -> [b, h / stride, w / stride, filters]``, rounded up, with an affine map applied to it."""
         if self.stride > 1:  # x[:, ::stride, ::stride, :] would be a gather where the batch's size is symbolic
             x = jax.lax.slice(x, (0,) * 4, x.shape, (1, self.stride, self.stride, 1))
-        kernel = self.param("kernel", nn.initializers.glorot_uniform(), (1, 1, x.shape[-1], self.filters))
-        bias = self.param("bias", nn.initializers.zeros, (self.filters,))
+        kernel, bias = _kernel_and_bias(self, (1, 1, x.shape[-1], self.filters), then)
         # Flattened first: XLA's CPU backend is slow to contract several axes at once in the kernel's gradient.
-        y = jnp.dot(x.reshape(-1, x.shape[-1]).astype(self.dtype), kernel[0, 0].astype(self.dtype))
-        return y.reshape(*x.shape[:-1], self.filters) + _per_channel(bias.astype(self.dtype))
+        y = jnp.dot(x.reshape(-1, x.shape[-1]).astype(self.dtype), kernel[0, 0])
+        return y.reshape(*x.shape[:-1], self.filters) + _per_channel(bias)
+
+
+def _kernel_and_bias(
+    layer: Conv | PointwiseConv, shape: tuple[int, ...], then: Affine | None
+) -> tuple[jax.Array, jax.Array]:
+    """Parameters ``[h, w, in, out]`` and ``[out]`` in the type that the layer computes in, with ``then`` taken in."""
+    kernel = layer.param("kernel", nn.initializers.glorot_uniform(), shape)
+    bias = layer.param("bias", nn.initializers.zeros, shape[-1:])
+    if then is not None:
+        kernel, bias = kernel * _per_channel(then.scale), bias * then.scale + then.shift
+    return kernel.astype(layer.dtype), bias.astype(layer.dtype)
 
 
 class ConvTranspose(nn.Module):
