@@ -211,7 +211,7 @@ def _compile_locally(fields: dict[str, Any], measure: bool) -> Compiled:
     found.memory_limit = statistics.get("bytes_limit", memory)
     if compiled is not None and measure:
         found.step_seconds = _measure_step(config, layout, compiled, program)
-        found.peak_flops, found.peak_bandwidth = _measure_peaks(config.model.dtype)
+        found.peak_flops, found.peak_bandwidth = measure_peaks(config.model.dtype)
     return found
 
 
@@ -270,7 +270,7 @@ def _measure_step(config: Config, layout: Any, compiled: Any, program: Any) -> f
     return min(seconds[1:])
 
 
-def _measure_peaks(dtype: str) -> tuple[float, float]:
+def measure_peaks(dtype: str) -> tuple[float, float]:
     """FLOP/s of a large matrix product, and bytes a second of a copy, on one device."""
     import jax
     import jax.numpy as jnp

@@ -79,6 +79,24 @@ ACCELERATORS = {
         link=450e9,
         source="https://www.nvidia.com/en-us/data-center/h100",
     ),
+    "h200": Accelerator(
+        "NVIDIA H200 SXM",
+        "NVIDIA H200",
+        {"bfloat16": 989e12, "float32": 495e12},
+        memory=141e9,
+        bandwidth=4800e9,
+        link=450e9,
+        source="https://www.nvidia.com/en-us/data-center/h200",
+    ),
+    "a100": Accelerator(
+        "NVIDIA A100 SXM",
+        "NVIDIA A100-SXM4-80GB",
+        {"bfloat16": 312e12, "float32": 156e12},
+        memory=80e9,
+        bandwidth=2039e9,
+        link=300e9,
+        source="https://www.nvidia.com/en-us/data-center/a100",
+    ),
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import resource
 import time
 from typing import Any
 
@@ -10,8 +12,9 @@ import jax
 import numpy as np
 import optax
 
+from benchmarks import kernels
 from benchmarks.peers import Peer
-from rvae_jax import hlo, parallel, weights
+from rvae_jax import compilation, hlo, parallel, weights
 from rvae_jax.config import Config
 from rvae_jax.data import pipeline
 from rvae_jax.program import Program, make_program
@@ -29,7 +32,7 @@ class Ours(Peer):
     def __init__(self, config: Config, arrays: dict[str, np.ndarray]) -> None:
         self.config = config
         self.arrays = arrays
-        self.layout = parallel.data_parallel(config.parallel, shard_optimizer=config.shard_optimizer)
+        self.layout = parallel.data_parallel(config.parallel, devices=jax.devices()[:1])
         self.program = self.make_program()
         shapes = self.layout.with_shardings(self.program.state_shapes())
         shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
@@ -75,15 +78,36 @@ class Ours(Peer):
 
     def describe(self) -> dict[str, Any]:
         cost = hlo.cost(self.compiled, loop_steps=self.config.accumulate_steps)
-        statistics = jax.local_devices()[0].memory_stats() or {}
+        (device,) = self.layout.mesh.devices
+        statistics = device.memory_stats()
+        # Kibibytes on Linux.
+        process = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return {
             "versions": {"jax": jax.__version__},
+            "platform": device.platform,
+            "device_kind": device.device_kind,
             "compile_s": self.compile_s,
             "compiled_flops": cost.flops,
             "compiled_bytes": cost.bytes_accessed,
             "compiled_memory": cost.memory,
-            "peak_memory": statistics.get("peak_bytes_in_use"),
+            "peak_memory": statistics["peak_bytes_in_use"] if statistics else process,
         }
+
+    def peaks(self) -> tuple[float, float]:
+        """FLOP/s of a large matrix product, bytes a second of a copy."""
+        return compilation.measure_peaks(self.config.model.dtype)
+
+    def profile(self, folder: str, steps: int = 5) -> list[dict[str, Any]]:
+        """The ten kernels that most time goes to; the trace is left in a folder."""
+
+        def take_steps() -> None:
+            for _ in range(steps):
+                self.step()
+            self.wait()
+
+        take_steps()
+        found = kernels.profile(take_steps, steps, self.compiled, folder)
+        return [dataclasses.asdict(each) for each in found[:10]]
 
 
 def make_arrays(config: Config) -> dict[str, np.ndarray]:

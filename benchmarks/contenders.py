@@ -1,0 +1,154 @@
+"""Runs peers side by side: each in a process of its own, in turns, so that a noisy machine is as noisy to all."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import multiprocessing
+import os
+import pathlib
+import resource
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from rvae_jax import config as config_lib
+from rvae_jax.config import Config
+from rvae_jax.errors import UserError
+
+PEERS = {
+    "rvae_jax": "ours.Ours",
+    "plain_flax": "plain_flax.PlainFlax",
+    "pytorch": "pytorch.PyTorch",
+    "pytorch_eager": "pytorch.EagerPyTorch",
+}
+
+Check = tuple[dict[str, float], dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Some steps, one after the other.
+
+    Attributes:
+      wall: seconds a step.
+      cpu: seconds a step, of all cores together, the system's included.
+    """
+
+    wall: float
+    cpu: float
+
+
+class Contender:
+    """A peer, in its process; it takes no time while it is not asked for anything.
+
+    The first of several leaves in a file what all are made from.
+
+    Attributes:
+      name: of ``PEERS``.
+      blocks: what ``run`` measured.
+    """
+
+    def __init__(self, name: str, config: Config, arrays: pathlib.Path, environment: dict[str, str]) -> None:
+        self.name = name
+        self.blocks: list[Block] = []
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        arguments = (theirs, PEERS[name], config_lib.to_dict(config), arrays, environment)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+        self._answer()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """What a method of the peer returns.
+
+        Raises:
+          UserError: it failed, or its process ended.
+        """
+        self._pipe.send((method, arguments))
+        return self._answer()
+
+    def run(self, seconds: float) -> None:
+        """Takes steps for about so long, and notes what one took."""
+        self.blocks.append(self.call("take_steps", seconds))
+
+    @property
+    def median(self) -> Block:
+        """Medians over the blocks."""
+        return Block(*(statistics.median(getattr(each, name) for each in self.blocks) for name in ("wall", "cpu")))
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            answer, problem = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise UserError(f"{self.name}: its process ended with status {self._process.exitcode}") from None
+        if problem is not None:
+            raise UserError(f"{self.name}: {problem}")
+        return answer
+
+
+def disagreement(ours: Check, theirs: Check) -> tuple[float, float]:
+    """How far two first steps are apart.
+
+    Returns:
+      The largest relative error of a loss term, and that of the whole gradient, in its norm.
+
+    Raises:
+      UserError: they are not of the same terms and weights.
+    """
+    for mine, other in zip(ours, theirs, strict=True):
+        if mine.keys() != other.keys():
+            raise UserError(f"peers have different names: {sorted(mine.keys() ^ other.keys())[:6]}")
+    terms = max(abs(theirs[0][name] - value) / abs(value) for name, value in ours[0].items())
+    square = sum(float(np.sum(np.square(value, dtype=np.float64))) for value in ours[1].values())
+    apart = sum(float(np.sum(np.square(theirs[1][name] - value, dtype=np.float64))) for name, value in ours[1].items())
+    return terms, (apart / square) ** 0.5
+
+
+def _serve(pipe: Any, path: str, fields: dict[str, Any], arrays: pathlib.Path, environment: dict[str, str]) -> None:
+    os.environ |= environment
+    try:
+        module, _, cls = path.partition(".")
+        peer_class = getattr(importlib.import_module(f"benchmarks.peers.{module}"), cls)
+        config = config_lib.from_dict(fields)
+        if not arrays.exists():
+            ours = importlib.import_module("benchmarks.peers.ours")
+            np.savez(arrays, **ours.make_arrays(config))
+        with np.load(arrays) as file:
+            peer = peer_class(config, dict(file))
+        pipe.send((None, None))
+        while True:
+            method, arguments = pipe.recv()
+            function = functools.partial(_take_steps, peer) if method == "take_steps" else getattr(peer, method)
+            pipe.send((function(*arguments), None))
+    except Exception as error:
+        pipe.send((None, f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"))
+
+
+def _take_steps(peer: Any, seconds: float) -> Block:
+    peer.step()
+    peer.wait()
+    began = time.perf_counter()
+    peer.step()
+    peer.wait()
+    count = max(1, round(seconds / (time.perf_counter() - began)))
+    cpu, began = _cpu_seconds(), time.perf_counter()
+    for _ in range(count):
+        peer.step()
+    peer.wait()
+    return Block((time.perf_counter() - began) / count, (_cpu_seconds() - cpu) / count)
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime

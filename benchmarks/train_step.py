@@ -1,0 +1,266 @@
+"""How fast a configuration trains, by itself and beside the same step in plain Flax and in PyTorch.
+
+    python -m benchmarks.train_step --config=configs/celeba_hq.py --config.model.dtype=bfloat16 --config.batch_size=32
+    python -m benchmarks.train_step --config=benchmarks/sizes.py:64 --against=plain_flax,pytorch,pytorch_eager
+
+The step runs on one device, on random images, without input. With ``--against`` every program has the same weights, and
+before any is timed its loss terms and gradients must be ours. Then they take turns, and a ratio is of the same turn.
+PyTorch: pip install -e '.[peers]'.
+
+Model FLOP/s count the author's operations (benchmarks/operations.py), whatever the program in fact computes. The peak
+they are held against is that of a large matrix product in the same run, and the nominal one of a device that
+rvae_jax/hardware.py knows. CPU seconds are those of all cores, the system's included.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import app, flags
+
+from benchmarks import operations
+from benchmarks.contenders import PEERS, Contender, disagreement
+from rvae_jax import config as config_lib
+from rvae_jax import hardware
+from rvae_jax.config import Config
+from rvae_jax.errors import UserError
+from rvae_jax.logging import format_bytes
+from rvae_jax.main import CONFIG, parse_flags
+
+AGAINST = flags.DEFINE_list("against", [], f"Programs to compare with, of {', '.join(list(PEERS)[1:])}.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each program.", lower_bound=1)
+SECONDS = flags.DEFINE_float("seconds", 3.0, "How long a turn is, about.", lower_bound=0.0)
+JSON = flags.DEFINE_string("json", None, "File to write the figures to.")
+PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace; the ten most expensive kernels are listed.")
+
+# Largest relative errors of a loss term and of the whole gradient, whose part in the input norm is a small sum of large
+# numbers. Reduced precision is that of bfloat16's 8 bits, and of TF32 on GPUs: each program rounds in its own places.
+_TOLERANCES = {"full": (1e-5, 5e-3), "reduced": (0.02, 0.15)}
+
+
+@dataclasses.dataclass
+class Row:
+    """One program's figures; of wall and CPU seconds the medians, and of ratios to ours the median and the extremes."""
+
+    name: str
+    wall_s: float
+    cpu_s: float
+    images_per_second: float
+    model_flops_per_second: float
+    wall_ratio: tuple[float, float, float]
+    cpu_ratio: tuple[float, float, float]
+    term_error: float
+    gradient_error: float
+    description: dict[str, Any]
+
+
+def main(_: list[str]) -> None:
+    """Runs the benchmark."""
+    try:
+        unknown = set(AGAINST.value) - set(PEERS)
+        if unknown:
+            raise UserError(f"--against={','.join(AGAINST.value)}: expected some of {', '.join(list(PEERS)[1:])}")
+        config_lib.validate(CONFIG.value, device_count=1)
+        names = list(dict.fromkeys(["rvae_jax", *AGAINST.value]))
+        if len(names) > 1:
+            _require_comparable(CONFIG.value)
+        result = measure(CONFIG.value, names, ROUNDS.value, SECONDS.value, PROFILE.value)
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    if JSON.value is not None:
+        pathlib.Path(JSON.value).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _require_comparable(config: Config) -> None:
+    """The peers are written for one objective, that of the paper with its frozen norms."""
+    default = Config()
+    for field in ("kl", "moments", "adversarial"):
+        if getattr(config.loss, field) != getattr(default.loss, field):
+            raise UserError(f"--config.loss.{field}: expected {getattr(default.loss, field)} with --against")
+    for name, value, expected in (
+        ("model.norm", config.model.norm, "frozen"),
+        ("accumulate_steps", config.accumulate_steps, 1),
+        ("optimizer.ema_decay", config.optimizer.ema_decay, None),
+    ):
+        if value != expected:
+            raise UserError(f"--config.{name}={value}: expected {expected} with --against")
+
+
+def measure(config: Config, names: list[str], rounds: int, seconds: float, trace: str | None) -> dict[str, Any]:
+    """Measures, and prints what it finds.
+
+    Args:
+      config: a valid configuration.
+      names: of ``PEERS``, ours first.
+      rounds: turns of each.
+      seconds: of a turn.
+      trace: folder for a profile of our step, or None.
+
+    Returns:
+      All figures, for JSON.
+
+    Raises:
+      UserError: a program fails, or computes something else than ours does.
+    """
+    contenders: list[Contender] = []
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = pathlib.Path(folder) / "arrays.npz"
+        cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        cache["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # they share the device
+        try:
+            _say("compiling without a cache")
+            cold = Contender("rvae_jax", config, arrays, cache)
+            compile_s = cold.call("describe")["compile_s"]
+            cold.close()
+            for name in names:
+                _say(f"setting up {name}")
+                contenders.append(Contender(name, config, arrays, cache))
+            errors = _check(config, contenders) if len(contenders) > 1 else [(0.0, 0.0)]
+            for number in range(1, rounds + 1):
+                for each in contenders:
+                    each.run(seconds)
+                _say(
+                    f"round {number} of {rounds}: " + ", ".join(f"{each.blocks[-1].wall:.3f} s" for each in contenders)
+                )
+            peaks = contenders[0].call("peaks")
+            descriptions = [each.call("describe") for each in contenders]
+            kernels = contenders[0].call("profile", trace) if trace is not None else []
+        finally:
+            for each in contenders:
+                each.close()
+    rows = [
+        _row(config, each, contenders[0], error, description)
+        for each, error, description in zip(contenders, errors, descriptions, strict=True)
+    ]
+    ours = descriptions[0]
+    print(_machine(config, ours), end="\n\n")
+    print("\n".join(_own_figures(config.model.dtype, rows[0], peaks, compile_s)))
+    if len(rows) > 1:
+        print("\n" + "\n".join(_table(rows)))
+    if kernels:
+        print("\n" + "\n".join(_kernel_table(kernels)) + f"\n\nThe trace is in {trace}: open it with xprof.")
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": {"device": ours["device_kind"], "cpu": _processor(), "cores": os.cpu_count()},
+        "config": config_lib.to_dict(config),
+        "flops_per_image": operations.of_step(config),
+        "matrix_product_flops": peaks[0],
+        "copy_bandwidth": peaks[1],
+        "first_compile_s": compile_s,
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "kernels": kernels,
+    }
+
+
+def _check(config: Config, contenders: list[Contender]) -> list[tuple[float, float]]:
+    """Errors of each against ours.
+
+    Raises:
+      UserError: one of them is too large.
+    """
+    checks = [each.call("first_step") for each in contenders]
+    is_full = config.model.dtype == "float32" and contenders[0].call("describe")["platform"] == "cpu"
+    most = _TOLERANCES["full" if is_full else "reduced"]
+    errors = [disagreement(checks[0], each) for each in checks]
+    for contender, found in zip(contenders, errors, strict=True):
+        _say(f"{contender.name}: loss terms within {found[0]:.1e}, gradient within {found[1]:.1e} of ours")
+        if not all(error <= limit for error, limit in zip(found, most, strict=True)):
+            raise UserError(f"{contender.name} does not compute what rvae_jax does: expected errors of at most {most}")
+    return errors
+
+
+def _row(
+    config: Config, each: Contender, ours: Contender, errors: tuple[float, float], description: dict[str, Any]
+) -> Row:
+    def ratio(field: str) -> tuple[float, float, float]:
+        pairs = zip(each.blocks, ours.blocks, strict=True)
+        ratios = [getattr(theirs, field) / getattr(mine, field) for theirs, mine in pairs]
+        return statistics.median(ratios), min(ratios), max(ratios)
+
+    median = each.median
+    rate = config.batch_size / median.wall
+    flops = rate * operations.of_step(config)
+    ratios = ratio("wall"), ratio("cpu")
+    return Row(each.name, median.wall, median.cpu, rate, flops, *ratios, *errors, description)
+
+
+def _machine(config: Config, ours: dict[str, Any]) -> str:
+    height, width, _ = config.model.image_shape
+    return (
+        f"{ours['device_kind']} ({_processor()}, {os.cpu_count()} cores), {time.strftime('%Y-%m-%d')}:"
+        f" {height}x{width}, batch {config.batch_size}, {config.model.dtype},"
+        f" {operations.of_step(config) / 1e9:,.2f} GFLOP an image by the author's count"
+    )
+
+
+def _own_figures(dtype: str, row: Row, peaks: tuple[float, float], first_compile_s: float) -> list[str]:
+    found = row.description
+    images = row.images_per_second * row.wall_s
+    nominal = hardware.of_kind(found["device_kind"])
+    shares = [f"{row.model_flops_per_second / peaks[0]:.0%} of a large matrix product's {peaks[0] / 1e12:,.3g}"]
+    if nominal is not None:
+        peak = nominal.flops[dtype]
+        shares.append(f"{row.model_flops_per_second / peak:.0%} of the nominal {peak / 1e12:,.0f}")
+    compiled = found["compiled_flops"], found["compiled_bytes"]
+    return [
+        f"speed      {row.images_per_second:,.1f} images/s, {row.wall_s * 1e3:,.1f} ms a step,"
+        f" {row.cpu_s:.3f} CPU seconds a step",
+        f"work       {row.model_flops_per_second / 1e12:,.3g} TFLOP/s by the author's count: {', '.join(shares)}",
+        f"compiled   {compiled[0] / images / 1e9:,.2f} GFLOP and {format_bytes(compiled[1] / images)} an image;"
+        f" {compiled[0] / row.wall_s / 1e12:,.3g} TFLOP/s and {format_bytes(compiled[1] / row.wall_s)}/s;"
+        f" a copy has {format_bytes(peaks[1])}/s",
+        f"memory     {format_bytes(found['compiled_memory'])} by the compiler;"
+        f" {'process' if found['platform'] == 'cpu' else 'device'} {format_bytes(found['peak_memory'])} at most",
+        f"compile    {first_compile_s:.1f} s first, {found['compile_s']:.1f} s from the cache",
+    ]
+
+
+def _table(rows: list[Row]) -> list[str]:
+    lines = [
+        "| program | ms a step | CPU s a step | images/s | time / ours | CPU time / ours | error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        versions = ", ".join(f"{name} {version}" for name, version in row.description["versions"].items())
+        time_ratio, cpu_ratio = (
+            f"{each[0]:.2f} ({each[1]:.2f} to {each[2]:.2f})" for each in (row.wall_ratio, row.cpu_ratio)
+        )
+        lines.append(
+            f"| {row.name} ({versions}) | {row.wall_s * 1e3:,.1f} | {row.cpu_s:.3f} | {row.images_per_second:,.1f} |"
+            f" {time_ratio} | {cpu_ratio} | {row.gradient_error:.0e} |"
+        )
+    return lines
+
+
+def _kernel_table(kernels: list[dict[str, Any]]) -> list[str]:
+    lines = ["| kernel | ms a step | share | result | from |", "|---|---|---|---|---|"]
+    return lines + [
+        f"| {each['name']} | {each['ms']:.2f} | {each['share']:.1%} | {each['shape']} | {each['origin'][-90:]} |"
+        for each in kernels
+    ]
+
+
+def _processor() -> str:
+    """The CPU's name, as far as the system tells."""
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown CPU"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config"])
+    app.run(main, flags_parser=parse_flags)
