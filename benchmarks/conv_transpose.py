@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from rvae_jax.models.layers import conv_transpose_stride_2
+from rvae_jax.models.convolutions import conv_transpose_stride_2
 
 FILTERS = flags.DEFINE_integer("filters", 64, "Channels in and out.")
 SIZE = flags.DEFINE_integer("size", 32, "Height and width of the input.")

@@ -59,7 +59,8 @@ def make_variant(program: Program, layout: parallel.DataParallel, state: TrainSt
     state = jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), state, layout.with_shardings(state))
     key = jax.device_put(jax.random.key(0), layout.replicated)
     (batch,) = layout.to_devices([images])
-    return Variant(layout.lower(program.train_step, state, batch, key).compile(), state, batch, key)
+    lowered = layout.lower(program.train_step, state, batch, key)
+    return Variant(lowered.compile(compiler_options=layout.compiler_options), state, batch, key)
 
 
 def main(_: list[str]) -> None:

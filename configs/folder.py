@@ -4,7 +4,7 @@
 
 Data: prepared once, behind the scenes, with 80 % to train on; the rest chooses the checkpoint and is held out. Faces of
 your own are not aligned: see docs/data.md.
-Cost: 50,000 steps of 64; at 30 GFLOP an image, as benchmarks/train_step.py counts what was compiled, 9.6e16 FLOP in all.
+Cost: 50,000 steps of 64; at 30 GFLOP an image, as benchmarks/train_step.py counts what is compiled, 9.6e16 FLOP in all.
 Expect: no score to reach; it depends on your pictures. With fewer than some thousand, samples will not look like much.
 
     python -m rvae_jax.main --config=configs/folder.py:tiny --config.data.folder=PATH --workdir=runs/mine_tiny

@@ -26,7 +26,9 @@ class Batched:
     def __init__(self, function: Callable[..., Any], weights: Any = None, batch_size: int = 32) -> None:
         self._layout = parallel.data_parallel("jit", devices=jax.local_devices())
         self._weights = jax.device_put(weights, self._layout.replicated)
-        self._function = jax.jit(function, out_shardings=self._layout.batch)
+        self._function = jax.jit(
+            function, out_shardings=self._layout.batch, compiler_options=self._layout.compiler_options
+        )
         self._batch_size = batch_size
 
     def __call__(self, *rows: np.ndarray, label: str | None = None) -> Any:

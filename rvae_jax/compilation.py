@@ -205,7 +205,7 @@ def _compile_locally(fields: dict[str, Any], measure: bool) -> Compiled:
 
     config = config_lib.from_dict(fields)
     layout = parallel.data_parallel(config.parallel, shard_optimizer=config.shard_optimizer)
-    found, compiled, program = _compile(config, layout, None)
+    found, compiled, program = _compile(config, layout, {})
     statistics = jax.local_devices()[0].memory_stats() or {}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
     found.memory_limit = statistics.get("bytes_limit", memory)
@@ -215,7 +215,7 @@ def _compile_locally(fields: dict[str, Any], measure: bool) -> Compiled:
     return found
 
 
-def _compile(config: Config, layout: Any, options: dict[str, Any] | None) -> tuple[Compiled, Any, Any]:
+def _compile(config: Config, layout: Any, options: dict[str, Any]) -> tuple[Compiled, Any, Any]:
     import jax
 
     from rvae_jax import hlo
@@ -230,7 +230,7 @@ def _compile(config: Config, layout: Any, options: dict[str, Any] | None) -> tup
         batch = jax.ShapeDtypeStruct((len(devices), found.images, *batch.shape[1:]), batch.dtype)
     lowered = layout.lower(program.train_step, state, batch, jax.eval_shape(lambda: jax.random.key(0)))
     try:
-        compiled = lowered.compile(compiler_options=options)
+        compiled = lowered.compile(compiler_options=layout.compiler_options | options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from rvae_jax.compiler_options import compiler_options
 from rvae_jax.train_state import Player, TrainState
 
 AXIS = "data"
@@ -51,6 +52,11 @@ class DataParallel:
         """The sharding with everything on each device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    @property
+    def compiler_options(self) -> dict[str, str]:
+        """What XLA is told when it compiles for these devices, by ``jax.jit`` or ``Lowered.compile``."""
+        return compiler_options(self.mesh.devices.flat[0].platform)
+
     def with_shardings(self, shapes: TrainState) -> TrainState:
         """The state's shapes, each with the sharding that it has in training."""
 
@@ -84,7 +90,7 @@ class DataParallel:
         batch: Any,
         key: jax.Array,
     ) -> jax.stages.Lowered:
-        """Traces a training step for these devices; ``.compile()`` gives what the training loop calls.
+        """Traces a training step for these devices; compiled with ``compiler_options``, it is what training calls.
 
         Args:
           train_step: ``(state, images, key) -> (state, metrics)``, see ``steps.make_train_step``.

@@ -136,8 +136,13 @@ class _Run:
             make_reconstruct(self.program.vae),
             in_shardings=(replicated, self.layout.batch),
             out_shardings=self.layout.batch,
+            compiler_options=self.layout.compiler_options,
         )
-        self.decode = jax.jit(functools.partial(self.program.vae.apply, method="decode"), out_shardings=replicated)
+        self.decode = jax.jit(
+            functools.partial(self.program.vae.apply, method="decode"),
+            out_shardings=replicated,
+            compiler_options=self.layout.compiler_options,
+        )
         self.draw_prior = jax.jit(
             functools.partial(jax.random.normal, shape=(_SAMPLES, config.model.latent_dim)), out_shardings=replicated
         )
@@ -219,7 +224,8 @@ class _Run:
         config = self.config
         began = time.monotonic()
         # The compiled program itself is called in the loop: it refuses another shape instead of compiling again.
-        compiled = self.layout.lower(self.program.train_step, state, batch, self.step_key).compile()
+        lowered = self.layout.lower(self.program.train_step, state, batch, self.step_key)
+        compiled = lowered.compile(compiler_options=self.layout.compiler_options)
         cost = hlo.cost(compiled, loop_steps=config.accumulate_steps)
         images_a_device = config.batch_size / jax.device_count()
         print(

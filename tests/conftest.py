@@ -28,6 +28,12 @@ def strict_promotion():
         yield
 
 
+@pytest.fixture
+def as_on_accelerators(monkeypatch):
+    """The form of what CPUs do in another; they can run it, too."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arguments, default, **_: default(*arguments))
+
+
 @pytest.fixture(scope="module")
 def one_device():
     """Runs and models see one device only, and compile faster."""

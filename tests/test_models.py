@@ -10,8 +10,9 @@ from reference import CONFIG, FIXTURE, LOSSES, flat, relative_error, under, vari
 
 from rvae_jax.models import VAE, Discriminator
 from rvae_jax.models.blocks import Down
+from rvae_jax.models.convolutions import conv_stride_2, conv_transpose_stride_2, pointwise
 from rvae_jax.models.encoder import InputNorm
-from rvae_jax.models.layers import Conv, ConvTranspose, Dense, Norm, PointwiseConv, conv_transpose_stride_2
+from rvae_jax.models.layers import Conv, ConvTranspose, Dense, Norm, PointwiseConv
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -403,6 +404,49 @@ def test_transposed_convolution_and_its_own_gradients(size):
     for mine, theirs, looped in zip(ours, jaxs, by_loop, strict=True):
         assert relative_error(mine, theirs) <= 2e-6
         assert relative_error(mine, looped) <= 2e-6
+
+
+def _pull(function, cotangent, *arguments):
+    y, backward = jax.vjp(function, *arguments)
+    return y, *backward(cotangent)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("platform", ["cpu", "accelerator"])
+def test_convolutions_of_stride_2_are_each_others_derivative(request, offset, platform):
+    if platform == "accelerator":
+        request.getfixturevalue("as_on_accelerators")
+    large, small, kernel = _normal(2, 8, 6, 3), _normal(2, 4, 3, 5, seed=1), _normal(3, 3, 3, 5, seed=2)
+
+    def plain(large, kernel):
+        padding = (offset, 1 - offset)
+        return jax.lax.conv_general_dilated(large, kernel, (2, 2), (padding, padding), dimension_numbers=DIMENSIONS)
+
+    def plain_transpose(small, kernel):
+        return jax.linear_transpose(lambda large: plain(large, kernel), large)(small)[0]
+
+    for ours, theirs, x, cotangent in (
+        (conv_stride_2, plain, large, small),
+        (conv_transpose_stride_2, plain_transpose, small, large),
+    ):
+        found = jax.jit(functools.partial(_pull, lambda x, k, f=ours: f(x, k, offset)))(cotangent, x, kernel)
+        expected = jax.jit(functools.partial(_pull, theirs))(cotangent, x, kernel)
+        jax.tree.map(functools.partial(_check_close, tolerance=2e-6), found, expected)
+
+
+@pytest.mark.parametrize("size", [(3, 4), (16, 32)])
+def test_pointwise_convolution_and_its_gradients(size):
+    x, kernel, cotangent = _normal(2, *size, 5), _normal(5, 6, seed=1), _normal(2, *size, 6, seed=2)
+    found = jax.jit(functools.partial(_pull, pointwise))(cotangent, x, kernel)
+    of_kernel = np.einsum("bhwi,bhwo->io", np.float64(x), np.float64(cotangent))
+    jax.tree.map(functools.partial(_check_close, tolerance=2e-6), found, (x @ kernel, cotangent @ kernel.T, of_kernel))
+
+
+def test_one_platforms_program_has_no_other_platforms_convolutions():
+    x, kernel = _normal(1, 4, 4, 3), _normal(3, 3, 5, 3)
+    text = jax.jit(conv_transpose_stride_2).lower(x, kernel).as_text()
+    assert "dot_general" in text
+    assert "convolution" not in text
 
 
 def test_bfloat16_computes_in_it_but_keeps_weights_codes_and_images_in_float32(inference):

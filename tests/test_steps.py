@@ -494,7 +494,8 @@ def _compiled(layout, norm="frozen", accumulate_steps=1, batch_size=2 * BATCH):
     state = jax.tree.map(jnp.asarray, _state(*networks, CAPTURE, ema=True))
     state = jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), state, layout.with_shardings(state))
     (batch,) = layout.to_devices([_images((batch_size, *TINY["image_shape"]))])
-    return layout.lower(step, state, batch, jax.random.key(0)).compile(), state, batch
+    lowered = layout.lower(step, state, batch, jax.random.key(0))
+    return lowered.compile(compiler_options=layout.compiler_options), state, batch
 
 
 @functools.cache
@@ -649,6 +650,7 @@ def test_overfits_one_batch():
     assert np.mean(errors[-10:]) < 0.4 * np.mean(np.abs(images - images.mean(0)))
 
 
+@pytest.mark.usefixtures("as_on_accelerators")
 def test_a_step_runs_the_vae_once_and_the_discriminator_twice():
     vae, discriminator = make_models(ModelConfig(**TINY), adversarial=True)
     state, x = _state(vae, discriminator, CAPTURE), _images()

@@ -41,13 +41,18 @@ class Ours(Peer):
         (self.batch,) = self.layout.to_devices([arrays["images"]])
         self.key = jax.jit(lambda: jax.random.key(0), out_shardings=self.layout.replicated)()
         began = time.monotonic()
-        self.compiled = self.layout.lower(self.program.train_step, self.state, self.batch, self.key).compile()
+        lowered = self.layout.lower(self.program.train_step, self.state, self.batch, self.key)
+        self.compiled = self.compile(lowered)
         self.compile_s = time.monotonic() - began
         self.metrics = None
 
     def make_program(self) -> Program:
         """The networks, and the step."""
         return make_program(self.config, self.layout.axis_name)
+
+    def compile(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        """The compiled step."""
+        return lowered.compile(compiler_options=self.layout.compiler_options)
 
     def our_name(self, name: str) -> str:
         """``rvae_jax``'s name of a weight."""

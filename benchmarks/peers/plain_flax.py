@@ -193,6 +193,9 @@ class PlainFlax(Ours):
         path, leaf = name.rsplit("/", 1)
         return f"{path}/{NORM_LEAVES[leaf]}" if path.rsplit("/", 1)[1].startswith("bn") else name
 
+    def compile(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        return lowered.compile()
+
     def make_program(self) -> Program:
         config: Config = self.config
         dtype = jnp.dtype(config.model.dtype)

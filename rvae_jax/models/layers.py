@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rvae_jax.models import convolutions
+
 NormMode = Literal["frozen", "batch"]
 
 NORM_EPSILON = 1e-3
 NORM_MOMENTUM = 0.99
-
-_CONV_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
 
@@ -114,11 +114,12 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array, then: Affine | None = None) -> jax.Array:
         """``[b, h, w, c] -> [b, h / stride, w / stride, filters]``, with an affine map applied to the result."""
         kernel, bias = _kernel_and_bias(self, (3, 3, x.shape[-1], self.filters), then)
-        padding = self.padding if self.padding == "SAME" else (self.padding, self.padding)
-        strides = (self.stride, self.stride)
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype), kernel, strides, padding, dimension_numbers=_CONV_DIMENSIONS
-        )
+        x = x.astype(self.dtype)
+        padding = (0, 1) if self.padding == "SAME" else self.padding
+        if self.stride == 2 and sum(padding) == 1 and x.shape[1] % 2 == x.shape[2] % 2 == 0:
+            y = convolutions.conv_stride_2(x, kernel, padding[0])
+        else:
+            y = convolutions.convolution(x, kernel, self.stride, self.padding)
         return y + _per_channel(bias)
 
 
@@ -141,9 +142,7 @@ class PointwiseConv(nn.Module):
         if self.stride > 1:  # x[:, ::stride, ::stride, :] would be a gather where the batch's size is symbolic
             x = jax.lax.slice(x, (0,) * 4, x.shape, (1, self.stride, self.stride, 1))
         kernel, bias = _kernel_and_bias(self, (1, 1, x.shape[-1], self.filters), then)
-        # Flattened first: XLA's CPU backend is slow to contract several axes at once in the kernel's gradient.
-        y = jnp.dot(x.reshape(-1, x.shape[-1]).astype(self.dtype), kernel[0, 0])
-        return y.reshape(*x.shape[:-1], self.filters) + _per_channel(bias)
+        return convolutions.pointwise(x.astype(self.dtype), kernel[0, 0]) + _per_channel(bias)
 
 
 def _kernel_and_bias(
@@ -174,44 +173,8 @@ class ConvTranspose(nn.Module):
             "kernel", nn.initializers.glorot_uniform(in_axis=-1, out_axis=-2), (3, 3, self.filters, x.shape[-1])
         )
         bias = self.param("bias", nn.initializers.zeros, (self.filters,))
-        y = conv_transpose_stride_2(x.astype(self.dtype), kernel.astype(self.dtype))
+        y = convolutions.conv_transpose_stride_2(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + _per_channel(bias.astype(self.dtype))
-
-
-@jax.custom_vjp
-def conv_transpose_stride_2(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Adds ``x[i] kernel[k]`` to ``y[2i + k]``, k = 0..2 along both axes, and drops the index 2n: Keras's "same".
-
-    It is the transpose in ``y`` of a stride-2 convolution, and both its gradients are written with that convolution.
-    Left to itself, JAX differentiates the dilated form, whose kernel gradient is an order of magnitude slower on CPU.
-
-    Args:
-      x: ``[b, h, w, in]``.
-      kernel: ``[3, 3, out, in]``.
-
-    Returns:
-      ``[b, 2h, 2w, out]``.
-    """
-    return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=_CONV_DIMENSIONS, transpose_kernel=True)
-
-
-def _stride_2_convolution(y: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(y, kernel, (2, 2), ((0, 1), (0, 1)), dimension_numbers=_CONV_DIMENSIONS)
-
-
-def _conv_transpose_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return conv_transpose_stride_2(x, kernel), (x, kernel)
-
-
-def _conv_transpose_backward(
-    residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = residuals
-    (kernel_gradient,) = jax.linear_transpose(lambda k: _stride_2_convolution(cotangent, k), kernel)(x)
-    return _stride_2_convolution(cotangent, kernel), kernel_gradient
-
-
-conv_transpose_stride_2.defvjp(_conv_transpose_forward, _conv_transpose_backward)
 
 
 def _per_channel(values: jax.Array) -> jax.Array:
