@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from rvae_jax.models.convolutions import conv_transpose_stride_2
+from rvae_jax.models.convolutions import conv_transpose
 
 FILTERS = flags.DEFINE_integer("filters", 64, "Channels in and out.")
 SIZE = flags.DEFINE_integer("size", 32, "Height and width of the input.")
@@ -51,7 +51,7 @@ def main(_: list[str]) -> None:
     def backward(form: Form, x: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.vjp(form, x, kernel)[1](cotangent)
 
-    forms = {"ours": conv_transpose_stride_2, "derived": derived_by_jax}
+    forms = {"ours": conv_transpose, "derived": derived_by_jax}
     calls = {name: functools.partial(backward, form, x, kernel, cotangent) for name, form in forms.items()}
     for ours, theirs in zip(*(jax.block_until_ready(call()) for call in calls.values()), strict=True):
         error = jnp.linalg.norm((ours - theirs).astype(jnp.float32)) / jnp.linalg.norm(theirs.astype(jnp.float32))

@@ -51,11 +51,11 @@ def profile(take_steps: Callable[[], None], steps: int, compiled: jax.stages.Com
     for name, nanoseconds in _operations(ProfileData.from_file(str(newest))):
         total[name] += nanoseconds
     matches = (_INSTRUCTION.match(line) for line in compiled.as_text().splitlines())
-    instructions = {match["name"]: match for match in matches if match is not None}
+    instructions = {_normalised(match["name"]): match for match in matches if match is not None}
     everything = sum(total.values())
     kernels = []
     for name, nanoseconds in total.most_common():
-        match = instructions.get(name)
+        match = instructions.get(_normalised(name))
         shape = match["shape"].partition("{")[0] if match else ""
         origin = _ORIGIN.search(match.string) if match else None
         kernels.append(
@@ -75,5 +75,11 @@ def _operations(data: Any) -> Iterator[tuple[str, float]]:
         for line in summaries or lines:
             for event in line.events:
                 operation = dict(event.stats).get("hlo_op")
-                if operation is not None:
-                    yield str(operation), event.duration_ns
+                if operation is None:
+                    continue
+                # A GPU's kernels that are launched together have one instruction, but names of their own.
+                yield event.name if str(operation).startswith("command_buffer") else str(operation), event.duration_ns
+
+
+def _normalised(name: str) -> str:
+    return name.replace(".", "_")

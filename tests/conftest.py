@@ -29,9 +29,16 @@ def strict_promotion():
 
 
 @pytest.fixture
-def as_on_accelerators(monkeypatch):
-    """The form of what CPUs do in another; they can run it, too."""
-    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *arguments, default, **_: default(*arguments))
+def as_on(monkeypatch):
+    """Has the forms of another platform used; CPUs can run them, too."""
+
+    def use(platform):
+        def choose(*arguments, default, **forms):
+            return forms.get(platform, default)(*arguments)
+
+        monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+
+    return use
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from reference import CONFIG, FIXTURE, LOSSES, flat, relative_error, under, vari
 
 from rvae_jax.models import VAE, Discriminator
 from rvae_jax.models.blocks import Down
-from rvae_jax.models.convolutions import conv_stride_2, conv_transpose_stride_2, pointwise
+from rvae_jax.models.convolutions import conv, conv_transpose, pointwise
 from rvae_jax.models.encoder import InputNorm
 from rvae_jax.models.layers import Conv, ConvTranspose, Dense, Norm, PointwiseConv
 
@@ -195,7 +195,7 @@ class _NormAfter(nn.Module):
 
 
 @pytest.mark.parametrize(("mode", "train"), [("frozen", False), ("frozen", True), ("batch", False), ("batch", True)])
-@pytest.mark.parametrize("layer", [Conv(6), Conv(6, 2, (1, 0)), PointwiseConv(6, 2)], ids=["conv", "stride", "1x1"])
+@pytest.mark.parametrize("layer", [Conv(6), Conv(6, 2, offset=1), PointwiseConv(6, 2)], ids=["conv", "stride", "1x1"])
 def test_a_norm_folded_into_the_layer_before_it_is_the_same_function(layer, mode, train):
     x = _normal(3, 8, 6, 4)
     folded, apart = (_NormAfter(layer, Norm(6, mode), folded) for folded in (True, False))
@@ -353,7 +353,8 @@ def test_down_equals_the_computation_at_full_resolution(norm, train):
 
 
 @pytest.mark.parametrize(("norm", "conv_2"), [("frozen", (1, 8, 8, 4)), ("batch", (1, 16, 16, 4))])
-def test_down_computes_no_pixel_of_conv_2_in_vain(norm, conv_2):
+def test_down_computes_no_pixel_of_conv_2_in_vain(as_on, norm, conv_2):
+    as_on("tpu")
     x, down = np.zeros((1, 16, 16, 4), np.float32), Down(4, norm)
     weights = _random_weights(down, x, True)
     jaxpr = jax.make_jaxpr(lambda x: down.apply(weights, x, True, mutable=["batch_stats"]))(x)
@@ -400,7 +401,7 @@ def test_transposed_convolution_and_its_own_gradients(size):
         return y, *backward(cotangent)
 
     by_loop = _conv_transpose_by_loop(x, kernel), *_conv_transpose_gradients_by_loop(x, kernel, cotangent)
-    ours, jaxs = pull(conv_transpose_stride_2, x, kernel), pull(plain, x, kernel)
+    ours, jaxs = pull(conv_transpose, x, kernel), pull(plain, x, kernel)
     for mine, theirs, looped in zip(ours, jaxs, by_loop, strict=True):
         assert relative_error(mine, theirs) <= 2e-6
         assert relative_error(mine, looped) <= 2e-6
@@ -411,25 +412,28 @@ def _pull(function, cotangent, *arguments):
     return y, *backward(cotangent)
 
 
-@pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("platform", ["cpu", "accelerator"])
-def test_convolutions_of_stride_2_are_each_others_derivative(request, offset, platform):
-    if platform == "accelerator":
-        request.getfixturevalue("as_on_accelerators")
-    large, small, kernel = _normal(2, 8, 6, 3), _normal(2, 4, 3, 5, seed=1), _normal(3, 3, 3, 5, seed=2)
+@pytest.mark.parametrize("channels", [3, 6])
+@pytest.mark.parametrize(("stride", "offset"), [(1, 1), (2, 0), (2, 1)])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_convolutions_are_each_others_derivative(as_on, platform, stride, offset, channels):
+    as_on(platform)
+    large, small = _normal(2, 4 * stride, 3 * stride, channels), _normal(2, 4, 3, 5, seed=1)
+    kernel = _normal(3, 3, channels, 5, seed=2)
 
     def plain(large, kernel):
-        padding = (offset, 1 - offset)
-        return jax.lax.conv_general_dilated(large, kernel, (2, 2), (padding, padding), dimension_numbers=DIMENSIONS)
+        padding = (offset, 2 - stride if offset == 1 else 1)
+        return jax.lax.conv_general_dilated(
+            large, kernel, (stride, stride), (padding, padding), dimension_numbers=DIMENSIONS
+        )
 
     def plain_transpose(small, kernel):
         return jax.linear_transpose(lambda large: plain(large, kernel), large)(small)[0]
 
     for ours, theirs, x, cotangent in (
-        (conv_stride_2, plain, large, small),
-        (conv_transpose_stride_2, plain_transpose, small, large),
+        (conv, plain, large, small),
+        (conv_transpose, plain_transpose, small, large),
     ):
-        found = jax.jit(functools.partial(_pull, lambda x, k, f=ours: f(x, k, offset)))(cotangent, x, kernel)
+        found = jax.jit(functools.partial(_pull, lambda x, k, f=ours: f(x, k, stride, offset)))(cotangent, x, kernel)
         expected = jax.jit(functools.partial(_pull, theirs))(cotangent, x, kernel)
         jax.tree.map(functools.partial(_check_close, tolerance=2e-6), found, expected)
 
@@ -444,12 +448,12 @@ def test_pointwise_convolution_and_its_gradients(size):
 
 def test_one_platforms_program_has_no_other_platforms_convolutions():
     x, kernel = _normal(1, 4, 4, 3), _normal(3, 3, 5, 3)
-    text = jax.jit(conv_transpose_stride_2).lower(x, kernel).as_text()
+    text = jax.jit(conv_transpose).lower(x, kernel).as_text()
     assert "dot_general" in text
     assert "convolution" not in text
 
 
-def test_bfloat16_computes_in_it_but_keeps_weights_codes_and_images_in_float32(inference):
+def test_bfloat16_computes_in_it_but_keeps_weights_codes_and_images_in_float32(inference, as_on):
     vae, discriminator = _networks(dtype=jnp.bfloat16)
     x, eps = FIXTURE["in/x"], FIXTURE["in/eps"]
     shapes = (
@@ -465,6 +469,7 @@ def test_bfloat16_computes_in_it_but_keeps_weights_codes_and_images_in_float32(i
     assert {array.dtype for array in (*result, logits)} == {np.dtype(np.float32)}
     assert blocks["encoder"]["stage_2"]["__call__"][0].dtype == jnp.bfloat16
     assert blocks["decoder"]["stage_2"]["__call__"][0].dtype == jnp.bfloat16
+    as_on("tpu")
     apply = functools.partial(vae.apply, _vae_variables())
     convolutions = list(_convolution_outputs(jax.make_jaxpr(apply)(x, eps).jaxpr))
     assert len(convolutions) == 1 + 3 * (3 * 2) + 1 + 3 * (2 + 2)

@@ -650,8 +650,8 @@ def test_overfits_one_batch():
     assert np.mean(errors[-10:]) < 0.4 * np.mean(np.abs(images - images.mean(0)))
 
 
-@pytest.mark.usefixtures("as_on_accelerators")
-def test_a_step_runs_the_vae_once_and_the_discriminator_twice():
+def test_a_step_runs_the_vae_once_and_the_discriminator_twice(as_on):
+    as_on("tpu")
     vae, discriminator = make_models(ModelConfig(**TINY), adversarial=True)
     state, x = _state(vae, discriminator, CAPTURE), _images()
     noise = jnp.zeros((BATCH, TINY["latent_dim"]))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from rvae_jax.models.layers import Conv, ConvTranspose, Norm, NormMode, PointwiseConv
+from rvae_jax.models.layers import Conv, ConvTranspose, Norm, NormMode, PointwiseConv, relu_of_conv
 
 
 class Block(nn.Module):
@@ -37,14 +37,14 @@ class Block(nn.Module):
         return nn.relu(self._norm(x.shape[-1], name)(x, train))
 
     def _conv_norm_relu(self, conv: Conv | PointwiseConv, x: jax.Array, train: bool, name: str) -> jax.Array:
-        return nn.relu(self._norm(self.filters, name).after(conv, x, train))
+        return relu_of_conv(self._norm(self.filters, name).after(conv, x, train))
 
     def _tri(self, x: jax.Array, train: bool, stride: int = 1) -> jax.Array:
         # conv_3 keeps every stride-th pixel. Unless bn_3 takes its statistics over all the pixels, conv_2 computes only
         # those that are kept, centred on the same ones: the same function, for a quarter of the work at stride 2.
         strides = (1, stride) if self.norm == "batch" and train else (stride, 1)
         conv_1 = Conv(self.filters, dtype=self.dtype, name="conv_1")
-        conv_2 = Conv(self.filters, strides[0], (1, 2 - strides[0]), self.dtype, name="conv_2")
+        conv_2 = Conv(self.filters, strides[0], offset=1, dtype=self.dtype, name="conv_2")
         x = self._norm_relu(x, train, "bn_1")
         x = self._conv_norm_relu(conv_1, x, train, "bn_2")
         x = self._conv_norm_relu(conv_2, x, train, "bn_3")

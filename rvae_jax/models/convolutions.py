@@ -1,7 +1,7 @@
-"""The convolutions of stride 2 and of a single tap, as pure functions whose derivatives are fast on CPUs, too.
+"""The 3x3 and the 1x1 convolutions, as pure functions whose derivatives are fast on CPUs and on GPUs, too.
 
-What XLA's CPU backend has no fast program for is written as what it has one for, on CPUs only: the choice is made when
-a program is compiled for a platform. Both forms are the same function; docs/performance.md has what each is worth.
+What a platform's compiler has no fast program for is written as what it has one for, on that platform only: the choice
+is made when a program is compiled for it. All forms are the same function; docs/performance.md has what each is worth.
 """
 
 import functools
@@ -12,121 +12,140 @@ import jax.numpy as jnp
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Pixels whose part of both factors is in a core's cache.
 _BLOCK = 256
+# Of a result of so few channels cuDNN computes many more, of zeros.
+_FEW = 4
 
 
-def convolution(x: jax.Array, kernel: jax.Array, stride: int, padding: str | tuple[int, int]) -> jax.Array:
-    """Any convolution without a derivative of its own: ``[b, h, w, in]``, ``[k, k, in, out]``."""
-    padding = padding if isinstance(padding, str) else (padding, padding)
+def conv(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.Array:
+    """3x3 convolution: ``y[i] = sum_k x[s i + k - offset] kernel[k]``, k = 0..2 along both axes.
+
+    Args:
+      x: ``[b, s h, s w, in]``; zero beyond its edges.
+      kernel: ``[3, 3, in, out]``.
+      stride: s, 1 or 2.
+      offset: 1, or with a stride of 2 also 0, which is Keras's "same".
+
+    Returns:
+      ``[b, h, w, out]``, rounded up where s does not divide the size, which needs an offset of 0.
+    """
+    if x.shape[1] % stride or x.shape[2] % stride:
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=_DIMENSIONS)
+    return _conv(x, kernel, stride, offset)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.Array:
+    return _convolve(x, kernel, stride, offset)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.Array:
+    # With a stride of 2 and an offset of 1 no window reaches the row after the last; padded equally, GPUs need no copy
+    # of x with its padding.
+    padding = ((offset, 1), (offset, 1))
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_DIMENSIONS)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv_stride_2(x: jax.Array, kernel: jax.Array, offset: int) -> jax.Array:
-    """Convolution of stride 2: ``y[i] = sum_k x[2i + k - offset] kernel[k]``, k = 0..2 along both axes.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int = 2, offset: int = 0) -> jax.Array:
+    """Transposed 3x3 convolution: adds ``x[i] kernel[k]`` to ``y[s i + k - offset]``, k = 0..2 along both axes.
 
-    Args:
-      x: ``[b, 2h, 2w, in]``; zero beyond its edges.
-      kernel: ``[3, 3, in, out]``.
-      offset: 0, which is Keras's "same", or 1.
-
-    Returns:
-      ``[b, h, w, out]``.
-    """
-    return convolution(x, kernel, 2, (offset, 1 - offset))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv_transpose_stride_2(x: jax.Array, kernel: jax.Array, offset: int = 0) -> jax.Array:
-    """Transposed convolution of stride 2: adds ``x[i] kernel[k]`` to ``y[2i + k - offset]``, k = 0..2 along both axes.
-
-    It is the transpose of ``conv_stride_2`` in that one's ``x``, so that each is the other's derivative. Left to
-    itself, JAX differentiates a convolution of a dilated input, whose kernel gradient is an order of magnitude slower
-    on CPUs.
+    It is the transpose of ``conv`` in that one's ``x``, so that each is the other's derivative. Left to itself, JAX
+    differentiates a convolution of a dilated input, whose kernel gradient is an order of magnitude slower on CPUs.
 
     Args:
       x: ``[b, h, w, in]``.
       kernel: ``[3, 3, out, in]``.
-      offset: 0, which is Keras's "same" and drops the index 2n, or 1, which drops the index -1.
+      stride: s, 1 or 2.
+      offset: 1, which drops the index -1, or with a stride of 2 also 0, which is Keras's "same" and drops the index 2n.
 
     Returns:
-      ``[b, 2h, 2w, out]``.
+      ``[b, s h, s w, out]``.
     """
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(_add_products, offset=offset),
-        default=functools.partial(_convolve_dilated, offset=offset),
-    )
+
+    def convolve_dilated(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        padding = (2 - offset, stride - 1 + offset)
+        return jax.lax.conv_transpose(
+            x, kernel, (stride, stride), (padding, padding), dimension_numbers=_DIMENSIONS, transpose_kernel=True
+        )
+
+    add_products = functools.partial(_add_products, stride=stride, offset=offset)
+    forms = {"cpu": add_products} if stride == 2 else {}
+    if kernel.shape[2] <= _FEW:
+        forms["cuda"] = add_products
+    return jax.lax.platform_dependent(x, kernel, **forms, default=convolve_dilated)
 
 
-def _convolve_dilated(x: jax.Array, kernel: jax.Array, offset: int) -> jax.Array:
-    padding = (2 - offset, 1 + offset)
-    return jax.lax.conv_transpose(
-        x, kernel, (2, 2), (padding, padding), dimension_numbers=_DIMENSIONS, transpose_kernel=True
-    )
-
-
-def _add_products(x: jax.Array, kernel: jax.Array, offset: int) -> jax.Array:
+def _add_products(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.Array:
     """One product with all nine taps, then sums of shifted results: no zeros of a dilated input are multiplied."""
     taps = kernel.transpose(3, 0, 1, 2)
-    y = jnp.dot(x.reshape(-1, x.shape[-1]), taps.reshape(taps.shape[0], -1))
+    y = _flat_product(x, taps.reshape(taps.shape[0], -1))
     y = y.reshape(*x.shape[:-1], *taps.shape[1:])  # [b, h, w, 3, 3, out]
-    y = _interleave(y, axis=2, taps=4, offset=offset)  # [b, h, 2w, 3, out]
-    return _interleave(y, axis=1, taps=3, offset=offset)
+    y = _scatter(y, axis=2, taps=4, stride=stride, offset=offset)  # [b, h, s w, 3, out]
+    return _scatter(y, axis=1, taps=3, stride=stride, offset=offset)
 
 
-def _interleave(y: jax.Array, axis: int, taps: int, offset: int) -> jax.Array:
-    """Adds ``y[i, k]`` to the result's ``2i + k - offset``, i along ``axis`` and k along ``taps``."""
-    size = y.shape[axis]
+def _scatter(y: jax.Array, axis: int, taps: int, stride: int, offset: int) -> jax.Array:
+    """Adds ``y[i, k]`` to the result's ``s i + k - offset``, i along ``axis`` and k along ``taps``."""
+
+    def shifted(part: jax.Array, by: int) -> jax.Array:
+        padding = [(0, 0)] * part.ndim
+        padding[axis] = (max(by, 0), max(-by, 0))
+        begin = max(-by, 0)
+        return jax.lax.slice_in_dim(jnp.pad(part, padding), begin, begin + part.shape[axis], axis=axis)
+
     start, middle, end = (jax.lax.index_in_dim(y, k, taps, keepdims=False) for k in range(3))
-    padding = [(0, 0)] * start.ndim
-    if offset == 0:  # the end of the pixel before
-        padding[axis] = (1, 0)
-        both = start + jax.lax.slice_in_dim(jnp.pad(end, padding), 0, size, axis=axis), middle
-    else:  # the start of the next pixel
-        padding[axis] = (0, 1)
-        both = middle, end + jax.lax.slice_in_dim(jnp.pad(start, padding), 1, size + 1, axis=axis)
+    if stride == 1:
+        return shifted(start, -1) + middle + shifted(end, 1)
+    both = (start + shifted(end, 1), middle) if offset == 0 else (middle, end + shifted(start, -1))
     return jax.lax.collapse(jnp.stack(both, axis + 1), axis, axis + 2)
 
 
-def _conv_forward(x: jax.Array, kernel: jax.Array, offset: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return conv_stride_2(x, kernel, offset), (x, kernel)
+def _conv_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, offset: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _conv(x, kernel, stride, offset), (x, kernel)
 
 
 def _conv_backward(
-    offset: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+    stride: int, offset: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    return conv_transpose_stride_2(cotangent, kernel, offset), _gradient_in_kernel(x, kernel, offset, cotangent)
+    kernel_gradient = _kernel_gradient(x, kernel, cotangent, stride, offset)
+    return conv_transpose(cotangent, kernel, stride, offset), kernel_gradient
 
 
 def _conv_transpose_forward(
-    x: jax.Array, kernel: jax.Array, offset: int
+    x: jax.Array, kernel: jax.Array, stride: int, offset: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return conv_transpose_stride_2(x, kernel, offset), (x, kernel)
+    return conv_transpose(x, kernel, stride, offset), (x, kernel)
 
 
 def _conv_transpose_backward(
-    offset: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+    stride: int, offset: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
-    return conv_stride_2(cotangent, kernel, offset), _gradient_in_kernel(cotangent, kernel, offset, x)
+    kernel_gradient = _kernel_gradient(cotangent, kernel, x, stride, offset)
+    return _conv(cotangent, kernel, stride, offset), kernel_gradient
 
 
-def _gradient_in_kernel(large: jax.Array, kernel: jax.Array, offset: int, small: jax.Array) -> jax.Array:
+def _kernel_gradient(large: jax.Array, kernel: jax.Array, small: jax.Array, stride: int, offset: int) -> jax.Array:
     """Gradient in the kernel; of the two convolutions' input and cotangent, which is large depends on which it is."""
-    (gradient,) = jax.linear_transpose(lambda k: convolution(large, k, 2, (offset, 1 - offset)), kernel)(small)
+    (gradient,) = jax.linear_transpose(lambda kernel: _convolve(large, kernel, stride, offset), kernel)(small)
     return gradient
 
 
-conv_stride_2.defvjp(_conv_forward, _conv_backward)
-conv_transpose_stride_2.defvjp(_conv_transpose_forward, _conv_transpose_backward)
+_conv.defvjp(_conv_forward, _conv_backward)
+conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
 
 
 @jax.custom_vjp
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolution of a single tap: ``[b, h, w, in]`` and ``[in, out]`` to ``[b, h, w, out]``."""
-    return _flat_product(x, kernel)
+
+    def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(x, kernel[None, None], (1, 1), "VALID", dimension_numbers=_DIMENSIONS)
+
+    return jax.lax.platform_dependent(x, kernel, cuda=convolution, default=_flat_product)
 
 
 def _flat_product(x: jax.Array, kernel: jax.Array) -> jax.Array:

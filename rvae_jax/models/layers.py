@@ -20,6 +20,23 @@ NORM_MOMENTUM = 0.99
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
 
 
+@jax.custom_jvp
+def relu_of_conv(x: jax.Array) -> jax.Array:
+    """ReLU of a convolution's result, whose derivative is taken from its own result.
+
+    What comes before the ReLU need then not be kept: GPUs compute it in the convolution's program, and write it once.
+    """
+    return jnp.maximum(x, 0)
+
+
+@relu_of_conv.defjvp
+def _relu_of_conv_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    y = relu_of_conv(*primals)
+    # Without the barrier the compiler sees that x > 0 where y is, and keeps x.
+    is_positive = jax.lax.optimization_barrier(y) > 0
+    return y, jnp.where(is_positive, *tangents, 0)
+
+
 class Affine(NamedTuple):
     """``scale x + shift`` of every channel; float32, ``[c]``."""
 
@@ -101,26 +118,21 @@ class Conv(nn.Module):
     Attributes:
       filters: channels of the result.
       stride: along both axes.
-      padding: along both axes: "SAME", or rows before and after.
+      offset: of the window, along both axes; see ``convolutions.conv``. None is that of Keras's "same".
       dtype: type of the result.
     """
 
     filters: int
     stride: int = 1
-    padding: Literal["SAME"] | tuple[int, int] = "SAME"
+    offset: int | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, then: Affine | None = None) -> jax.Array:
         """``[b, h, w, c] -> [b, h / stride, w / stride, filters]``, with an affine map applied to the result."""
         kernel, bias = _kernel_and_bias(self, (3, 3, x.shape[-1], self.filters), then)
-        x = x.astype(self.dtype)
-        padding = (0, 1) if self.padding == "SAME" else self.padding
-        if self.stride == 2 and sum(padding) == 1 and x.shape[1] % 2 == x.shape[2] % 2 == 0:
-            y = convolutions.conv_stride_2(x, kernel, padding[0])
-        else:
-            y = convolutions.convolution(x, kernel, self.stride, self.padding)
-        return y + _per_channel(bias)
+        offset = 2 - self.stride if self.offset is None else self.offset
+        return convolutions.conv(x.astype(self.dtype), kernel, self.stride, offset) + _per_channel(bias)
 
 
 class PointwiseConv(nn.Module):
@@ -173,7 +185,7 @@ class ConvTranspose(nn.Module):
             "kernel", nn.initializers.glorot_uniform(in_axis=-1, out_axis=-2), (3, 3, self.filters, x.shape[-1])
         )
         bias = self.param("bias", nn.initializers.zeros, (self.filters,))
-        y = convolutions.conv_transpose_stride_2(x.astype(self.dtype), kernel.astype(self.dtype))
+        y = convolutions.conv_transpose(x.astype(self.dtype), kernel.astype(self.dtype))
         return y + _per_channel(bias.astype(self.dtype))
 
 
