@@ -15,21 +15,20 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
 from rvae_jax import config as config_lib
-from rvae_jax import stored
-from rvae_jax import weights as weights_lib
 from rvae_jax import workdir as workdir_lib
 from rvae_jax.config import Config
 from rvae_jax.errors import MissingError, UserError, needs
-from rvae_jax.interop import tensors
 from rvae_jax.logging import METRICS_FILE, read_metrics
-from rvae_jax.stored import TENSORS_FILE, StoredModel
-from rvae_jax.train_state import make_models
 from rvae_jax.workdir import CONFIG_FILE, write_whole
+
+# What brings JAX is imported where it is used: after --help.
+if TYPE_CHECKING:
+    from rvae_jax.stored import StoredModel
 
 FOLDER = "export"
 
@@ -41,6 +40,9 @@ File = tuple[str, bytes]
 
 def safetensors(model: StoredModel) -> Iterator[File]:
     """All weights, moments of the codes where the model has them, and the configuration without local paths."""
+    from rvae_jax.interop import tensors
+    from rvae_jax.stored import TENSORS_FILE
+
     config = copy.deepcopy(model.config)
     config.data.data_dir = None
     if config.data.name:
@@ -53,8 +55,9 @@ def stablehlo(model: StoredModel) -> Iterator[File]:
     """Encoder and decoder, computing in the type of the configuration."""
     with needs("interop", command=False):
         from rvae_jax.interop import compiled
+        from rvae_jax.weights import evaluated
     for network in _networks(model.config):
-        content = compiled.to_bytes(network.function, weights_lib.evaluated(model.weights), network.item)
+        content = compiled.to_bytes(network.function, evaluated(model.weights), network.item)
         yield f"{network.name}.jax_export", content
 
 
@@ -62,12 +65,13 @@ def onnx(model: StoredModel) -> Iterator[File]:
     """Encoder and decoder, computing in float32, as the weights are."""
     with needs("interop", command=False):
         from rvae_jax.interop import onnx_graph
+        from rvae_jax.weights import evaluated
     config = copy.deepcopy(model.config)
     config.model.dtype = "float32"
     for network in _networks(config):
         graph = onnx_graph.to_onnx(
             network.function,
-            weights_lib.evaluated(model.weights),
+            evaluated(model.weights),
             network.item,
             input_name=network.input,
             output_names=network.outputs,
@@ -97,7 +101,7 @@ def hub(model: StoredModel, name: str, license: str, data_dir: str | None = None
       data_dir: folder of prepared data sets, if it is not where the run had it.
     """
     with needs("interop", command=False):
-        from rvae_jax import evaluate, figures, inference, verdicts
+        from rvae_jax import figures, inference, judging, verdicts
         from rvae_jax.interop import model_card
     trained = inference.from_stored(model, data_dir)
     try:
@@ -114,12 +118,12 @@ def hub(model: StoredModel, name: str, license: str, data_dir: str | None = None
     rows = read_metrics(model.folder)
     if rows:
         yield METRICS_FILE, (model.folder / METRICS_FILE).read_bytes()
-    evaluation = evaluate.read(model.folder, model.step)
+    evaluation = judging.read(model.folder, model.step)
     found = []
     if evaluation is not None:
         evaluation["model"]["workdir"] = name
         found = verdicts.verdicts(evaluation, rows, model.config)
-        yield evaluate.FILE, evaluate.to_bytes(evaluation)
+        yield judging.FILE, judging.to_bytes(evaluation)
     yield model_card.FILE, model_card.card(name, model, license, pictures, evaluation, found).encode()
 
 
@@ -138,6 +142,8 @@ class _Network:
 
 
 def _networks(config: Config) -> tuple[_Network, _Network]:
+    from rvae_jax.train_state import make_models
+
     vae, _ = make_models(config.model, adversarial=False)
     encode, decode = (functools.partial(vae.apply, method=method) for method in ("encode", "decode"))
     return (
@@ -180,6 +186,8 @@ def main() -> None:
     )
     add("--data_dir", help="hub: folder of prepared data sets, if it is not where the run had it")
     arguments = parser.parse_args()
+    from rvae_jax import stored
+
     try:
         model = stored.read(arguments.workdir, arguments.step)
         print(f"Exporting the {model.source}", flush=True)

@@ -10,17 +10,19 @@ import io
 import sys
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
 from PIL import Image
 
 from rvae_jax import latent_paths, pictures
-from rvae_jax.data import pipeline, reading
 from rvae_jax.errors import UserError
-from rvae_jax.inference import TrainedVAE, load
-from rvae_jax.metrics import memorisation
 from rvae_jax.workdir import write_whole
+
+# What brings JAX is imported where it is used: after --help.
+if TYPE_CHECKING:
+    from rvae_jax.inference import TrainedVAE
 
 FOLDER = "figures"
 ATTRIBUTES_SHOWN = 40
@@ -234,6 +236,8 @@ class Drawer:
 
     def attribute_directions(self) -> dict[str, np.ndarray]:
         """Directions of the data set's attributes; see ``latent_paths.attribute_directions``."""
+        from rvae_jax.data import pipeline, reading
+
         images, attributes = reading.read_labelled(self.model.config, "train", _LABELLED)
         if not attributes:
             return {}
@@ -245,6 +249,9 @@ class Drawer:
 
     def neighbours(self) -> Figure:
         """Samples from the prior above their nearest training images."""
+        from rvae_jax.data import pipeline, reading
+        from rvae_jax.metrics import memorisation
+
         training = reading.read_split(self.model.config, "train", _COMPARED)
         if len(training) < 2:
             raise UserError(f"{len(training)} training image; expected at least 2 to tell a copy by")
@@ -283,6 +290,8 @@ def read_pictures(paths: list[Path], model: TrainedVAE, warn: Callable[[str], No
     Raises:
       UserError: a path has no picture that can be used.
     """
+    from rvae_jax.data import pipeline, reading
+
     found = []
     for path in paths:
         _, images, skipped = reading.read_folder(path, model.config)
@@ -307,6 +316,8 @@ def main() -> None:
     add("--orthogonal", action="store_true", help="make the attribute directions orthogonal")
     add("--seed", type=int, default=0, help="of the samples (0)")
     arguments = parser.parse_args()
+    from rvae_jax.inference import load
+
     try:
         model = load(arguments.workdir, arguments.step, arguments.data_dir)
         images = read_pictures(arguments.pictures, model) if arguments.pictures else None

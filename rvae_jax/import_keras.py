@@ -9,22 +9,16 @@ from __future__ import annotations
 
 import sys
 
-from rvae_jax.errors import UserError, needs
+from rvae_jax.errors import MissingError, UserError, needs
 
 with needs("interop", command=__name__ == "__main__"):
-    import jax
     from absl import app, flags
     from etils import epath
 
     from rvae_jax import config as config_lib
     from rvae_jax import workdir as workdir_lib
-    from rvae_jax.checkpoint import Checkpoints
     from rvae_jax.config import Config
-    from rvae_jax.data import catalog
-    from rvae_jax.interop import keras_layout
     from rvae_jax.main import CONFIG, WORKDIR, parse_flags
-    from rvae_jax.program import make_program
-    from rvae_jax.transfer import start_from
 
 WEIGHTS = flags.DEFINE_string("weights", None, "The author's *.weights.h5.")
 
@@ -33,7 +27,7 @@ def main(_: list[str]) -> None:
     """Imports, and turns the outcome into an exit status: 0 done, 1 bad input."""
     try:
         print(import_keras(epath.Path(WEIGHTS.value).expanduser(), CONFIG.value, WORKDIR.value))
-    except UserError as error:
+    except (UserError, MissingError) as error:
         sys.exit(f"Error: {error}")
 
 
@@ -50,7 +44,17 @@ def import_keras(weights: epath.Path, config: Config, workdir: epath.PathLike) -
 
     Raises:
       UserError: the file or the configuration is wrong, or the work directory holds a run.
+      MissingError: what reads the file is not installed.
     """
+    with needs("interop", command=False):  # after --help
+        import jax
+
+        from rvae_jax.checkpoint import Checkpoints
+        from rvae_jax.data import catalog
+        from rvae_jax.interop import keras_layout
+        from rvae_jax.program import make_program
+        from rvae_jax.transfer import start_from
+
     workdir = workdir_lib.open_workdir(workdir)
     config_lib.validate(config, device_count=1)
     for name in (workdir_lib.CONFIG_FILE, "checkpoints"):

@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 import numpy as np
-import tensorboardX
 from etils import epath
 
 from rvae_jax.workdir import is_remote, write_whole
@@ -25,6 +24,8 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: epath.Path, first_step: int) -> None:
+        import tensorboardX  # which imports PyTorch where that is installed, and that takes seconds
+
         self._workdir = workdir
         self._local = None
         folder = pathlib.Path(workdir)

