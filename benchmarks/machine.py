@@ -1,0 +1,29 @@
+"""What a benchmark says of the machine, and of its own progress."""
+
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+
+
+def describe() -> str:
+    """The CPU's name as far as the system tells, how many cores this process may use, and the date."""
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or "unknown CPU"
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, {time.strftime('%Y-%m-%d')}"
+
+
+def say(text: str) -> None:
+    """Reports progress, beside the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Median, least and most, as in ``4.2 (4.1 to 4.6)``."""
+    median, least, most = (f"{each:,.{digits}f}" for each in (statistics.median(values), min(values), max(values)))
+    return f"{median} ({least} to {most})"

@@ -1,0 +1,152 @@
+"""How long a user waits: from the command to the first training step, and for ``--help``.
+
+    python -m benchmarks.startup --config=configs/orl.py:tiny
+
+Each start is a new run in a temporary folder, of which no more is seen than its output. A cold one finds an empty
+cache of compiled programs, a warm one what the cold one before it left. The data is prepared before, and files are in
+the system's cache. What follows ``--config.`` is passed on.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from benchmarks import machine
+from rvae_jax.errors import UserError
+
+PROGRAMS = ("main", "prepare", "preflight", "evaluate", "figures", "report", "export", "import_keras")
+
+# What the program's lines begin with, by what was done before them.
+_LINES = {"imports and data": "Devices: ", "state, input, compilation": "Compiled the step", "first step": "step 1/"}
+
+
+@dataclasses.dataclass
+class Start:
+    """Seconds of a start.
+
+    Attributes:
+      total: from the command to the line of the first step.
+      parts: that add up to it.
+    """
+
+    total: float
+    parts: dict[str, float]
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.startup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="FILE:VARIANT, as rvae_jax.main takes it")
+    parser.add_argument("--rounds", type=int, default=5, help="cold and warm starts, and calls for help (5)")
+    parser.add_argument("--json", type=pathlib.Path, help="file to write the figures to")
+    arguments, overrides = parser.parse_known_args()
+    try:
+        if arguments.rounds < 1:
+            raise UserError(f"--rounds={arguments.rounds}: expected at least 1")
+        result = measure([f"--config={arguments.config}", *overrides], arguments.rounds)
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(config: list[str], rounds: int) -> dict[str, Any]:
+    """Measures, and prints what it finds.
+
+    Args:
+      config: options of ``rvae_jax.main`` that say what is trained.
+      rounds: starts of each kind.
+
+    Returns:
+      All figures, for JSON.
+
+    Raises:
+      UserError: a program fails.
+    """
+    starts: dict[str, list[Start]] = {"cold": [], "warm": []}
+    helps: dict[str, list[float]] = {program: [] for program in PROGRAMS}
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        machine.say("preparing the data")
+        start(config, folder / "first", folder / "cache")
+        for number in range(1, rounds + 1):
+            for kind, found in starts.items():
+                found.append(start(config, folder / f"{kind}{number}", folder / f"cache{number}"))
+            for program, seconds in helps.items():
+                seconds.append(help_seconds(program))
+            machine.say(
+                f"round {number} of {rounds}: "
+                + ", ".join(f"{kind} {found[-1].total:.1f} s" for kind, found in starts.items())
+            )
+    print(f"{machine.describe()}: seconds, medians and extremes of {rounds}; {' '.join(config)}\n")
+    print("| start | to the first step | " + " | ".join(_LINES) + " |")
+    print("|---" * (2 + len(_LINES)) + "|")
+    for kind, found in starts.items():
+        parts = (f"{statistics.median(each.parts[part] for each in found):.1f}" for part in _LINES)
+        print(f"| {kind} | {machine.spread([each.total for each in found])} | " + " | ".join(parts) + " |")
+    print("\n| `--help` of | seconds |\n|---|---|")
+    for program, seconds in helps.items():
+        print(f"| `rvae_jax.{program}` | {machine.spread(seconds, 2)} |")
+    return {
+        "machine": machine.describe(),
+        "config": config,
+        "starts": {kind: [dataclasses.asdict(each) for each in found] for kind, found in starts.items()},
+        "help": helps,
+    }
+
+
+def start(config: list[str], workdir: pathlib.Path, cache: pathlib.Path) -> Start:
+    """Starts a run, and ends it after its first step.
+
+    Args:
+      config: options of ``rvae_jax.main`` that say what is trained.
+      workdir: of the run.
+      cache: folder of compiled programs.
+
+    Raises:
+      UserError: the program ended before that.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment["XDG_CACHE_HOME"] = str(cache)
+    command = [sys.executable, "-u", "-m", "rvae_jax.main", *config, f"--workdir={workdir}", "--config.log_every=1"]
+    seen: dict[str, float] = {}
+    with tempfile.TemporaryFile("w+") as errors:
+        before = began = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        with process:
+            for line in process.stdout:
+                for part, beginning in _LINES.items():
+                    if line.startswith(beginning):
+                        now = time.perf_counter()
+                        seen[part], before = now - before, now
+                if len(seen) == len(_LINES):
+                    break
+            process.kill()
+        errors.seek(0)
+        if len(seen) < len(_LINES):
+            raise UserError(f"{' '.join(command)}: {(errors.read().splitlines() or ['no first step'])[-1]}")
+    return Start(before - began, seen)
+
+
+def help_seconds(program: str) -> float:
+    """How long a program's ``--help`` takes."""
+    began = time.perf_counter()
+    result = subprocess.run([sys.executable, "-m", f"rvae_jax.{program}", "--help"], capture_output=True, check=False)
+    seconds = time.perf_counter() - began
+    if not result.stdout:
+        raise UserError(f"rvae_jax.{program} --help says nothing: {result.stderr.decode()[-300:]}")
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
