@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
@@ -35,10 +36,12 @@ class Start:
     Attributes:
       total: from the command to the line of the first step.
       parts: that add up to it.
+      cpu: of all cores together, the system's included.
     """
 
     total: float
     parts: dict[str, float]
+    cpu: float
 
 
 def main() -> None:
@@ -89,11 +92,12 @@ def measure(config: list[str], rounds: int) -> dict[str, Any]:
                 + ", ".join(f"{kind} {found[-1].total:.1f} s" for kind, found in starts.items())
             )
     print(f"{machine.describe()}: seconds, medians and extremes of {rounds}; {' '.join(config)}\n")
-    print("| start | to the first step | " + " | ".join(_LINES) + " |")
-    print("|---" * (2 + len(_LINES)) + "|")
+    print("| start | to the first step | " + " | ".join(_LINES) + " | CPU seconds |")
+    print("|---" * (3 + len(_LINES)) + "|")
     for kind, found in starts.items():
         parts = (f"{statistics.median(each.parts[part] for each in found):.1f}" for part in _LINES)
-        print(f"| {kind} | {machine.spread([each.total for each in found])} | " + " | ".join(parts) + " |")
+        total, cpu = (machine.spread([getattr(each, name) for each in found]) for name in ("total", "cpu"))
+        print(f"| {kind} | {total} | {' | '.join(parts)} | {cpu} |")
     print("\n| `--help` of | seconds |\n|---|---|")
     for program, seconds in helps.items():
         print(f"| `rvae_jax.{program}` | {machine.spread(seconds, 2)} |")
@@ -120,6 +124,7 @@ def start(config: list[str], workdir: pathlib.Path, cache: pathlib.Path) -> Star
     environment["XDG_CACHE_HOME"] = str(cache)
     command = [sys.executable, "-u", "-m", "rvae_jax.main", *config, f"--workdir={workdir}", "--config.log_every=1"]
     seen: dict[str, float] = {}
+    cpu = _children_cpu_seconds()
     with tempfile.TemporaryFile("w+") as errors:
         before = began = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
@@ -135,7 +140,12 @@ def start(config: list[str], workdir: pathlib.Path, cache: pathlib.Path) -> Star
         errors.seek(0)
         if len(seen) < len(_LINES):
             raise UserError(f"{' '.join(command)}: {(errors.read().splitlines() or ['no first step'])[-1]}")
-    return Start(before - began, seen)
+    return Start(before - began, seen, _children_cpu_seconds() - cpu)
+
+
+def _children_cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def help_seconds(program: str) -> float:

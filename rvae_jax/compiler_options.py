@@ -14,3 +14,8 @@ _CPU = {
 def compiler_options(platform: str) -> dict[str, str]:
     """Options for ``jax.jit`` and ``Lowered.compile``, on devices of a platform: ``cpu``, ``gpu``, ``tpu``."""
     return _CPU if platform == "cpu" else {}
+
+
+def first_state_options(platform: str) -> dict[str, str]:
+    """The same for the program of a first state, which runs once: optimising it takes longer than it could save."""
+    return {"xla_backend_optimization_level": "0"} if platform == "cpu" else {}

@@ -21,6 +21,7 @@ from rvae_jax import cluster, hlo, parallel, pictures, stored
 from rvae_jax import config as config_lib
 from rvae_jax import workdir as workdir_lib
 from rvae_jax.checkpoint import Checkpoints
+from rvae_jax.compiler_options import first_state_options
 from rvae_jax.config import Config
 from rvae_jax.data import catalog, pipeline
 from rvae_jax.data.records import DamagedError, Images
@@ -154,7 +155,8 @@ class _Run:
 
     def go(self, stop: StopRequest, init_from: epath.PathLike | None) -> signal.Signals | None:
         """Starts or resumes, trains, and finishes."""
-        shapes = self.layout.with_shardings(self.program.state_shapes())
+        # Of the key that the first state is made with, so that this is not traced again for it.
+        shapes = self.layout.with_shardings(jax.eval_shape(self.program.create_state, self.init_key))
         state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
         with cluster.together():
             if cluster.is_first() and not workdir_lib.is_remote(self.workdir):
@@ -183,7 +185,8 @@ class _Run:
 
     def _initial_state(self, shapes: TrainState, init_from: epath.PathLike | None) -> TrainState:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-        state = jax.jit(self.program.create_state, out_shardings=shardings)(self.init_key)
+        options = first_state_options(jax.devices()[0].platform)
+        state = jax.jit(self.program.create_state, out_shardings=shardings, compiler_options=options)(self.init_key)
         if init_from is not None:
             with cluster.together():
                 source = stored.read(init_from, sharding=self.layout.replicated)

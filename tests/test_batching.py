@@ -26,3 +26,14 @@ def test_every_row_once_and_in_order_on_all_devices(count):
 def test_progress_is_shown_by_name(capsys):
     Batched(lambda _, x: x)(np.zeros((5, 1), np.float32), label="looking")
     assert "looking: 100%" in capsys.readouterr().err
+
+
+def test_requests_of_any_size_compile_few_programs(caplog):
+    batched = Batched(lambda weight, x: {"product": weight * x}, np.float32(2.0), batch_size=4)
+    with jax.log_compiles():
+        for count in [*range(1, 40), 100, 333]:
+            x = np.arange(count, dtype=np.float32)[:, None]
+            np.testing.assert_array_equal(batched(x)["product"], 2 * x)
+    assert len(jax.devices()) == 8
+    compiled = [record for record in caplog.records if record.getMessage().startswith("Compiling ")]
+    assert len(compiled) == 3, "of 1, 2 and 4 rows a device"
