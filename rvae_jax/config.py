@@ -155,6 +155,8 @@ class Config:
       shard_optimizer: whether each device keeps a part of the optimizer's state only (ZeRO-1), with ``jit``.
       accumulate_steps: parts that a device goes through its part of the batch in, to need less memory; the step stays
         that of the whole batch. With ``model.norm="frozen"``.
+      remat_stages: stages of the largest activations, in each of encoder and decoder, that are computed again for the
+        gradient instead of kept, to need less memory; the step stays the same, and takes longer.
       model: the networks.
       loss: the objective.
       optimizer: the optimizer.
@@ -170,6 +172,7 @@ class Config:
     parallel: Literal["jit", "pmap"] = "jit"
     shard_optimizer: bool = False
     accumulate_steps: int = 1
+    remat_stages: int = 0
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -187,6 +190,7 @@ MAY_CHANGE = frozenset(
         "parallel",
         "shard_optimizer",
         "accumulate_steps",
+        "remat_stages",
         "data.data_dir",
         "data.folder",
     }
@@ -210,6 +214,13 @@ def validate(config: Config, device_count: int) -> None:
     for field in ("steps", "batch_size", "log_every", "eval_every", "keep_checkpoints", "accumulate_steps"):
         value = getattr(config, field)
         _require(value >= 1, field, value, "at least 1")
+    stages = len(config.model.encoder_filters) - 1
+    _require(
+        0 <= config.remat_stages <= stages,
+        "remat_stages",
+        config.remat_stages,
+        f"from 0 to {stages}, the stages that model.encoder_filters has",
+    )
     _require(config.batch_size >= 2, "batch_size", config.batch_size, "at least 2, for the variance of the population")
     _require(
         config.batch_size % device_count == 0,

@@ -52,7 +52,7 @@ def make_program(config: Config, axis_name: str | None = None) -> Program:
     vae, discriminator = make_models(config.model, adversarial=adversarial)
     optimizer = make_optimizer(config.optimizer, config.steps)
     step_on_floats = make_train_step(
-        *make_models(config.model, adversarial=adversarial, axis_name=axis_name),
+        *make_models(config.model, adversarial=adversarial, axis_name=axis_name, remat_stages=config.remat_stages),
         optimizer,
         config.loss,
         ema_decay=config.optimizer.ema_decay,

@@ -57,7 +57,7 @@ class TrainState(struct.PyTreeNode):
 
 
 def make_models(
-    config: ModelConfig, *, adversarial: bool, axis_name: str | None = None
+    config: ModelConfig, *, adversarial: bool, axis_name: str | None = None, remat_stages: int = 0
 ) -> tuple[VAE, Discriminator | None]:
     """Builds the networks of a configuration; no discriminator unless ``adversarial``."""
     shared = {"norm": config.norm, "axis_name": axis_name, "dtype": jnp.dtype(config.dtype)}
@@ -69,6 +69,7 @@ def make_models(
         encoder_identity_blocks=config.encoder_identity_blocks,
         decoder_identity_blocks=config.decoder_identity_blocks,
         input_norm=config.input_norm,
+        remat_stages=remat_stages,
         **shared,
     )
     if not adversarial:

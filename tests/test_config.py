@@ -34,6 +34,8 @@ def test_defaults_are_valid_and_the_papers():
     [
         ({"batch_size": 1}, "--config.batch_size=1: expected at least 2"),
         ({"batch_size": 6}, "--config.batch_size=6: expected a multiple of the 4 devices"),
+        ({"remat_stages": 7}, "--config.remat_stages=7: expected from 0 to 6, the stages"),
+        ({"remat_stages": -1}, "--config.remat_stages=-1: expected from 0 to 6"),
         ({"steps": 0}, "--config.steps=0: expected at least 1"),
         ({"seed": 2**32}, "--config.seed=4294967296: expected from 0"),
         ({"model__image_shape": (256, 250, 3)}, r"image_shape=\(256, 250, 3\): expected a height and width that 64"),

@@ -487,9 +487,10 @@ def _layout(style, count, **options):
     return parallel.data_parallel(style, devices=jax.devices()[:count], **options)
 
 
-def _compiled(layout, norm="frozen", accumulate_steps=1, batch_size=2 * BATCH):
+def _compiled(layout, norm="frozen", accumulate_steps=1, batch_size=2 * BATCH, remat_stages=0):
     """The step for a layout, a state on its devices, and a batch."""
-    networks = make_models(ModelConfig(**TINY, norm=norm), adversarial=True, axis_name=layout.axis_name)
+    model = ModelConfig(**TINY, norm=norm)
+    networks = make_models(model, adversarial=True, axis_name=layout.axis_name, remat_stages=remat_stages)
     step = make_train_step(*networks, CAPTURE, LossConfig(), ema_decay=0.9, accumulate_steps=accumulate_steps)
     state = jax.tree.map(jnp.asarray, _state(*networks, CAPTURE, ema=True))
     state = jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), state, layout.with_shardings(state))
@@ -587,6 +588,51 @@ def test_accumulation_moves_its_gradients_once_with_pmap():
     once = sum(each.bytes for each in collectives if not each.in_loop)
     assert once >= _bytes((state.vae.params, state.discriminator.params))
     assert sum(each.bytes for each in collectives if each.in_loop) <= 4 * 16
+
+
+DEEPER = TINY | {
+    "encoder_filters": (4, 4, 6),
+    "decoder_filters": (6, 4, 2),
+    "encoder_identity_blocks": 1,
+    "decoder_identity_blocks": 1,
+}
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+@pytest.mark.usefixtures("strict_promotion")
+def test_rematerialisation_takes_the_same_step_of_the_same_state(norm):
+    found = []
+    for stages in (0, 2):
+        networks = make_models(ModelConfig(**DEEPER, norm=norm), adversarial=True, remat_stages=stages)
+        step = jax.jit(make_train_step(*networks, CAPTURE, LossConfig()))
+        state = _state(*networks, CAPTURE)
+        found.append((state, *jax.device_get(step(state, _images(), jax.random.key(0)))))
+    (before, plain, plain_metrics), (before_remat, remat, metrics) = found
+    assert jax.tree.structure(before_remat) == jax.tree.structure(before)
+    assert jax.tree.map(float, metrics) == pytest.approx(jax.tree.map(float, plain_metrics), rel=1e-5)
+    _assert_same_gradients(remat.vae.opt_state, plain.vae.opt_state)
+    _assert_same_gradients(remat.discriminator.opt_state, plain.discriminator.opt_state)
+    assert _difference(remat.vae.batch_stats, plain.vae.batch_stats) <= 2e-6
+    assert (_difference(remat.vae.batch_stats, before.vae.batch_stats) > 0.01) == (norm == "batch")
+
+
+def test_rematerialised_stages_keep_the_inputs_of_their_blocks_alone():
+    def kept(stages):
+        vae, _ = make_models(ModelConfig(**DEEPER), adversarial=False, remat_stages=stages)
+        images, noise = _images(), jnp.zeros((BATCH, DEEPER["latent_dim"]))
+        variables = jax.eval_shape(vae.init, jax.random.key(0), images, noise)
+        _, backward = jax.eval_shape(lambda *arguments: jax.vjp(vae.apply, *arguments), variables, images, noise)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward) if leaf.shape[:1] == (BATCH,))
+
+    # Of 8x8 images with 4 channels, four bytes each: two blocks, in two stages, of which the second are of 4x4.
+    block = BATCH * 8 * 8 * 4 * 4
+    assert kept(0) - kept(1) > 8 * block
+    assert kept(1) - kept(2) > 2 * block
+
+
+def test_rematerialisation_is_more_work():
+    plain, remat = (hlo.cost(_compiled(_layout("jit", 1), remat_stages=stages)[0]).flops for stages in (0, 1))
+    assert 1.05 * plain < remat < 1.5 * plain
 
 
 def test_accumulation_with_batch_norm_is_refused():

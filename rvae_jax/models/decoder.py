@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from rvae_jax.models.blocks import Stage, Up
 from rvae_jax.models.layers import Conv, Dense, NormMode, PointwiseConv
+from rvae_jax.models.rematerialisation import RematStage
 
 
 class Decoder(nn.Module):
@@ -23,6 +24,7 @@ class Decoder(nn.Module):
       norm: see ``layers.Norm``.
       axis_name: see ``layers.Norm``.
       dtype: type that convolutions compute in; the images are float32.
+      remat_stages: how many stages, the last ones, are ``RematStage``.
     """
 
     image_shape: tuple[int, int, int]
@@ -32,17 +34,20 @@ class Decoder(nn.Module):
     norm: NormMode = "frozen"
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    remat_stages: int = 0
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
-        reduction = 2 ** (len(self.filters) - 1)
+        stages = len(self.filters) - 1
+        reduction = 2**stages
         height, width, channels = self.image_shape
         shape = (height // reduction, width // reduction, self.latent_dim // 8)
         x = Dense(math.prod(shape), dtype=self.dtype, name="dense")(z)
         x = x.reshape(-1, *shape)
         x = Conv(self.filters[0], dtype=self.dtype, name="stem")(x)
         for stage, (filters_in, filters_out) in enumerate(itertools.pairwise(self.filters)):
-            x = Stage(
+            kind = RematStage if stage >= stages - self.remat_stages else Stage
+            x = kind(
                 Up,
                 filters_in,
                 filters_out,

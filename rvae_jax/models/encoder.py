@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from rvae_jax.models.blocks import Down, Stage
 from rvae_jax.models.layers import Conv, NormMode, PointwiseConv
+from rvae_jax.models.rematerialisation import RematStage
 
 INPUT_NORM_EPSILON = 1e-3
 
@@ -43,6 +44,7 @@ class Encoder(nn.Module):
       norm: see ``layers.Norm``.
       axis_name: see ``layers.Norm``.
       dtype: type that convolutions compute in.
+      remat_stages: how many stages, the first ones, are ``RematStage``.
     """
 
     filters: tuple[int, ...]
@@ -52,6 +54,7 @@ class Encoder(nn.Module):
     norm: NormMode = "frozen"
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    remat_stages: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -59,7 +62,8 @@ class Encoder(nn.Module):
             x = InputNorm(name="norm")(x)
         x = Conv(self.filters[0], dtype=self.dtype, name="stem")(x)
         for stage, (filters_in, filters_out) in enumerate(itertools.pairwise(self.filters)):
-            x = Stage(
+            kind = RematStage if stage < self.remat_stages else Stage
+            x = kind(
                 Down,
                 filters_in,
                 filters_out,

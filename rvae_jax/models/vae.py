@@ -50,6 +50,8 @@ class VAE(nn.Module):
       norm: see ``layers.Norm``.
       axis_name: see ``layers.Norm``.
       dtype: type that convolutions compute in. Parameters, statistics, codes and images are float32 in any case.
+      remat_stages: stages of the largest activations in each of encoder and decoder that are computed again for the
+        gradient (``RematStage``); it changes that one's memory and time, and nothing else.
     """
 
     image_shape: tuple[int, int, int] = (256, 256, 3)
@@ -62,6 +64,7 @@ class VAE(nn.Module):
     norm: NormMode = "frozen"
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    remat_stages: int = 0
 
     def setup(self) -> None:
         self.encoder = Encoder(
@@ -72,6 +75,7 @@ class VAE(nn.Module):
             norm=self.norm,
             axis_name=self.axis_name,
             dtype=self.dtype,
+            remat_stages=self.remat_stages,
         )
         self.sampler = Sampler(self.latent_dim)
         self.decoder = Decoder(
@@ -82,6 +86,7 @@ class VAE(nn.Module):
             norm=self.norm,
             axis_name=self.axis_name,
             dtype=self.dtype,
+            remat_stages=self.remat_stages,
         )
 
     def __call__(self, x: jax.Array, noise: jax.Array, train: bool = False) -> Reconstruction:
