@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rvae_jax import config as config_lib
-from rvae_jax import hardware
+from rvae_jax import hardware, memory
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError
 from rvae_jax.logging import format_bytes, format_duration
@@ -45,8 +45,8 @@ class Compiled:
       fits: whether the compiler found room; all that follows is 0 if not.
       memory: bytes that a device needs.
       memory_limit: bytes that it has; of local devices.
-      flops: of one device and step.
-      bytes_accessed: of one device and step.
+      flops: of one device and step; None where the compiler does not count, as for GPUs that are not here.
+      bytes_accessed: of one device and step; None, too.
       collectives: of one device and step: kind to how many and how many bytes.
       step_seconds: measured, with local devices only.
       peak_flops: of a large matrix product, measured, with local devices only.
@@ -60,8 +60,8 @@ class Compiled:
     fits: bool = True
     memory: int = 0
     memory_limit: int = 0
-    flops: float = 0.0
-    bytes_accessed: float = 0.0
+    flops: float | None = 0.0
+    bytes_accessed: float | None = 0.0
     collectives: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     step_seconds: float | None = None
     peak_flops: float | None = None
@@ -91,8 +91,8 @@ def compile_locally(config: Config, devices: int, *, measure: bool, time_limit_s
     return _isolated(_compile_locally, arguments, time_limit_s, f"{config.batch_size // devices} images on each")
 
 
-def compile_for_slice(config: Config, topology: str, devices: int, *, time_limit_s: float) -> Compiled:
-    """Compiles for a TPU slice such as ``v5e:4x4``, or finds what it found the last time.
+def compile_for_topology(config: Config, topology: str, devices: int, *, time_limit_s: float) -> Compiled:
+    """Compiles for a topology such as ``v5e:4x4`` or ``h200``, or finds what it found the last time.
 
     Raises:
       NotCompiledError: the compiler crashed, or took too long.
@@ -104,7 +104,7 @@ def compile_for_slice(config: Config, topology: str, devices: int, *, time_limit
         return Compiled(**json.loads(cache.read_text()))
     what = f"{config.batch_size // devices} images on each"
     with _unlimited_stack():
-        result = _isolated(_compile_for_slice, (fields, topology), time_limit_s, what)
+        result = _isolated(_compile_for_topology, (fields, topology), time_limit_s, what)
     cache.parent.mkdir(parents=True, exist_ok=True)
     part = cache.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(dataclasses.asdict(result)))
@@ -115,8 +115,8 @@ def compile_for_slice(config: Config, topology: str, devices: int, *, time_limit
 def _cache_file(fields: dict[str, Any], topology: str) -> pathlib.Path:
     from rvae_jax import cluster
 
-    decisive = {name: fields[name] for name in ("model", "loss", "optimizer", "accumulate_steps", "shard_optimizer")}
-    decisive |= {"batch_size": fields["batch_size"], "topology": topology, "versions": cluster.versions()}
+    names = ("model", "loss", "optimizer", "batch_size", "accumulate_steps", "remat_stages", "shard_optimizer")
+    decisive = {name: fields[name] for name in names} | {"topology": topology, "versions": cluster.versions()}
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24]
     folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rvae_jax" / "preflight"
     return folder / f"{key}.json"
@@ -184,31 +184,32 @@ def _count_devices() -> int:
     return jax.device_count()
 
 
-def _compile_for_slice(fields: dict[str, Any], topology: str) -> Compiled:
-    # No TPU is looked for, and none is claimed: any number of these may run side by side.
+def _compile_for_topology(fields: dict[str, Any], topology: str) -> Compiled:
+    # No TPU or GPU is looked for, and none is claimed: any number of these may run side by side.
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the compiler's warnings of the TPU that is not there
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the compiler's warnings of the device that is not there
     from jax.experimental import topologies
 
     from rvae_jax import parallel
 
     config = config_lib.from_dict(fields)
-    devices = topologies.get_topology_desc(topology, platform="tpu").devices
-    layout = parallel.data_parallel(shard_optimizer=config.shard_optimizer, devices=devices)
-    return _compile(config, layout, _TPU_OPTIONS)[0]
+    accelerator, count = hardware.of_topology(topology)
+    if accelerator.gpu is None:
+        description, options = topologies.get_topology_desc(topology, platform="tpu"), _TPU_OPTIONS
+    else:
+        one_machine = {"topology": f"1x1x{count}", "target_config": accelerator.target_config}
+        description, options = topologies.get_topology_desc(accelerator.kind, platform="cuda", **one_machine), {}
+    layout = parallel.data_parallel(shard_optimizer=config.shard_optimizer, devices=description.devices)
+    return _compile(config, layout, options)[0]
 
 
 def _compile_locally(fields: dict[str, Any], measure: bool) -> Compiled:
-    import jax
-
     from rvae_jax import parallel
 
     config = config_lib.from_dict(fields)
     layout = parallel.data_parallel(config.parallel, shard_optimizer=config.shard_optimizer)
     found, compiled, program = _compile(config, layout, {})
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
-    found.memory_limit = statistics.get("bytes_limit", memory)
+    found.memory_limit = memory.limit()
     if compiled is not None and measure:
         found.step_seconds = _measure_step(config, layout, compiled, program)
         found.peak_flops, found.peak_bandwidth = measure_peaks(config.model.dtype)
@@ -225,16 +226,11 @@ def _compile(config: Config, layout: Any, options: dict[str, Any]) -> tuple[Comp
     devices = list(layout.mesh.devices)
     found = Compiled(len(devices), devices[0].device_kind, config.batch_size // len(devices))
     state = layout.with_shardings(program.state_shapes())
-    batch = batch_shape(config)
-    if layout.style == "pmap":
-        batch = jax.ShapeDtypeStruct((len(devices), found.images, *batch.shape[1:]), batch.dtype)
+    batch = layout.on_devices(batch_shape(config))
     lowered = layout.lower(program.train_step, state, batch, jax.eval_shape(lambda: jax.random.key(0)))
-    try:
-        compiled = lowered.compile(compiler_options=layout.compiler_options | options)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        found.fits, found.reason = False, " ".join(str(error).split())[:300]
+    compiled, found.reason = memory.compile_step(lowered, layout.compiler_options | options)
+    if compiled is None:
+        found.fits = False
         return found, None, program
     cost = hlo.cost(compiled, loop_steps=config.accumulate_steps)
     found.memory, found.flops, found.bytes_accessed = cost.memory, cost.flops, cost.bytes_accessed

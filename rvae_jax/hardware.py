@@ -6,6 +6,30 @@ import dataclasses
 import math
 
 from rvae_jax.errors import UserError
+from rvae_jax.memory import USABLE
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """What the compiler asks of an NVIDIA GPU that is not there.
+
+    Attributes:
+      compute_capability: (major, minor).
+      cores: streaming multiprocessors.
+      fpus: float32 units of each.
+      shared_memory: bytes that each has for its blocks.
+      block_shared_memory: bytes of these that one block may have.
+      l2_cache: bytes.
+      clock_ghz: at most.
+    """
+
+    compute_capability: tuple[int, int]
+    cores: int
+    fpus: int
+    shared_memory: int
+    block_shared_memory: int
+    l2_cache: int
+    clock_ghz: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +40,13 @@ class Accelerator:
       name: what people call it.
       kind: what JAX calls it (``device_kind``).
       flops: peak of matrix products, 2 FLOP a multiply-add, without sparsity, by the type that they compute in.
-      memory: bytes of its memory.
+      memory: bytes of its memory; of GPUs as CUDA counts them.
       bandwidth: bytes a second between it and its memory.
       link: bytes a second that it sends to its neighbours while it receives as many.
       source: where these are published.
-      slices: shapes in chips that there are; empty for what comes as single chips.
+      slices: of TPUs, shapes in chips that there are.
+      usable: share of the memory that a program may rely on.
+      gpu: of GPUs, the rest of what their compiler asks.
     """
 
     name: str
@@ -31,14 +57,80 @@ class Accelerator:
     link: float
     source: str
     slices: tuple[str, ...] = ()
+    usable: float = USABLE
+    gpu: Gpu | None = None
+
+    @property
+    def target_config(self) -> str:
+        """A GPU as a ``GpuTargetConfigProto`` in text format, which XLA compiles for."""
+        gpu = self.gpu
+        return f"""
+            gpu_device_info {{
+              cuda_compute_capability {{ major: {gpu.compute_capability[0]} minor: {gpu.compute_capability[1]} }}
+              core_count: {gpu.cores}
+              fpus_per_core: {gpu.fpus}
+              shared_memory_per_core: {gpu.shared_memory}
+              shared_memory_per_block_optin: {gpu.block_shared_memory}
+              l2_cache_size: {gpu.l2_cache}
+              clock_rate_ghz: {gpu.clock_ghz}
+              device_memory_size: {self.memory}
+              memory_bandwidth: {self.bandwidth:.0f}
+              {_OF_EVERY_GPU}
+            }}
+            platform_name: "CUDA"
+            dnn_version_info {{ {_version(_CUDNN)} }}
+            runtime_version {{ {_version(_CUDA)} }}
+            device_description_str: "{self.kind}"
+        """
+
+
+# Of the libraries whose programs a GPU's compiler may choose.
+_CUDNN, _CUDA = (9, 10, 0), (12, 8, 0)
+_OF_EVERY_GPU = """
+              threads_per_block_limit: 1024
+              threads_per_warp: 32
+              threads_per_core_limit: 2048
+              shared_memory_per_block: 49152
+              registers_per_core_limit: 65536
+              registers_per_block_limit: 65536
+              block_dim_limit_x: 2147483647
+              block_dim_limit_y: 65535
+              block_dim_limit_z: 65535
+"""
+
+
+def _version(parts: tuple[int, int, int]) -> str:
+    return " ".join(f"{name}: {part}" for name, part in zip(("major", "minor", "patch"), parts, strict=True))
 
 
 _GIB = 2**30
+_GPUS_IN_ONE_MACHINE = ("1", "2", "4", "8")
+# JAX takes so much of a GPU's memory when it starts, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+_JAX_SHARE = 0.75
+_HOPPER = Gpu(
+    (9, 0),
+    cores=132,
+    fpus=128,
+    shared_memory=228 * 2**10,
+    block_shared_memory=227 * 2**10,
+    l2_cache=50 * 2**20,
+    clock_ghz=1.98,
+)
+_AMPERE = Gpu(
+    (8, 0),
+    cores=108,
+    fpus=64,
+    shared_memory=164 * 2**10,
+    block_shared_memory=163 * 2**10,
+    l2_cache=40 * 2**20,
+    clock_ghz=1.41,
+)
 _FLAT_SLICES = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBIC_SLICES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 
 # TPUs multiply float32 as bfloat16 unless told otherwise (jax_default_matmul_precision), GPUs as TF32. Links are
-# published for both directions together, as 3.2 Tbps or 400 GB/s; here is half of that.
+# published for both directions together, as 3.2 Tbps or 400 GB/s; here is half of that. What CUDA says of GPUs is in
+# https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs.
 ACCELERATORS = {
     "v5e": Accelerator(
         "TPU v5e",
@@ -74,46 +166,59 @@ ACCELERATORS = {
         "NVIDIA H100 SXM",
         "NVIDIA H100 80GB HBM3",
         {"bfloat16": 989e12, "float32": 495e12},
-        memory=80e9,
+        memory=84_942_979_072,
         bandwidth=3350e9,
         link=450e9,
         source="https://www.nvidia.com/en-us/data-center/h100",
+        usable=_JAX_SHARE,
+        gpu=_HOPPER,
     ),
     "h200": Accelerator(
         "NVIDIA H200 SXM",
         "NVIDIA H200",
         {"bfloat16": 989e12, "float32": 495e12},
-        memory=141e9,
+        memory=151_397_597_184,
         bandwidth=4800e9,
         link=450e9,
         source="https://www.nvidia.com/en-us/data-center/h200",
+        usable=_JAX_SHARE,
+        gpu=_HOPPER,
     ),
     "a100": Accelerator(
         "NVIDIA A100 SXM",
         "NVIDIA A100-SXM4-80GB",
         {"bfloat16": 312e12, "float32": 156e12},
-        memory=80e9,
+        memory=85_100_068_864,
         bandwidth=2039e9,
         link=300e9,
         source="https://www.nvidia.com/en-us/data-center/a100",
+        usable=_JAX_SHARE,
+        gpu=_AMPERE,
     ),
 }
 
 
 def of_topology(topology: str) -> tuple[Accelerator, int]:
-    """The chip of a TPU slice such as ``v5e:4x4``, and how many it has.
+    """The chip of a TPU slice such as ``v5e:4x4`` or of GPUs in one machine such as ``h200:8``, and how many there are.
 
     Raises:
-      UserError: there is no such slice, or it is not known here.
+      UserError: there is no such slice or number, or it is not known here.
     """
-    generation, _, shape = topology.partition(":")
-    accelerator = ACCELERATORS.get(generation)
-    if accelerator is None or not accelerator.slices:
-        known = ", ".join(name for name, each in ACCELERATORS.items() if each.slices)
-        raise UserError(f"--topology={topology}: expected {known} with a slice's shape in chips, such as v5e:4x4")
-    if shape not in accelerator.slices:
-        raise UserError(f"--topology={topology}: expected one of {generation}:{' '.join(accelerator.slices)}")
-    return accelerator, math.prod(int(size) for size in shape.split("x"))
+    name, _, shape = topology.partition(":")
+    accelerator = ACCELERATORS.get(name)
+    if accelerator is None or (accelerator.gpu is None and not shape):
+        slices, gpus = (
+            ", ".join(name for name, each in ACCELERATORS.items() if bool(each.gpu) == are_gpus)
+            for are_gpus in (False, True)
+        )
+        raise UserError(
+            f"--topology={topology}: expected {slices} with a slice's shape in chips, such as v5e:4x4, or {gpus},"
+            " alone or with how many there are in a machine, such as h200:8"
+        )
+    shapes = ("", *_GPUS_IN_ONE_MACHINE) if accelerator.gpu else accelerator.slices
+    if shape not in shapes:
+        raise UserError(f"--topology={topology}: expected one of {name}:{' '.join(filter(None, shapes))}")
+    return accelerator, math.prod(int(size) for size in (shape or "1").split("x"))
 
 
 def of_kind(device_kind: str) -> Accelerator | None:

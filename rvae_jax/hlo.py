@@ -24,14 +24,14 @@ class Cost:
     Attributes:
       memory: bytes, of which ...
       temporary: ... are free between two calls.
-      flops: 2 a multiply-add.
-      bytes_accessed: from and to memory.
+      flops: 2 a multiply-add; None where the compiler does not count, as for a GPU that is not here.
+      bytes_accessed: from and to memory; None, too.
     """
 
     memory: int
     temporary: int
-    flops: float
-    bytes_accessed: float
+    flops: float | None
+    bytes_accessed: float | None
 
 
 def cost(compiled: jax.stages.Compiled, loop_steps: int = 1) -> Cost:
@@ -44,6 +44,8 @@ def cost(compiled: jax.stages.Compiled, loop_steps: int = 1) -> Cost:
     memory, work = compiled.memory_analysis(), compiled.cost_analysis()
     total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     total += memory.output_size_in_bytes - memory.alias_size_in_bytes
+    if work is None:
+        return Cost(total, memory.temp_size_in_bytes, None, None)
     return Cost(total, memory.temp_size_in_bytes, loop_steps * work["flops"], loop_steps * work["bytes accessed"])
 
 

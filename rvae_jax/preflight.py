@@ -2,13 +2,14 @@
 
     python -m rvae_jax.preflight --config=configs/celeba.py --config.batch_size=128 --topology=v5e:4x4
 
-With ``--topology`` the training step is compiled ahead of time for a TPU slice, on a machine that has none; without, it
-is compiled for the local devices and run for a few steps. No data is needed.
+With ``--topology`` the training step is compiled ahead of time for a TPU slice, or for GPUs such as ``h200:8``, on a
+machine that has none; without, it is compiled for the local devices and run for a few steps. No data is needed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import math
 import sys
@@ -18,7 +19,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"Error: the preflight needs {error.name}; pip install 'rvae_jax[train]'")
 
-from rvae_jax import compilation, hardware
+from rvae_jax import compilation, hardware, memory
 from rvae_jax import config as config_lib
 from rvae_jax.compilation import Compiled
 from rvae_jax.config import Config
@@ -26,13 +27,13 @@ from rvae_jax.errors import UserError
 from rvae_jax.logging import format_bytes
 from rvae_jax.main import CONFIG, parse_flags
 
-TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice to compile for, such as v5e:4x4; without, local devices.")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "TPU slice (v5e:4x4) or GPUs (h200, h200:8) to compile for; without, local devices."
+)
 TIME_LIMIT_S = flags.DEFINE_integer("time_limit_s", 1200, "Seconds that one compilation may take.", lower_bound=1)
 
 # TPUs lay out a batch in groups of 8; one that 8 does not divide takes more time and memory than the next that it does.
 _GROUP = 8
-# The runtime keeps some memory for itself, and a compilation at full effort may need a few percent more.
-_USABLE = 0.9
 # The slices of 16 chips that stand for larger ones, by how many "x" there are in their shape.
 _REFERENCE = {1: "4x4", 2: "2x2x4"}
 
@@ -52,7 +53,7 @@ def preflight(config: Config, topology: str | None = None, time_limit_s: float =
 
     Args:
       config: the configuration.
-      topology: a TPU slice, ``v5e:4x4``, or None for the local devices.
+      topology: a TPU slice, ``v5e:4x4``, GPUs of one machine, ``h200:8``, or None for the local devices.
       time_limit_s: of one compilation.
 
     Raises:
@@ -61,14 +62,13 @@ def preflight(config: Config, topology: str | None = None, time_limit_s: float =
     if topology is None:
         devices = compilation.count_local_devices(time_limit_s)
     else:
-        if importlib.util.find_spec("libtpu") is None:
-            raise UserError("--topology: needs the TPU's compiler, also without a TPU; pip install 'rvae_jax[tpu]'")
+        accelerator, devices = hardware.of_topology(topology)
+        _require_compiler(accelerator)
         if config.parallel != "jit":
             raise UserError(f"--config.parallel={config.parallel}: expected jit with --topology; the work is the same")
-        _, devices = hardware.of_topology(topology)
     config_lib.validate(config, devices)
     images = config.batch_size // devices
-    small = images if topology is None else -(-images // _GROUP) * _GROUP
+    small = images if topology is None or accelerator.gpu else -(-images // _GROUP) * _GROUP
     found = {}
     for each in dict.fromkeys((images, small, 2 * small)):
         try:
@@ -78,6 +78,14 @@ def preflight(config: Config, topology: str | None = None, time_limit_s: float =
                 raise
             found[each] = Compiled(devices, "", each, fits=False, reason=str(error))
     return "\n".join(_report(config, topology, found[images], found[small], found[2 * small]))
+
+
+def _require_compiler(accelerator: hardware.Accelerator) -> None:
+    if accelerator.gpu is None:
+        if importlib.util.find_spec("libtpu") is None:
+            raise UserError("--topology: needs the TPU's compiler, also without a TPU; pip install 'rvae_jax[tpu]'")
+    elif not any("cuda" in plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins")):
+        raise UserError("--topology: needs JAX's CUDA plugin, also without a GPU; pip install 'rvae_jax[cuda]'")
 
 
 def _stand_in(config: Config, topology: str) -> str:
@@ -97,17 +105,17 @@ def _compiled(
     stand_in = _stand_in(config, topology)
     _, chips = hardware.of_topology(stand_in)
     config = dataclasses.replace(config, batch_size=images * chips)
-    found = compilation.compile_for_slice(config, stand_in, chips, time_limit_s=time_limit_s)
+    found = compilation.compile_for_topology(config, stand_in, chips, time_limit_s=time_limit_s)
     return dataclasses.replace(found, devices=devices)
 
 
 def _report(config: Config, topology: str | None, first: Compiled, small: Compiled, large: Compiled) -> list[str]:
     if topology is None:
         accelerator = hardware.of_kind(first.device_kind)
-        limit = first.memory_limit
+        limit, usable = first.memory_limit, memory.USABLE
     else:
         accelerator, _ = hardware.of_topology(topology)
-        limit = accelerator.memory
+        limit, usable = accelerator.memory, accelerator.usable
     name = accelerator.name if accelerator else first.device_kind
     lines = [
         f"{first.devices} x {name}{f' ({topology})' if topology else ''}, a batch of {config.batch_size}:"
@@ -118,9 +126,12 @@ def _report(config: Config, topology: str | None, first: Compiled, small: Compil
     if not first.fits:
         lines.append(f"memory     does not fit: {first.reason}")
     else:
-        fits = "fits" if first.memory <= _USABLE * limit else "does not fit"
-        lines.append(f"memory     {format_bytes(first.memory)} of {format_bytes(limit)}: {fits}")
-    largest = _largest(small, large, limit)
+        fits = "fits" if first.memory <= usable * limit else "does not fit"
+        share = ""
+        if topology and accelerator.gpu:
+            share = f", of which JAX takes {usable:.0%} unless XLA_PYTHON_CLIENT_MEM_FRACTION is set"
+        lines.append(f"memory     {format_bytes(first.memory)} of {format_bytes(limit)}{share}: {fits}")
+    largest = _largest(small, large, usable * limit)
     if largest is not None:
         lines.append(
             f"largest    {largest:,} images on each should fit, a batch of {largest * first.devices:,}: not tried, but"
@@ -132,13 +143,17 @@ def _report(config: Config, topology: str | None, first: Compiled, small: Compil
         lines.append(f"largest    not known, since {failed.images} images on each gave: {failed.reason}")
     if not first.fits:
         return lines
-    lines.append(
-        f"work       {first.flops / 1e9:,.1f} GFLOP and {format_bytes(first.bytes_accessed)} of memory traffic a step"
-        f" on each; {first.flops / first.images / 1e9:,.1f} GFLOP an image"
-    )
+    if first.flops is not None:
+        lines.append(
+            f"work       {first.flops / 1e9:,.1f} GFLOP and {format_bytes(first.bytes_accessed)} of memory traffic a"
+            f" step on each; {first.flops / first.images / 1e9:,.1f} GFLOP an image"
+        )
     sent = ", ".join(f"{count} {kind} of {format_bytes(size)}" for kind, (count, size) in first.collectives.items())
     lines.append(f"exchange   {sent or 'nothing between devices'} a step")
-    lines += _speed(config, accelerator, first)
+    if first.flops is not None:
+        lines += _speed(config, accelerator, first)
+    else:
+        lines.append("work       not known: without the device this compiler does not count it")
     if small.images != first.images and small.fits:
         lines.append(
             f"advice     {first.images} images on each is no multiple of {_GROUP}: {small.images} take"
@@ -147,14 +162,13 @@ def _report(config: Config, topology: str | None, first: Compiled, small: Compil
     return lines
 
 
-def _largest(small: Compiled, large: Compiled, limit: float) -> int | None:
+def _largest(small: Compiled, large: Compiled, available: float) -> int | None:
     """The largest number of images that should fit, by a line through two compilations."""
-    if not (small.fits and large.fits) or large.memory <= small.memory:
+    if not (small.fits and large.fits):
         return None
-    per_image = (large.memory - small.memory) / (large.images - small.images)
-    most = small.images + int((_USABLE * limit - small.memory) / per_image)
-    group = small.images if small.images < _GROUP else _GROUP
-    return max(0, most // group * group)
+    most = memory.on_line((small.images, small.memory), (large.images, large.memory), available)
+    group = min(small.images, _GROUP)
+    return None if most is None else max(0, most // group * group)
 
 
 def _speed(config: Config, accelerator: hardware.Accelerator | None, first: Compiled) -> list[str]:

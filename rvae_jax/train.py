@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import hashlib
-import itertools
+import math
 import shutil
 import signal
 import time
@@ -17,7 +18,7 @@ import numpy as np
 from clu import parameter_overview
 from etils import epath
 
-from rvae_jax import cluster, hlo, parallel, pictures, stored
+from rvae_jax import cluster, hlo, memory, parallel, pictures, stored
 from rvae_jax import config as config_lib
 from rvae_jax import workdir as workdir_lib
 from rvae_jax.checkpoint import Checkpoints
@@ -29,7 +30,7 @@ from rvae_jax.errors import UserError
 from rvae_jax.evaluation import Evaluation, evaluate, make_reconstruct
 from rvae_jax.interruption import StopRequest
 from rvae_jax.logging import MetricWriter, Progress, format_bytes, format_duration, read_metrics
-from rvae_jax.program import make_program
+from rvae_jax.program import batch_shape, make_program
 from rvae_jax.steps import Metrics
 from rvae_jax.train_state import TrainState, learning_rate_schedule
 from rvae_jax.transfer import start_from
@@ -223,16 +224,31 @@ class _Run:
                 " codes that say nothing; a target below 1, such as 0.1, leaves room for them."
             )
 
-    def _compile(self, state: TrainState, batch: jax.Array) -> Any:
+    def _compile(self, state: TrainState) -> Any:
         config = self.config
+
+        def compile_step(batch_size: int) -> tuple[jax.stages.Compiled | None, str]:
+            batch = self.layout.on_devices(batch_shape(dataclasses.replace(config, batch_size=batch_size)))
+            lowered = self.layout.lower(self.program.train_step, state, batch, self.step_key)
+            return memory.compile_step(lowered, self.layout.compiler_options)
+
+        def bytes_of(compiled: jax.stages.Compiled | None) -> float:
+            # Of all processes, since they compile together and so must come to the same decisions.
+            return max(cluster.exchange(math.inf if compiled is None else hlo.cost(compiled).memory))
+
         began = time.monotonic()
         # The compiled program itself is called in the loop: it refuses another shape instead of compiling again.
-        lowered = self.layout.lower(self.program.train_step, state, batch, self.step_key)
-        compiled = lowered.compile(compiler_options=self.layout.compiler_options)
+        compiled, refusal = compile_step(config.batch_size)
+        seconds = time.monotonic() - began
+        if compiled is None:
+            print(f"The compiler found no room: {refusal}")
+        needed, limit = bytes_of(compiled), min(cluster.exchange(memory.limit()))
+        with cluster.together():
+            memory.require_room(config, jax.device_count(), needed, limit, lambda size: bytes_of(compile_step(size)[0]))
         cost = hlo.cost(compiled, loop_steps=config.accumulate_steps)
         images_a_device = config.batch_size / jax.device_count()
         print(
-            f"Compiled the step in {format_duration(time.monotonic() - began)}:"
+            f"Compiled the step in {format_duration(seconds)}:"
             f" {cost.flops / images_a_device / 1e9:.2f} GFLOP an image; {format_bytes(cost.memory)} a device, of which"
             f" {format_bytes(cost.temporary)} temporary",
             flush=True,
@@ -246,9 +262,7 @@ class _Run:
             return state
         hosts = jax.process_index(), jax.process_count()
         batches = self.layout.to_devices(pipeline.train_batches(self.sources["train"], config, first, *hosts))
-        batch = next(batches)
-        compiled = self._compile(state, batch)
-        batches = itertools.chain([batch], batches)
+        compiled = self._compile(state)
         progress = Progress(first, config.steps, config.batch_size)
         for step in range(first + 1, config.steps + 1):
             if stop.reached(step - 1):

@@ -1,6 +1,7 @@
-"""What the preflight makes of compilations; the compilations of TPUs need libtpu."""
+"""What the preflight makes of compilations; those for TPUs need libtpu, those for GPUs JAX's CUDA plugin."""
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 import re
@@ -75,9 +76,13 @@ def test_the_rule_is_a_bound_where_it_was_tested():
 @pytest.mark.parametrize(
     ("topology", "expected"),
     [
-        ("v9:4x4", "--topology=v9:4x4: expected v5e, v5p, v6e with a slice's shape"),
+        (
+            "v9:4x4",
+            "--topology=v9:4x4: expected v5e, v5p, v6e with a slice's shape in chips, such as v5e:4x4, or h100,",
+        ),
         ("v5e", "--topology=v5e: expected"),
-        ("h100:8", "--topology=h100:8: expected"),
+        ("h100:3", "--topology=h100:3: expected one of h100:1 2 4 8"),
+        ("h100:2x2", "--topology=h100:2x2: expected one of h100:1 2 4 8"),
         ("v5e:4xfour", "--topology=v5e:4xfour: expected one of v5e:2x2 2x4 4x4"),
         ("v5e:32x32", "--topology=v5e:32x32: expected one of"),
         ("v5p:4x4", "--topology=v5p:4x4: expected one of v5p:2x2x1"),
@@ -87,6 +92,22 @@ def test_wrong_topologies_are_refused(monkeypatch, topology, expected):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     with pytest.raises(UserError, match=re.escape(expected)):
         preflight.preflight(Config(batch_size=32), topology)
+
+
+def test_the_gpu_compiler_may_be_missing(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [])
+    with pytest.raises(UserError, match=r"pip install 'rvae_jax\[cuda\]'"):
+        preflight.preflight(Config(), "h200")
+
+
+def test_a_gpu_has_what_jax_takes_of_its_memory():
+    # 0.75 * 151.4 GB are 113.5 GB: between 50 and 100 images at 1 GB each and 20 GB more.
+    small, large = (compiled(n, 20 * 10**9 + n * 10**9, devices=2, flops=None, bytes_accessed=None) for n in (50, 100))
+    said = "\n".join(preflight._report(Config(batch_size=100), "h200:2", small, small, large))
+    assert "2 x NVIDIA H200 SXM (h200:2), a batch of 100: 50 images on each" in said
+    assert "70.00 GB of 151.40 GB, of which JAX takes 75% unless XLA_PYTHON_CLIENT_MEM_FRACTION is set: fits" in said
+    assert "88 images on each should fit, a batch of 176" in said
+    assert "work       not known" in said and "speed" not in said
 
 
 def test_the_tpu_compiler_may_be_missing(monkeypatch):
@@ -125,14 +146,14 @@ def test_a_large_slice_is_computed_from_a_small_ones_program_and_kept(compilatio
 
 
 def test_a_compiler_that_crashes_at_the_larger_size_leaves_what_is_known(compilations, monkeypatch):
-    compile_for_slice = compilation.compile_for_slice
+    compile_for_topology = compilation.compile_for_topology
 
     def crash(config, *rest, **options):
         if config.batch_size > largest:
             raise compilation.NotCompiledError("the compiler ended with status -11")
-        return compile_for_slice(config, *rest, **options)
+        return compile_for_topology(config, *rest, **options)
 
-    monkeypatch.setattr(compilation, "compile_for_slice", crash)
+    monkeypatch.setattr(compilation, "compile_for_topology", crash)
     largest = 128
     said = preflight.preflight(Config(batch_size=128), "v6e:4x4")
     assert "8 images on each, float32" in said and "work  " in said
@@ -184,6 +205,18 @@ def _crash():
     os.abort()
 
 
+@pytest.mark.skipif(
+    not any("cuda" in each.name for each in importlib.metadata.entry_points(group="jax_plugins")),
+    reason="needs JAX's CUDA plugin",
+)
+@pytest.mark.parametrize("name", ["a100", "h100", "h200"])
+def test_gpus_are_compiled_for(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said = preflight.preflight(dataclasses.replace(small_config(), batch_size=16), f"{name}:2")
+    assert re.search(r"^memory     [\d.]+ [kM]B of [\d.]+ GB, .*: fits$", said, re.M), said
+    assert re.search(r"^exchange   \d+ all-reduce of", said, re.M)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 def test_a_tpu_slice_is_compiled_for(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -201,7 +234,7 @@ def test_a_chips_program_is_the_same_in_a_larger_slice(monkeypatch, tmp_path):
     found = []
     for topology, chips in (("v5e:4x4", 16), ("v5e:16x16", 256)):
         config = dataclasses.replace(small_config(), batch_size=8 * chips)
-        found.append(compilation.compile_for_slice(config, topology, chips, time_limit_s=600))
+        found.append(compilation.compile_for_topology(config, topology, chips, time_limit_s=600))
     small, large = found
     assert large.work == small.work and large.collectives == small.collectives
     assert large.memory == pytest.approx(small.memory, rel=0.05)

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import rvae_jax
-from rvae_jax import export, parallel, stored
+from rvae_jax import export, memory, parallel, stored
 from rvae_jax import train as train_lib
 from rvae_jax.checkpoint import Checkpoints, load_weights
 from rvae_jax.config import Config, DataConfig, make_tiny
@@ -148,6 +148,12 @@ def test_two_halves_are_a_whole_bit_for_bit(finished, data_dir, tmp_path):
     assert losses_by_step(workdir)[8] == losses_by_step(tmp_path)[8]
 
 
+def test_what_decides_no_step_may_change_on_the_way(finished, data_dir, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "longer")
+    train(tiny_config(data_dir, steps=9, remat_stages=1), tmp_path / "longer")
+    assert Checkpoints(tmp_path / "longer", read_only=True).steps()[-1] == 9
+
+
 def test_another_configuration_is_refused_by_field(finished, data_dir):
     workdir, _ = finished
     config = tiny_config(data_dir, seed=3)
@@ -201,6 +207,23 @@ def test_too_little_space_is_told_before_the_first_step(data_dir, tmp_path, monk
     monkeypatch.setattr(train_lib.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="free on its device, expected"):
         train(tiny_config(data_dir), tmp_path)
+
+
+def test_too_little_memory_is_told_before_the_first_step_with_a_batch_that_fits(
+    data_dir, tmp_path, monkeypatch, capsys
+):
+    train(tiny_config(data_dir, steps=1, batch_size=2), tmp_path / "small")
+    (size, unit), *_ = re.findall(r"([\d.]+) ([MGk]B) a device", capsys.readouterr().out)
+    available = 3 * float(size) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+    monkeypatch.setattr(memory, "limit", lambda: available)
+    with pytest.raises(UserError, match=r"--config.batch_size=16: .*; expected at most (\d+), ") as error:
+        train(tiny_config(data_dir, batch_size=16), tmp_path / "large")
+    assert read_metrics(tmp_path / "large") == []
+    fits = int(re.search(r"at most (\d+)", str(error.value))[1])
+    monkeypatch.setattr(memory, "limit", lambda: memory.USABLE * available)
+    train(tiny_config(data_dir, steps=1, batch_size=fits), tmp_path / "fits")
+    with pytest.raises(UserError, match=f"--config.batch_size={fits + 2}: "):
+        train(tiny_config(data_dir, batch_size=fits + 2), tmp_path / "too_large")
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
