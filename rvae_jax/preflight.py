@@ -63,7 +63,7 @@ def preflight(config: Config, topology: str | None = None, time_limit_s: float =
         devices = compilation.count_local_devices(time_limit_s)
     else:
         accelerator, devices = hardware.of_topology(topology)
-        _require_compiler(accelerator)
+        require_compiler(accelerator)
         if config.parallel != "jit":
             raise UserError(f"--config.parallel={config.parallel}: expected jit with --topology; the work is the same")
     config_lib.validate(config, devices)
@@ -80,7 +80,12 @@ def preflight(config: Config, topology: str | None = None, time_limit_s: float =
     return "\n".join(_report(config, topology, found[images], found[small], found[2 * small]))
 
 
-def _require_compiler(accelerator: hardware.Accelerator) -> None:
+def require_compiler(accelerator: hardware.Accelerator) -> None:
+    """Finds the compiler of a device that is not here.
+
+    Raises:
+      UserError: it is not installed.
+    """
     if accelerator.gpu is None:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError("--topology: needs the TPU's compiler, also without a TPU; pip install 'rvae_jax[tpu]'")
