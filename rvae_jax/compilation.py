@@ -226,7 +226,9 @@ def _compile(config: Config, layout: Any, options: dict[str, Any]) -> tuple[Comp
     devices = list(layout.mesh.devices)
     found = Compiled(len(devices), devices[0].device_kind, config.batch_size // len(devices))
     state = layout.with_shardings(program.state_shapes())
-    batch = layout.on_devices(batch_shape(config))
+    batch = batch_shape(config)
+    if layout.style == "pmap":
+        batch = jax.ShapeDtypeStruct((len(devices), found.images, *batch.shape[1:]), batch.dtype)
     lowered = layout.lower(program.train_step, state, batch, jax.eval_shape(lambda: jax.random.key(0)))
     compiled, found.reason = memory.compile_step(lowered, layout.compiler_options | options)
     if compiled is None:

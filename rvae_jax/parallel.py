@@ -95,7 +95,7 @@ class DataParallel:
         Args:
           train_step: ``(state, images, key) -> (state, metrics)``, see ``steps.make_train_step``.
           state: the state, or shapes with shardings; the compiled step uses up the one that it is given.
-          batch: a batch from ``to_devices``, or its shape.
+          batch: a batch from ``to_devices``, or with ``jit`` its shape.
           key: the run's random key.
         """
         if self.style == "pmap":
@@ -116,12 +116,6 @@ class DataParallel:
             in_shardings=(of_state, self.batch, self.replicated),
             out_shardings=(of_state, self.replicated),
         ).lower(state, batch, key)
-
-    def on_devices(self, batch: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        """The shape, with its sharding, in which ``to_devices`` puts a global batch there."""
-        images, *shape = batch.shape
-        leading = (images,) if self.style == "jit" else (self.mesh.size, images // self.mesh.size)
-        return jax.ShapeDtypeStruct((*leading, *shape), batch.dtype, sharding=self.batch)
 
     def to_devices(self, batches: Iterable[np.ndarray], ahead: int = 2) -> Iterator[jax.Array]:
         """Global batches from each process's part of them, put on the devices ``ahead`` of their use."""

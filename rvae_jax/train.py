@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import functools
 import hashlib
@@ -30,7 +29,7 @@ from rvae_jax.errors import UserError
 from rvae_jax.evaluation import Evaluation, evaluate, make_reconstruct
 from rvae_jax.interruption import StopRequest
 from rvae_jax.logging import MetricWriter, Progress, format_bytes, format_duration, read_metrics
-from rvae_jax.program import batch_shape, make_program
+from rvae_jax.program import make_program
 from rvae_jax.steps import Metrics
 from rvae_jax.train_state import TrainState, learning_rate_schedule
 from rvae_jax.transfer import start_from
@@ -228,7 +227,8 @@ class _Run:
         config = self.config
 
         def compile_step(batch_size: int) -> tuple[jax.stages.Compiled | None, str]:
-            batch = self.layout.on_devices(batch_shape(dataclasses.replace(config, batch_size=batch_size)))
+            part = np.zeros((batch_size // jax.process_count(), *config.model.image_shape), np.uint8)
+            (batch,) = self.layout.to_devices([part])
             lowered = self.layout.lower(self.program.train_step, state, batch, self.step_key)
             return memory.compile_step(lowered, self.layout.compiler_options)
 
