@@ -93,8 +93,11 @@ def require_room(
 
 def _instead(config: Config, devices: int, fits: int) -> str:
     """What needs less memory for the same batch, of which ``fits`` images fit as it is."""
+    import jax
+
     options = []
-    if not config.remat_stages:
+    # XLA's CPU backend computes all of it again before the gradient needs it, which saves nothing.
+    if not config.remat_stages and jax.default_backend() != "cpu":
         options.append(f"--config.remat_stages={min(2, len(config.model.encoder_filters) - 1)}")
     if config.model.norm == "frozen":
         images = config.batch_size // devices

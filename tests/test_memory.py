@@ -1,6 +1,7 @@
 import math
 import re
 
+import jax
 import pytest
 
 from rvae_jax import memory
@@ -32,6 +33,11 @@ def test_nothing_fits_where_the_state_alone_does_not():
     assert memory.largest(lambda number: math.inf, 210, {64: math.inf}) is None
 
 
+@pytest.fixture
+def on_gpu(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+
 def refusal(config, devices, available, per_image):
     """What is said of a step that needs 0.1 GB and so many for each of a device's images."""
 
@@ -44,6 +50,7 @@ def refusal(config, devices, available, per_image):
     return str(error.value)
 
 
+@pytest.mark.usefixtures("on_gpu")
 def test_a_batch_without_room_is_refused_with_one_that_has(capsys):
     said = refusal(Config(batch_size=64), 1, 10 * GB, GB)
     assert (
@@ -55,6 +62,7 @@ def test_a_batch_without_room_is_refused_with_one_that_has(capsys):
     assert "Compiling smaller batches" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("on_gpu")
 def test_the_batch_that_fits_is_a_multiple_of_devices_and_parts():
     said = refusal(Config(batch_size=96, accumulate_steps=2, remat_stages=1), 4, 10 * GB, GB)
     # 8 images of a device's part are 8.10 GB; twice as many on each of 4 devices.
@@ -68,6 +76,11 @@ def test_batch_norm_is_not_told_to_accumulate():
     assert "accumulate" not in refusal(config, 1, 10 * GB, GB)
 
 
+def test_cpus_are_not_told_of_rematerialisation_which_saves_nothing_there():
+    assert refusal(Config(batch_size=64), 1, 10 * GB, GB).endswith(". Or try it with --config.accumulate_steps=8")
+
+
+@pytest.mark.usefixtures("on_gpu")
 def test_no_batch_may_fit():
     said = refusal(Config(batch_size=64), 1, GB, GB)
     assert "no smaller one fits either. Or try it with --config.remat_stages=2" in said
@@ -88,8 +101,6 @@ def test_a_close_fit_is_warned_of_and_a_good_one_is_not(capsys):
 
 
 def test_a_cpus_devices_share_the_machines_memory(monkeypatch):
-    import jax
-
     whole = memory.limit()
     monkeypatch.setattr(jax, "local_device_count", lambda: 4 * len(jax.local_devices()))
     assert memory.limit() == pytest.approx(whole / 4, abs=1)
