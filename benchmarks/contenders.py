@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.peers import Peer
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError
@@ -57,7 +58,7 @@ class Contender:
         self.blocks: list[Block] = []
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        arguments = (theirs, PEERS[name], config_lib.to_dict(config), arrays, environment)
+        arguments = (theirs, name, config_lib.to_dict(config), arrays, environment)
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
@@ -115,17 +116,21 @@ def disagreement(ours: Check, theirs: Check) -> tuple[float, float]:
     return terms, (apart / square) ** 0.5
 
 
-def _serve(pipe: Any, path: str, fields: dict[str, Any], arrays: pathlib.Path, environment: dict[str, str]) -> None:
+def peer_class(name: str) -> type[Peer]:
+    """The class of a peer, of ``PEERS``."""
+    module, _, cls = PEERS[name].partition(".")
+    return getattr(importlib.import_module(f"benchmarks.peers.{module}"), cls)
+
+
+def _serve(pipe: Any, name: str, fields: dict[str, Any], arrays: pathlib.Path, environment: dict[str, str]) -> None:
     os.environ |= environment
     try:
-        module, _, cls = path.partition(".")
-        peer_class = getattr(importlib.import_module(f"benchmarks.peers.{module}"), cls)
         config = config_lib.from_dict(fields)
         if not arrays.exists():
             ours = importlib.import_module("benchmarks.peers.ours")
             np.savez(arrays, **ours.make_arrays(config))
         with np.load(arrays) as file:
-            peer = peer_class(config, dict(file))
+            peer = peer_class(name)(config, dict(file))
         pipe.send((None, None))
         while True:
             method, arguments = pipe.recv()

@@ -16,18 +16,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
-import platform
 import statistics
 import sys
 import tempfile
-import time
 from typing import Any
 
 from absl import app, flags
 
-from benchmarks import operations
+from benchmarks import machine, operations
 from benchmarks.contenders import PEERS, Contender, disagreement
 from rvae_jax import config as config_lib
 from rvae_jax import hardware
@@ -117,18 +114,18 @@ def measure(config: Config, names: list[str], rounds: int, seconds: float, trace
         cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         cache["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # they share the device
         try:
-            _say("compiling without a cache")
+            machine.say("compiling without a cache")
             cold = Contender("rvae_jax", config, arrays, cache)
             compile_s = cold.call("describe")["compile_s"]
             cold.close()
             for name in names:
-                _say(f"setting up {name}")
+                machine.say(f"setting up {name}")
                 contenders.append(Contender(name, config, arrays, cache))
             errors = _check(config, contenders) if len(contenders) > 1 else [(0.0, 0.0)]
             for number in range(1, rounds + 1):
                 for each in contenders:
                     each.run(seconds)
-                _say(
+                machine.say(
                     f"round {number} of {rounds}: " + ", ".join(f"{each.blocks[-1].wall:.3f} s" for each in contenders)
                 )
             peaks = contenders[0].call("peaks")
@@ -149,8 +146,8 @@ def measure(config: Config, names: list[str], rounds: int, seconds: float, trace
     if kernels:
         print("\n" + "\n".join(_kernel_table(kernels)) + f"\n\nThe trace is in {trace}: open it with xprof.")
     return {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {"device": ours["device_kind"], "cpu": _processor(), "cores": os.cpu_count()},
+        "device": ours["device_kind"],
+        "machine": machine.describe(),
         "config": config_lib.to_dict(config),
         "flops_per_image": operations.of_step(config),
         "matrix_product_flops": peaks[0],
@@ -172,7 +169,7 @@ def _check(config: Config, contenders: list[Contender]) -> list[tuple[float, flo
     most = _TOLERANCES["full" if is_full else "reduced"]
     errors = [disagreement(checks[0], each) for each in checks]
     for contender, found in zip(contenders, errors, strict=True):
-        _say(f"{contender.name}: loss terms within {found[0]:.1e}, gradient within {found[1]:.1e} of ours")
+        machine.say(f"{contender.name}: loss terms within {found[0]:.1e}, gradient within {found[1]:.1e} of ours")
         if not all(error <= limit for error, limit in zip(found, most, strict=True)):
             raise UserError(f"{contender.name} does not compute what rvae_jax does: expected errors of at most {most}")
     return errors
@@ -196,7 +193,7 @@ def _row(
 def _machine(config: Config, ours: dict[str, Any]) -> str:
     height, width, _ = config.model.image_shape
     return (
-        f"{ours['device_kind']} ({_processor()}, {os.cpu_count()} cores), {time.strftime('%Y-%m-%d')}:"
+        f"{ours['device_kind']} ({machine.describe()}):"
         f" {height}x{width}, batch {config.batch_size}, {config.model.dtype},"
         f" {operations.of_step(config) / 1e9:,.2f} GFLOP an image by the author's count"
     )
@@ -211,13 +208,18 @@ def _own_figures(dtype: str, row: Row, peaks: tuple[float, float], first_compile
         peak = nominal.flops[dtype]
         shares.append(f"{row.model_flops_per_second / peak:.0%} of the nominal {peak / 1e12:,.0f}")
     compiled = found["compiled_flops"], found["compiled_bytes"]
+    if compiled[0] is None:
+        counted = "not counted by this compiler"
+    else:
+        counted = (
+            f"{compiled[0] / images / 1e9:,.2f} GFLOP and {format_bytes(compiled[1] / images)} an image;"
+            f" {compiled[0] / row.wall_s / 1e12:,.3g} TFLOP/s and {format_bytes(compiled[1] / row.wall_s)}/s"
+        )
     return [
         f"speed      {row.images_per_second:,.1f} images/s, {row.wall_s * 1e3:,.1f} ms a step,"
         f" {row.cpu_s:.3f} CPU seconds a step",
         f"work       {row.model_flops_per_second / 1e12:,.3g} TFLOP/s by the author's count: {', '.join(shares)}",
-        f"compiled   {compiled[0] / images / 1e9:,.2f} GFLOP and {format_bytes(compiled[1] / images)} an image;"
-        f" {compiled[0] / row.wall_s / 1e12:,.3g} TFLOP/s and {format_bytes(compiled[1] / row.wall_s)}/s;"
-        f" a copy has {format_bytes(peaks[1])}/s",
+        f"compiled   {counted}; a copy has {format_bytes(peaks[1])}/s",
         f"memory     {format_bytes(found['compiled_memory'])} by the compiler;"
         f" {'process' if found['platform'] == 'cpu' else 'device'} {format_bytes(found['peak_memory'])} at most",
         f"compile    {first_compile_s:.1f} s first, {found['compile_s']:.1f} s from the cache",
@@ -247,18 +249,6 @@ def _kernel_table(kernels: list[dict[str, Any]]) -> list[str]:
         f"| {each['name']} | {each['ms']:.2f} | {each['share']:.1%} | {each['shape']} | {each['origin'][-90:]} |"
         for each in kernels
     ]
-
-
-def _processor() -> str:
-    """The CPU's name, as far as the system tells."""
-    path = pathlib.Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown CPU"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

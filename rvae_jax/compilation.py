@@ -45,7 +45,7 @@ class Compiled:
       fits: whether the compiler found room; all that follows is 0 if not.
       memory: bytes that a device needs.
       memory_limit: bytes that it has; of local devices.
-      flops: of one device and step; None where the compiler does not count, as for GPUs that are not here.
+      flops: of one device and step; None where the compiler does not count them, as for GPUs.
       bytes_accessed: of one device and step; None, too.
       collectives: of one device and step: kind to how many and how many bytes.
       step_seconds: measured, with local devices only.

@@ -155,10 +155,10 @@ def _report(config: Config, topology: str | None, first: Compiled, small: Compil
         )
     sent = ", ".join(f"{count} {kind} of {format_bytes(size)}" for kind, (count, size) in first.collectives.items())
     lines.append(f"exchange   {sent or 'nothing between devices'} a step")
-    if first.flops is not None:
+    if first.flops is None:
+        lines.append("work       not known: this compiler does not count it")
+    if first.flops is not None or first.step_seconds is not None:
         lines += _speed(config, accelerator, first)
-    else:
-        lines.append("work       not known: without the device this compiler does not count it")
     if small.images != first.images and small.fits:
         lines.append(
             f"advice     {first.images} images on each is no multiple of {_GROUP}: {small.images} take"
@@ -181,7 +181,7 @@ def _speed(config: Config, accelerator: hardware.Accelerator | None, first: Comp
     if first.step_seconds is not None:
         measured = first.images * first.devices / first.step_seconds
         lines.append(f"speed      {_rate(measured)} images/s, measured, without input")
-        if first.devices == 1:
+        if first.devices == 1 and first.flops is not None:
             figures = {"flops": first.peak_flops, "bandwidth": first.peak_bandwidth, "link": 1.0}
             low, high = hardware.predict(first.work, 1, **figures)
             lines.append(

@@ -247,9 +247,9 @@ class _Run:
             memory.require_room(config, jax.device_count(), needed, limit, lambda size: bytes_of(compile_step(size)[0]))
         cost = hlo.cost(compiled, loop_steps=config.accumulate_steps)
         images_a_device = config.batch_size / jax.device_count()
+        work = "" if cost.flops is None else f"{cost.flops / images_a_device / 1e9:.2f} GFLOP an image; "
         print(
-            f"Compiled the step in {format_duration(seconds)}:"
-            f" {cost.flops / images_a_device / 1e9:.2f} GFLOP an image; {format_bytes(cost.memory)} a device, of which"
+            f"Compiled the step in {format_duration(seconds)}: {work}{format_bytes(cost.memory)} a device, of which"
             f" {format_bytes(cost.temporary)} temporary",
             flush=True,
         )

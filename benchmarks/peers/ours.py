@@ -125,4 +125,4 @@ def make_arrays(config: Config) -> dict[str, np.ndarray]:
             leaf += rng.uniform(-0.1, 0.1, leaf.shape).astype(leaf.dtype)
     shape = (config.batch_size, *config.model.image_shape)
     noise = jax.random.normal(jax.random.fold_in(jax.random.key(0), 0), (config.batch_size, config.model.latent_dim))
-    return arrays | {"images": rng.integers(0, 256, shape, np.uint8), "noise": np.asarray(noise)}
+    return arrays | {"images": rng.integers(0, 256, shape, np.uint8), "noise": np.array(noise)}

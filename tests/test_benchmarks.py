@@ -1,0 +1,112 @@
+"""What the benchmarks compute; how fast anything is, they say themselves."""
+
+import contextlib
+import types
+
+import numpy as np
+import pytest
+
+from benchmarks import contenders, kernels, operations, sizes
+from benchmarks.peers.ours import make_arrays
+from rvae_jax import hlo
+from rvae_jax.config import Config, ModelConfig
+from rvae_jax.errors import UserError
+
+
+def test_operations_are_those_that_the_author_counts():
+    model = ModelConfig()
+    parts = (operations.of_encoder(model), operations.of_decoder(model), operations.of_discriminator(model))
+    np.testing.assert_allclose(np.array(parts) / 1e9, [162.2, 17.1, 1.85], rtol=3e-3)
+    np.testing.assert_allclose(operations.of_step(Config()) / 1e9, 551, rtol=1e-3)
+
+
+def test_without_a_discriminator_a_step_is_three_passes_of_the_vae():
+    config = Config()
+    config.loss.adversarial = "none"
+    vae = operations.of_encoder(config.model) + operations.of_decoder(config.model)
+    assert operations.of_step(config) == 3 * vae
+
+
+def test_disagreement_is_relative_and_of_the_same_names():
+    ours = {"a": 2.0, "b": -4.0}, {"w": np.array([3.0, 0.0]), "v": np.array([4.0])}
+    theirs = {"a": 2.0, "b": -4.4}, {"w": np.array([3.0, 0.3]), "v": np.array([4.4])}
+    terms, gradient = contenders.disagreement(ours, theirs)
+    np.testing.assert_allclose([terms, gradient], [0.1, 0.1])
+    with pytest.raises(UserError, match="different names"):
+        contenders.disagreement(ours, (theirs[0], {"w": theirs[1]["w"]}))
+
+
+def test_kernels_are_ranked_and_traced_to_their_origin(monkeypatch, tmp_path):
+    events = [
+        ("convolution_kernel_of_the_library", 2e6, "custom-call.3"),
+        ("loop_fusion_7", 5e6, "command_buffer_12"),
+        ("loop_fusion_7", 5e6, "command_buffer_13"),
+        ("not XLA's", 9e6, None),
+    ]
+    line = types.SimpleNamespace(
+        name="Stream #1",
+        events=[
+            types.SimpleNamespace(name=name, duration_ns=length, stats=[("hlo_op", op)] if op else [])
+            for name, length, op in events
+        ],
+    )
+    planes = [
+        types.SimpleNamespace(name="/host:CPU", lines=[]),
+        types.SimpleNamespace(name="/device:GPU:0", lines=[line]),
+    ]
+    trace = types.SimpleNamespace(from_file=lambda _: types.SimpleNamespace(planes=planes))
+    monkeypatch.setattr(kernels, "ProfileData", trace)
+    text = (
+        '  %custom-call.3 = bf16[2,4]{1,0} custom-call(%x), metadata={op_name="step/conv"}\n'
+        '  ROOT %loop_fusion.7 = f32[8]{0} fusion(%y), metadata={op_name="step/relu"}\n'
+    )
+    (tmp_path / "t.xplane.pb").touch()
+    monkeypatch.setattr(kernels.jax.profiler, "trace", contextlib.nullcontext)
+    compiled = types.SimpleNamespace(as_text=lambda: text)
+    found = kernels.profile(lambda: None, 2, compiled, str(tmp_path))
+    assert [(each.name, each.ms, each.shape, each.origin) for each in found] == [
+        ("loop_fusion_7", 5.0, "f32[8]", "step/relu"),
+        ("custom-call.3", 1.0, "bf16[2,4]", "step/conv"),
+    ]
+    np.testing.assert_allclose([each.share for each in found], [10 / 12, 2 / 12])
+
+
+def test_work_that_libraries_do_is_not_counted():
+    memory = types.SimpleNamespace(
+        argument_size_in_bytes=1,
+        temp_size_in_bytes=2,
+        generated_code_size_in_bytes=3,
+        output_size_in_bytes=4,
+        alias_size_in_bytes=4,
+    )
+    compiled = types.SimpleNamespace(
+        memory_analysis=lambda: memory,
+        cost_analysis=lambda: {"flops": 5.0, "bytes accessed": 6.0},
+        as_text=lambda: "%c = f32[1] custom-call(%x)",
+    )
+    assert hlo.cost(compiled, loop_steps=2) == hlo.Cost(6, 2, 10.0, 12.0)
+    compiled.as_text = lambda: '%c = f32[1] custom-call(%x), custom_call_target="__cudnn$convForward"'
+    assert hlo.cost(compiled) == hlo.Cost(6, 2, None, None)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A configuration with every kind of layer, what peers are made of, and our first step."""
+    config = sizes.get_config("32")
+    config.batch_size = 4
+    model = config.model
+    model.image_shape, model.latent_dim, model.encoder_identity_blocks = (8, 8, 3), 16, 1
+    model.encoder_filters, model.decoder_filters = (4, 6), (6, 3)
+    model.discriminator_filters, model.discriminator_strides = (4, 1), (2, 1)
+    arrays = make_arrays(config)
+    return config, arrays, contenders.peer_class("rvae_jax")(config, arrays).first_step()
+
+
+@pytest.mark.parametrize("name", ["plain_flax", "pytorch_eager"])
+def test_peers_compute_what_the_program_does(small, name):
+    if name.startswith("pytorch"):
+        pytest.importorskip("torch")
+    config, arrays, ours = small
+    terms, gradient = contenders.disagreement(ours, contenders.peer_class(name)(config, arrays).first_step())
+    assert terms <= 1e-5
+    assert gradient <= 1e-4
