@@ -4,7 +4,8 @@
 
 At 64, 128, 256 and 512 pixels, in bfloat16, with as many stages of 128 filters as leave 4x4 pixels, without and with
 rematerialisation of the two stages of largest activations. What is printed was compiled, not only computed from other
-batches; compilations are kept in ~/.cache/rvae_jax. A GPU takes about two minutes for each, on one core.
+batches, three or four times for each line; each takes one to three minutes on two cores, and is kept in
+~/.cache/rvae_jax.
 """
 
 import math
