@@ -57,7 +57,7 @@ def row(topology: str, pixels: int, remat_stages: int) -> str:
     found = memory.largest(bytes_of, accelerator.usable * accelerator.memory, {first: bytes_of(first)})
     if found is None:
         return f"| {pixels} | {remat_stages} | none | | |"
-    (fewer, less), (more, most) = sorted(each for each in compiled if math.isfinite(each[1]))[-2:]
+    (fewer, less), (more, most) = sorted(each for each in compiled if math.isfinite(each[1]))[:2]
     an_image = format_bytes((most - less) / (more - fewer))
     return f"| {pixels} | {remat_stages} | {found[0] * _GROUP:,} | {format_bytes(found[1])} | {an_image} |"
 
@@ -73,7 +73,7 @@ def main(_: list[str]) -> None:
             f"{devices} x {accelerator.name} ({topology}), jax {metadata.version('jax')}, bfloat16:"
             f" {format_bytes(available)} of {format_bytes(accelerator.memory)} may be used\n"
         )
-        print("| pixels | remat_stages | images on each device | memory | of which an image takes |")
+        print("| pixels | remat_stages | images on each device | memory | of it each more image |")
         print("|---|---|---|---|---|", flush=True)
         for pixels in PIXELS.value:
             for remat_stages in REMAT_STAGES.value:
