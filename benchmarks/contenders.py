@@ -12,6 +12,7 @@ import resource
 import statistics
 import time
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -58,9 +59,11 @@ class Contender:
         self.blocks: list[Block] = []
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        arguments = (theirs, name, config_lib.to_dict(config), arrays, environment)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        self._process.start()
+        self._process = context.Process(
+            target=_serve, args=(theirs, name, config_lib.to_dict(config), arrays), daemon=True
+        )
+        with mock.patch.dict(os.environ, environment):  # some of which is read before the process runs any of our code
+            self._process.start()
         theirs.close()
         self._answer()
 
@@ -122,8 +125,7 @@ def peer_class(name: str) -> type[Peer]:
     return getattr(importlib.import_module(f"benchmarks.peers.{module}"), cls)
 
 
-def _serve(pipe: Any, name: str, fields: dict[str, Any], arrays: pathlib.Path, environment: dict[str, str]) -> None:
-    os.environ |= environment
+def _serve(pipe: Any, name: str, fields: dict[str, Any], arrays: pathlib.Path) -> None:
     try:
         config = config_lib.from_dict(fields)
         if not arrays.exists():

@@ -9,7 +9,9 @@ PyTorch: pip install -e '.[peers]'.
 
 Model FLOP/s count the author's operations (benchmarks/operations.py), whatever the program in fact computes. The peak
 they are held against is that of a large matrix product in the same run, and the nominal one of a device that
-rvae_jax/hardware.py knows. CPU seconds are those of all cores, the system's included.
+rvae_jax/hardware.py knows. CPU seconds are those of all cores, the system's included. Each program has the memory that
+it gives itself: ours large pages (rvae_jax/huge_pages.py), the peers what the system gives by itself. To give all the
+same, set GLIBC_TUNABLES: to glibc.malloc.hugetlb=1, or to glibc.malloc.hugetlb=0.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from absl import app, flags
 from benchmarks import machine, operations
 from benchmarks.contenders import PEERS, Contender, disagreement
 from rvae_jax import config as config_lib
-from rvae_jax import hardware
+from rvae_jax import hardware, huge_pages
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError
 from rvae_jax.logging import format_bytes
@@ -120,7 +122,9 @@ def measure(config: Config, names: list[str], rounds: int, seconds: float, trace
             cold.close()
             for name in names:
                 machine.say(f"setting up {name}")
-                contenders.append(Contender(name, config, arrays, cache))
+                # As each program runs: ours gives itself large pages.
+                pages = huge_pages.missing() if name == "rvae_jax" else {}
+                contenders.append(Contender(name, config, arrays, cache | pages))
             errors = _check(config, contenders) if len(contenders) > 1 else [(0.0, 0.0)]
             for number in range(1, rounds + 1):
                 for each in contenders:

@@ -13,6 +13,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"Error: training needs {error.name}; pip install 'rvae_jax[train]'")
 
+from rvae_jax import huge_pages
 from rvae_jax.config import Config, literal_fields
 from rvae_jax.errors import UserError
 
@@ -90,5 +91,6 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    huge_pages.use()
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main, flags_parser=parse_flags)
