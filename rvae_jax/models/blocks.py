@@ -92,6 +92,8 @@ class Stage(nn.Module):
       norm: see ``layers.Norm``.
       axis_name: see ``layers.Norm``.
       dtype: type of the result.
+      remat: whether no more than the input of each block is kept for the gradient, and the rest computed again; block
+        by block, since a stage that were computed again as a whole would need the memory of all its blocks at once.
     """
 
     resize: type[Block]
@@ -101,10 +103,16 @@ class Stage(nn.Module):
     norm: NormMode
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         for i in range(self.identity_blocks):
-            x = Identity(self.filters_in, self.norm, self.axis_name, self.dtype, name=f"identity_{i}")(x, train)
-        name = self.resize.__name__.lower()
-        return self.resize(self.filters_out, self.norm, self.axis_name, self.dtype, name=name)(x, train)
+            x = self._block(Identity, self.filters_in, f"identity_{i}")(x, train)
+        return self._block(self.resize, self.filters_out, self.resize.__name__.lower())(x, train)
+
+    def _block(self, block: type[Block], filters: int, name: str) -> Block:
+        if self.remat:
+            train = 2  # the position of this argument, which decides what is traced
+            block = nn.remat(block, static_argnums=train)
+        return block(filters, self.norm, self.axis_name, self.dtype, name=name)

@@ -10,7 +10,6 @@ from flax import linen as nn
 
 from rvae_jax.models.blocks import Stage, Up
 from rvae_jax.models.layers import Conv, Dense, NormMode, PointwiseConv
-from rvae_jax.models.rematerialisation import RematStage
 
 
 class Decoder(nn.Module):
@@ -24,7 +23,7 @@ class Decoder(nn.Module):
       norm: see ``layers.Norm``.
       axis_name: see ``layers.Norm``.
       dtype: type that convolutions compute in; the images are float32.
-      remat_stages: how many stages, the last ones, are ``RematStage``.
+      remat_stages: how many stages, the last ones, have their activations computed again for the gradient.
     """
 
     image_shape: tuple[int, int, int]
@@ -46,8 +45,7 @@ class Decoder(nn.Module):
         x = x.reshape(-1, *shape)
         x = Conv(self.filters[0], dtype=self.dtype, name="stem")(x)
         for stage, (filters_in, filters_out) in enumerate(itertools.pairwise(self.filters)):
-            kind = RematStage if stage >= stages - self.remat_stages else Stage
-            x = kind(
+            x = Stage(
                 Up,
                 filters_in,
                 filters_out,
@@ -55,6 +53,7 @@ class Decoder(nn.Module):
                 self.norm,
                 self.axis_name,
                 self.dtype,
+                remat=stage >= stages - self.remat_stages,
                 name=f"stage_{stage}",
             )(x, train)
         return PointwiseConv(channels, dtype=self.dtype, name="head")(x).astype(jnp.float32)

@@ -9,7 +9,6 @@ from flax import linen as nn
 
 from rvae_jax.models.blocks import Down, Stage
 from rvae_jax.models.layers import Conv, NormMode, PointwiseConv
-from rvae_jax.models.rematerialisation import RematStage
 
 INPUT_NORM_EPSILON = 1e-3
 
@@ -44,7 +43,7 @@ class Encoder(nn.Module):
       norm: see ``layers.Norm``.
       axis_name: see ``layers.Norm``.
       dtype: type that convolutions compute in.
-      remat_stages: how many stages, the first ones, are ``RematStage``.
+      remat_stages: how many stages, the first ones, have their activations computed again for the gradient.
     """
 
     filters: tuple[int, ...]
@@ -62,8 +61,7 @@ class Encoder(nn.Module):
             x = InputNorm(name="norm")(x)
         x = Conv(self.filters[0], dtype=self.dtype, name="stem")(x)
         for stage, (filters_in, filters_out) in enumerate(itertools.pairwise(self.filters)):
-            kind = RematStage if stage < self.remat_stages else Stage
-            x = kind(
+            x = Stage(
                 Down,
                 filters_in,
                 filters_out,
@@ -71,6 +69,7 @@ class Encoder(nn.Module):
                 self.norm,
                 self.axis_name,
                 self.dtype,
+                remat=stage < self.remat_stages,
                 name=f"stage_{stage}",
             )(x, train)
         return PointwiseConv(self.latent_dim // 8, dtype=self.dtype, name="head")(x)

@@ -51,7 +51,7 @@ class VAE(nn.Module):
       axis_name: see ``layers.Norm``.
       dtype: type that convolutions compute in. Parameters, statistics, codes and images are float32 in any case.
       remat_stages: stages of the largest activations in each of encoder and decoder that are computed again for the
-        gradient (``RematStage``); it changes that one's memory and time, and nothing else.
+        gradient (``blocks.Stage``); it changes that one's memory and time, and nothing else.
     """
 
     image_shape: tuple[int, int, int] = (256, 256, 3)
