@@ -222,8 +222,6 @@ def test_too_little_memory_is_told_before_the_first_step_with_a_batch_that_fits(
     fits = int(re.search(r"at most (\d+)", str(error.value))[1])
     monkeypatch.setattr(memory, "limit", lambda: memory.USABLE * available)
     train(tiny_config(data_dir, steps=1, batch_size=fits), tmp_path / "fits")
-    with pytest.raises(UserError, match=f"--config.batch_size={fits + 2}: "):
-        train(tiny_config(data_dir, batch_size=fits + 2), tmp_path / "too_large")
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
