@@ -630,11 +630,6 @@ def test_rematerialised_stages_keep_the_inputs_of_their_blocks_alone():
     assert kept(1) - kept(2) > 2 * block
 
 
-def test_rematerialisation_is_more_work():
-    plain, remat = (hlo.cost(_compiled(_layout("jit", 1), remat_stages=stages)[0]).flops for stages in (0, 1))
-    assert 1.05 * plain < remat < 1.5 * plain
-
-
 def test_accumulation_with_batch_norm_is_refused():
     networks = make_models(ModelConfig(**TINY, norm="batch"), adversarial=True)
     with pytest.raises(ValueError, match="accumulate_steps=2 is exact with norm='frozen' only"):
