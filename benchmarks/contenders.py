@@ -8,7 +8,6 @@ import importlib
 import multiprocessing
 import os
 import pathlib
-import resource
 import statistics
 import time
 from typing import Any
@@ -16,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 
+from benchmarks import machine
 from benchmarks.peers import Peer
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
@@ -149,13 +149,8 @@ def _take_steps(peer: Any, seconds: float) -> Block:
     peer.step()
     peer.wait()
     count = max(1, round(seconds / (time.perf_counter() - began)))
-    cpu, began = _cpu_seconds(), time.perf_counter()
+    cpu, began = machine.cpu_seconds(), time.perf_counter()
     for _ in range(count):
         peer.step()
     peer.wait()
-    return Block((time.perf_counter() - began) / count, (_cpu_seconds() - cpu) / count)
-
-
-def _cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    return Block((time.perf_counter() - began) / count, (machine.cpu_seconds() - cpu) / count)

@@ -7,7 +7,6 @@ those of a convolution of a dilated input, of which XLA's CPU backend computes t
 """
 
 import functools
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks import machine
 from rvae_jax.models.convolutions import conv_transpose
 
 FILTERS = flags.DEFINE_integer("filters", 64, "Channels in and out.")
@@ -74,16 +74,11 @@ def main(_: list[str]) -> None:
 
 def measure(call: Callable[[], object], least_s: float = 0.5) -> tuple[float, float]:
     """Wall and CPU seconds of a call."""
-    count, began, cpu = 0, time.perf_counter(), _cpu_seconds()
+    count, began, cpu = 0, time.perf_counter(), machine.cpu_seconds()
     while time.perf_counter() - began < least_s:
         jax.block_until_ready(call())
         count += 1
-    return (time.perf_counter() - began) / count, (_cpu_seconds() - cpu) / count
-
-
-def _cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    return (time.perf_counter() - began) / count, (machine.cpu_seconds() - cpu) / count
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -16,6 +17,12 @@ def describe() -> str:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or "unknown CPU"
     return f"{name}, {len(os.sched_getaffinity(0))} cores, {time.strftime('%Y-%m-%d')}"
+
+
+def cpu_seconds(of: int = resource.RUSAGE_SELF) -> float:
+    """CPU seconds so far of this process, or of its children that ended; of all cores, the system's included."""
+    usage = resource.getrusage(of)
+    return usage.ru_utime + usage.ru_stime
 
 
 def say(text: str) -> None:

@@ -124,7 +124,7 @@ def start(config: list[str], workdir: pathlib.Path, cache: pathlib.Path) -> Star
     environment["XDG_CACHE_HOME"] = str(cache)
     command = [sys.executable, "-u", "-m", "rvae_jax.main", *config, f"--workdir={workdir}", "--config.log_every=1"]
     seen: dict[str, float] = {}
-    cpu = _children_cpu_seconds()
+    cpu = machine.cpu_seconds(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryFile("w+") as errors:
         before = began = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
@@ -140,12 +140,7 @@ def start(config: list[str], workdir: pathlib.Path, cache: pathlib.Path) -> Star
         errors.seek(0)
         if len(seen) < len(_LINES):
             raise UserError(f"{' '.join(command)}: {(errors.read().splitlines() or ['no first step'])[-1]}")
-    return Start(before - began, seen, _children_cpu_seconds() - cpu)
-
-
-def _children_cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    return Start(before - began, seen, machine.cpu_seconds(resource.RUSAGE_CHILDREN) - cpu)
 
 
 def help_seconds(program: str) -> float:

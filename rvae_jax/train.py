@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import math
 import shutil
 import signal
@@ -262,7 +263,9 @@ class _Run:
             return state
         hosts = jax.process_index(), jax.process_count()
         batches = self.layout.to_devices(pipeline.train_batches(self.sources["train"], config, first, *hosts))
+        batch = next(batches)  # so that the input is at work while the step is compiled
         compiled = self._compile(state)
+        batches = itertools.chain([batch], batches)
         progress = Progress(first, config.steps, config.batch_size)
         for step in range(first + 1, config.steps + 1):
             if stop.reached(step - 1):

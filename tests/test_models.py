@@ -438,6 +438,16 @@ def test_convolutions_are_each_others_derivative(as_on, platform, stride, offset
         jax.tree.map(functools.partial(_check_close, tolerance=2e-6), found, expected)
 
 
+@pytest.mark.parametrize(("size", "offset"), [((5, 7), 0), ((5, 7), 1), ((5, 6), 0), ((5, 6), 1)])
+def test_a_window_of_stride_2_lies_right_along_axes_of_any_size(size, offset):
+    x, kernel = _normal(2, *size, 3), _normal(3, 3, 3, 5, seed=1)
+    # Of the convolution of stride 1, which is centred, each second pixel: from the second on where the size is even and
+    # the offset 0, else from the first.
+    begin = [1 if length % 2 == 0 and offset == 0 else 0 for length in size]
+    full = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
+    _check_close(conv(x, kernel, 2, offset), full[:, begin[0] :: 2, begin[1] :: 2], 2e-6)
+
+
 @pytest.mark.parametrize("size", [(3, 4), (16, 32)])
 def test_pointwise_convolution_and_its_gradients(size):
     x, kernel, cotangent = _normal(2, *size, 5), _normal(5, 6, seed=1), _normal(2, *size, 6, seed=2)

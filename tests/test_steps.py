@@ -487,10 +487,9 @@ def _layout(style, count, **options):
     return parallel.data_parallel(style, devices=jax.devices()[:count], **options)
 
 
-def _compiled(layout, norm="frozen", accumulate_steps=1, batch_size=2 * BATCH, remat_stages=0):
+def _compiled(layout, norm="frozen", accumulate_steps=1, batch_size=2 * BATCH):
     """The step for a layout, a state on its devices, and a batch."""
-    model = ModelConfig(**TINY, norm=norm)
-    networks = make_models(model, adversarial=True, axis_name=layout.axis_name, remat_stages=remat_stages)
+    networks = make_models(ModelConfig(**TINY, norm=norm), adversarial=True, axis_name=layout.axis_name)
     step = make_train_step(*networks, CAPTURE, LossConfig(), ema_decay=0.9, accumulate_steps=accumulate_steps)
     state = jax.tree.map(jnp.asarray, _state(*networks, CAPTURE, ema=True))
     state = jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), state, layout.with_shardings(state))

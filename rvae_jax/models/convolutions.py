@@ -23,13 +23,14 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.Array
       x: ``[b, s h, s w, in]``; zero beyond its edges.
       kernel: ``[3, 3, in, out]``.
       stride: s, 1 or 2.
-      offset: 1, or with a stride of 2 also 0, which is Keras's "same".
+      offset: 1, or with a stride of 2 also 0, which is Keras's "same". Along an axis of odd size Keras has 1 there,
+        too, and so it is here, whatever is given.
 
     Returns:
-      ``[b, h, w, out]``, rounded up where s does not divide the size, which needs an offset of 0.
+      ``[b, h, w, out]``, rounded up where s does not divide the size.
     """
     if x.shape[1] % stride or x.shape[2] % stride:
-        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=_DIMENSIONS)
+        return _convolve(x, kernel, stride, offset)  # with the derivative that JAX finds
     return _conv(x, kernel, stride, offset)
 
 
@@ -41,7 +42,7 @@ def _conv(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.Arra
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.Array:
     # With a stride of 2 and an offset of 1 no window reaches the row after the last; padded equally, GPUs need no copy
     # of x with its padding.
-    padding = ((offset, 1), (offset, 1))
+    padding = [(1 if size % stride else offset, 1) for size in x.shape[1:3]]
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_DIMENSIONS)
 
 
