@@ -18,17 +18,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from benchmarks import machine
+from rvae_jax import command_line
 from rvae_jax import config as config_lib
-from rvae_jax import parallel
 from rvae_jax.config import Config
+from rvae_jax.distributed import sharding
 from rvae_jax.errors import UserError
-from rvae_jax.inference import TrainedVAE
-from rvae_jax.main import CONFIG, parse_flags
-from rvae_jax.program import make_program
+from rvae_jax.inference.trained_vae import TrainedVAE
+from rvae_jax.training.program import make_program
 
+CONFIG = command_line.define_config()
 SIZES = flags.DEFINE_list("sizes", ["1", "8", "32", "256"], "Images asked for at a time.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each operation and size.", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", 1.0, "How long a turn is, at least.", lower_bound=0.0)
@@ -109,14 +110,14 @@ def measure(config: Config, sizes: list[int]) -> dict[str, Any]:
             rates[name][size].append(_rate(calls[name], size))
     height, width, _ = config.model.image_shape
     print(
-        f"{parallel.describe_devices()}, jax {jax.__version__} ({machine.describe()}): {height}x{width},"
+        f"{sharding.describe_devices()}, jax {jax.__version__} ({machine.describe()}): {height}x{width},"
         f" {config.model.dtype}; images/s, medians and extremes of {ROUNDS.value} turns\n"
     )
     print("\n".join(_rate_table(rates, sizes)))
     print(f"\n{len(requests)} requests of 1 to {_MOST} images, {sum(requests):,} in all, to a new model:\n")
     print("\n".join(_stream_table(streams)))
     return {
-        "device": parallel.describe_devices(),
+        "device": sharding.describe_devices(),
         "machine": machine.describe(),
         "jax": jax.__version__,
         "config": config_lib.to_dict(config),
@@ -169,5 +170,4 @@ def _stream_table(streams: dict[str, Stream]) -> list[str]:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    app.run(main, flags_parser=parse_flags)
+    command_line.run(main, CONFIG, required=["config"])

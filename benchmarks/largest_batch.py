@@ -14,10 +14,13 @@ from importlib import metadata
 
 from absl import app, flags
 
-from rvae_jax import compilation, hardware, memory, preflight
 from rvae_jax.config import Config, ModelConfig, validate
 from rvae_jax.errors import UserError
-from rvae_jax.logging import format_bytes
+from rvae_jax.hardware import accelerators, memory
+from rvae_jax.planning import compilation
+from rvae_jax.planning.preflight import require_compiler
+from rvae_jax.preflight import TIME_LIMIT_S, TOPOLOGY
+from rvae_jax.system.units import format_bytes
 
 PIXELS = flags.DEFINE_multi_integer("pixels", [64, 128, 256, 512], "Sizes of the images.")
 REMAT_STAGES = flags.DEFINE_multi_integer("remat_stages", [0, 2], "--config.remat_stages.")
@@ -39,7 +42,7 @@ def network(pixels: int) -> ModelConfig:
 
 def row(topology: str, pixels: int, remat_stages: int) -> str:
     """Compiles until the largest batch is found; a line of the table."""
-    accelerator, devices = hardware.of_topology(topology)
+    accelerator, devices = accelerators.of_topology(topology)
     groups_at_256 = 4
     first = max(1, round(groups_at_256 * (256 / pixels) ** 2))
     compiled = []
@@ -48,7 +51,7 @@ def row(topology: str, pixels: int, remat_stages: int) -> str:
         images = groups * _GROUP
         config = Config(batch_size=images * devices, remat_stages=remat_stages, model=network(pixels))
         validate(config, devices)
-        limit_s = preflight.TIME_LIMIT_S.value
+        limit_s = TIME_LIMIT_S.value
         found = compilation.compile_for_topology(config, topology, devices, time_limit_s=limit_s)
         compiled.append((images, found.memory if found.fits else math.inf))
         print(f"{pixels} pixels, {remat_stages} stages: {compiled[-1]}", file=sys.stderr)
@@ -65,9 +68,9 @@ def row(topology: str, pixels: int, remat_stages: int) -> str:
 def main(_: list[str]) -> None:
     """Prints the table."""
     try:
-        topology = preflight.TOPOLOGY.value
-        accelerator, devices = hardware.of_topology(topology)
-        preflight.require_compiler(accelerator)
+        topology = TOPOLOGY.value
+        accelerator, devices = accelerators.of_topology(topology)
+        require_compiler(accelerator)
         available = accelerator.usable * accelerator.memory
         print(
             f"{devices} x {accelerator.name} ({topology}), jax {metadata.version('jax')}, bfloat16:"

@@ -15,13 +15,14 @@ import subprocess
 import sys
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from rvae_jax import command_line
 from rvae_jax import config as config_lib
 from rvae_jax.errors import UserError
-from rvae_jax.logging import read_metrics
-from rvae_jax.main import CONFIG, parse_flags
+from rvae_jax.training.metric_log import read_metrics
 
+CONFIG = command_line.define_config()
 SEEDS = flags.DEFINE_integer("seeds", 4, "Runs in each type.", lower_bound=2)
 PARTS = flags.DEFINE_integer("parts", 5, "Parts of a run, of which the table has a column each.", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "File to write the figures to.")
@@ -113,5 +114,4 @@ def _draw(steps: list[int], curves: dict[str, dict[str, np.ndarray]], path: path
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=parse_flags)
+    command_line.run(main, CONFIG, required=["config", "workdir"])

@@ -3,7 +3,7 @@
     python benchmarks/scaling.py --config=configs/orl.py:tiny
 
 For 1, 2, 4 and 8 devices (on a CPU as many virtual ones, which share its cores), with a batch that stays (strong
-scaling) and one that grows with them (weak scaling), in both styles of `parallel.DataParallel`. What the exchange costs
+scaling) and one that grows with them (weak scaling), in both styles of `sharding.DataParallel`. What the exchange costs
 is the difference to the same step without any: every device for itself, which trains another model, and wrongly.
 
     python benchmarks/scaling.py --config=configs/celeba_hq.py --config.model.dtype=bfloat16 --predict
@@ -21,15 +21,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from rvae_jax import command_line
 from rvae_jax import config as config_lib
-from rvae_jax import hardware, hlo, parallel
 from rvae_jax.config import Config
-from rvae_jax.main import CONFIG, parse_flags
-from rvae_jax.program import Program, batch_shape, make_program
-from rvae_jax.train_state import TrainState
+from rvae_jax.distributed import sharding
+from rvae_jax.hardware import accelerators, cost
+from rvae_jax.training.program import Program, batch_shape, make_program
+from rvae_jax.training.state import TrainState
 
+CONFIG = command_line.define_config()
 PER_DEVICE = flags.DEFINE_integer("per_device", 8, "Images on each device in weak scaling.")
 TOTAL = flags.DEFINE_integer("total", 64, "Images of the batch in strong scaling.")
 PREDICT = flags.DEFINE_bool("predict", False, "Predict efficiencies instead.")
@@ -54,7 +56,7 @@ class Variant:
         self.seconds.append(time.monotonic() - began)
 
 
-def make_variant(program: Program, layout: parallel.DataParallel, state: TrainState, images: np.ndarray) -> Variant:
+def make_variant(program: Program, layout: sharding.DataParallel, state: TrainState, images: np.ndarray) -> Variant:
     """Compiles a step for a layout; ``state`` is on the host."""
     state = jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), state, layout.with_shardings(state))
     key = jax.device_put(jax.random.key(0), layout.replicated)
@@ -86,7 +88,7 @@ def measure(config: Config, first_state: TrainState, count: int) -> None:
     """Prints the rows of one number of devices."""
     images = np.random.default_rng(0).integers(0, 256, (config.batch_size, *config.model.image_shape), np.uint8)
     devices = jax.devices()[:count]
-    layouts = {style: parallel.data_parallel(style, devices=devices) for style in ("jit", "pmap")}
+    layouts = {style: sharding.data_parallel(style, devices=devices) for style in ("jit", "pmap")}
     variants = {
         style: make_variant(make_program(config, layout.axis_name), layout, first_state, images)
         for style, layout in layouts.items()
@@ -98,7 +100,7 @@ def measure(config: Config, first_state: TrainState, count: int) -> None:
     weights = [player.params for player in (first_state.vae, first_state.discriminator) if player is not None]
     least = sum(leaf.nbytes for leaf in jax.tree.leaves(weights)) + 2 * 4 * config.model.latent_dim
     for style, variant in variants.items():
-        reduced = hlo.collectives(variant.compiled.as_text()) if count > 1 else []
+        reduced = cost.collectives(variant.compiled.as_text()) if count > 1 else []
         ours, theirs = (float(np.median(each.seconds[2:])) for each in (variant, alone))
         print(
             f"| {count} | {config.batch_size} | {style} | {ours * 1e3:.1f} | {max(0.0, 1 - theirs / ours):.0%} |"
@@ -120,14 +122,14 @@ def predict(config: Config) -> None:
     print("| devices | images on each | work, ms | exchange, ms | efficiency, work at its peak | at half of it |")
     print("|---|---|---|---|---|---|")
     for name, counts in (("h100", (8,)), ("v5e", (16, 64, 256)), ("v6e", (16, 64, 256))):
-        chip = hardware.ACCELERATORS[name]
+        chip = accelerators.ACCELERATORS[name]
         for count in counts:
             for images in (8, 32):
-                work = hardware.Work(images, flops * images, 0.0, size)
+                work = accelerators.Work(images, flops * images, 0.0, size)
                 peak = chip.flops[config.model.dtype]
-                exchange = hardware.all_reduce_seconds(size, count, chip.link)
+                exchange = accelerators.all_reduce_seconds(size, count, chip.link)
                 shares = [
-                    hardware.efficiency(work, count, flops=each, bandwidth=chip.bandwidth, link=chip.link)
+                    accelerators.efficiency(work, count, flops=each, bandwidth=chip.bandwidth, link=chip.link)
                     for each in (peak, peak / 2)
                 ]
                 print(
@@ -138,5 +140,4 @@ def predict(config: Config) -> None:
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    flags.mark_flags_as_required(["config"])
-    app.run(main, flags_parser=parse_flags)
+    command_line.run(main, CONFIG, required=["config"])

@@ -9,9 +9,9 @@ PyTorch: pip install -e '.[peers]'.
 
 Model FLOP/s count the author's operations (benchmarks/operations.py), whatever the program in fact computes. The peak
 they are held against is that of a large matrix product in the same run, and the nominal one of a device that
-rvae_jax/hardware.py knows. CPU seconds are those of all cores, the system's included. Each program has the memory that
-it gives itself: ours large pages (rvae_jax/huge_pages.py), the peers what the system gives by itself. To give all the
-same, set GLIBC_TUNABLES: to glibc.malloc.hugetlb=1, or to glibc.malloc.hugetlb=0.
+rvae_jax/hardware/accelerators.py knows. CPU seconds are those of all cores, the system's included. Each program has
+the memory that it gives itself: ours large pages (rvae_jax/hardware/huge_pages.py), the peers what the system gives by
+itself. To give all the same, set GLIBC_TUNABLES: to glibc.malloc.hugetlb=1, or to glibc.malloc.hugetlb=0.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ import sys
 import tempfile
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from benchmarks import machine, operations
 from benchmarks.contenders import PEERS, Contender, disagreement
+from rvae_jax import command_line
 from rvae_jax import config as config_lib
-from rvae_jax import hardware, huge_pages
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError
-from rvae_jax.logging import format_bytes
-from rvae_jax.main import CONFIG, parse_flags
+from rvae_jax.hardware import accelerators, huge_pages
+from rvae_jax.system.units import format_bytes
 
+CONFIG = command_line.define_config()
 AGAINST = flags.DEFINE_list("against", [], f"Programs to compare with, of {', '.join(list(PEERS)[1:])}.")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each program.", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", 3.0, "How long a turn is, about.", lower_bound=0.0)
@@ -206,7 +207,7 @@ def _machine(config: Config, ours: dict[str, Any]) -> str:
 def _own_figures(dtype: str, row: Row, peaks: tuple[float, float], first_compile_s: float) -> list[str]:
     found = row.description
     images = row.images_per_second * row.wall_s
-    nominal = hardware.of_kind(found["device_kind"])
+    nominal = accelerators.of_kind(found["device_kind"])
     shares = [f"{row.model_flops_per_second / peaks[0]:.0%} of a large matrix product's {peaks[0] / 1e12:,.3g}"]
     if nominal is not None:
         peak = nominal.flops[dtype]
@@ -256,5 +257,4 @@ def _kernel_table(kernels: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config"])
-    app.run(main, flags_parser=parse_flags)
+    command_line.run(main, CONFIG, required=["config"])

@@ -10,7 +10,7 @@ def __getattr__(name: str) -> Any:
     # Loading a run needs Orbax and more; `import rvae_jax.losses` must need JAX alone.
     if name == "load":
         try:
-            from rvae_jax.inference import load
+            from rvae_jax.inference.trained_vae import load
         except ModuleNotFoundError as error:
             raise ImportError(f"rvae_jax.load needs {error.name}; pip install 'rvae_jax[train]'") from error
         return load

@@ -85,7 +85,7 @@ class LossConfig:
 
 @dataclasses.dataclass
 class OptimizerConfig:
-    """Adam for both players; see ``train_state.make_optimizer``.
+    """Adam for both players; see ``state.make_optimizer``.
 
     Attributes:
       learning_rate: after the warm-up.
@@ -151,7 +151,7 @@ class Config:
       eval_every: steps between two evaluations, each with pictures and a checkpoint.
       keep_checkpoints: newest checkpoints that are kept, besides the best.
       parallel: how the step runs on several devices, ``jit`` over a mesh with global arrays, or ``pmap``; see
-        ``parallel.DataParallel``. Both compute the same.
+        ``sharding.DataParallel``. Both compute the same.
       shard_optimizer: whether each device keeps a part of the optimizer's state only (ZeRO-1), with ``jit``.
       accumulate_steps: parts that a device goes through its part of the batch in, to need less memory; the step stays
         that of the whole batch. With ``model.norm="frozen"``.

@@ -5,27 +5,17 @@ import pathlib
 import signal
 import sys
 import traceback
-from typing import Literal
 
-try:
-    from absl import app, flags
-    from ml_collections import config_flags
-except ModuleNotFoundError as error:
-    sys.exit(f"Error: training needs {error.name}; pip install 'rvae_jax[train]'")
+from rvae_jax import command_line
+from rvae_jax.errors import UserError, needs
+from rvae_jax.hardware import huge_pages
+from rvae_jax.system.files import cache_folder
 
-from rvae_jax import huge_pages
-from rvae_jax.config import Config, literal_fields
-from rvae_jax.errors import UserError
+with needs("train", command=True):
+    from absl import flags
 
-for _, _choices in literal_fields(Config()):
-    config_flags.register_flag_parser_for_type(Literal[_choices], flags.EnumParser(_choices))
-
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "File that defines get_config(variant), as in --config=FILE:VARIANT.", lock_config=True
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run, or gs://BUCKET/PATH; all hosts share it. A run that is there already goes on."
-)
+CONFIG = command_line.define_config()
+WORKDIR = command_line.define_workdir()
 INIT_FROM = flags.DEFINE_string(
     "init_from", None, "Work directory, exported directory or .safetensors file whose weights a new run starts from."
 )
@@ -49,48 +39,33 @@ def main(_: list[str]) -> None:
     what the system makes of a crash): the same command, in all processes, goes on from the last checkpoint.
     """
     # A compiled step is kept, so that the next start of the same configuration takes seconds.
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rvae_jax" / "xla"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("xla")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     # imports JAX, which reads the environment
-    from rvae_jax import cluster
-    from rvae_jax.train import train
+    from rvae_jax.distributed import processes
+    from rvae_jax.training.loop import train
 
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until there is something to save
     try:
-        cluster.initialize(DISTRIBUTED.value, COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value)
-        if cluster.is_several():
-            print(cluster.describe(), flush=True)
-        if not cluster.is_first():
+        processes.initialize(DISTRIBUTED.value, COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        if processes.is_several():
+            print(processes.describe(), flush=True)
+        if not processes.is_first():
             sys.stdout = pathlib.Path(os.devnull).open("w")  # noqa: SIM115 - until the end
         stopped_by = train(CONFIG.value, WORKDIR.value, INIT_FROM.value)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
-        cluster.leave(1)
+        processes.leave(1)
     except KeyboardInterrupt:  # before there is anything to save, or for the second time
-        cluster.leave(130)
+        processes.leave(130)
     except Exception:
         traceback.print_exc()
-        cluster.leave(UNEXPECTED)
+        processes.leave(UNEXPECTED)
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; what is wrong with it is said in one line."""
-    try:
-        rest = flags.FLAGS(argv)
-        if CONFIG.value is not None and not isinstance(CONFIG.value, Config):
-            getattr(CONFIG.value, "seed", None)  # raises what kept the file from being read
-            raise UserError(f"--config: get_config returned a {type(CONFIG.value).__name__}, expected a Config")
-        return rest
-    except (flags.Error, UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        sys.exit(f"Error: {' '.join(lines)}")
-
-
 if __name__ == "__main__":
     huge_pages.use()
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=parse_flags)
+    command_line.run(main, CONFIG, required=["config", "workdir"])

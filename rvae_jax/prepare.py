@@ -94,7 +94,8 @@ def _prepare(arguments: argparse.Namespace, data_dir: Path) -> None:
     import dataclasses
     import shlex
 
-    from rvae_jax.data import catalog, faces, preparation, sources, tables
+    from rvae_jax.data import catalog
+    from rvae_jax.data.prepare import faces, preparation, sources, tables
     from rvae_jax.errors import UserError
 
     face_set = faces.FACE_SETS.get(arguments.source)
@@ -135,7 +136,7 @@ def _prepare(arguments: argparse.Namespace, data_dir: Path) -> None:
 
 def _list(data_dir: Path) -> None:
     from rvae_jax.data import catalog
-    from rvae_jax.logging import format_bytes
+    from rvae_jax.system.units import format_bytes
 
     rows = list(catalog.listing(data_dir))
     print(f"{data_dir}: {len(rows) or 'no'} data sets")

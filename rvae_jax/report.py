@@ -1,10 +1,11 @@
 """One page about one run or several, side by side: ``python -m rvae_jax.report --workdir=runs/orl``."""
 
-import argparse
-import sys
+from __future__ import annotations
 
-from rvae_jax import evaluate
-from rvae_jax.errors import UserError, needs
+import argparse
+
+from rvae_jax import command_line
+from rvae_jax.errors import needs
 
 FILE = "report.html"
 
@@ -15,20 +16,20 @@ def main() -> None:
     add = parser.add_argument
     add("--workdir", required=True, action="append", help="of a run; give it again for more, side by side")
     add("--output", help="file to write, or gs://BUCKET/PATH (report.html in the first work directory)")
-    evaluate.add_arguments(parser)
+    command_line.add_data_dir(parser)
+    command_line.add_evaluation_arguments(parser)
     arguments = vars(parser.parse_args())
-    workdirs, output, data_dir = arguments.pop("workdir"), arguments.pop("output"), arguments.pop("data_dir")
     with needs("evaluate", command=True):  # after --help
-        from rvae_jax.inference import load
-        from rvae_jax.report_page import make_report
-        from rvae_jax.workdir import open_workdir, write_whole
-    try:
-        models = [load(workdir, data_dir=data_dir) for workdir in workdirs]
-        page = make_report(models, evaluate.settings_of(arguments))
-        path = open_workdir(output) if output else models[0].workdir / FILE
-        write_whole(path, page.encode())
-    except UserError as error:
-        sys.exit(f"Error: {error}")
+        from rvae_jax.inference.trained_vae import load
+        from rvae_jax.reporting.page import make_report
+        from rvae_jax.storage.workdir import open_workdir
+        from rvae_jax.system.files import write_atomically
+    with command_line.exit_on_user_error():
+        settings = command_line.evaluation_settings(arguments)
+        models = [load(workdir, data_dir=arguments["data_dir"]) for workdir in arguments["workdir"]]
+        page = make_report(models, settings)
+        path = open_workdir(arguments["output"]) if arguments["output"] else models[0].workdir / FILE
+        write_atomically(path, page.encode())
     print(f"Wrote {path}: open it in a browser")
 
 

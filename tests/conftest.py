@@ -44,14 +44,19 @@ def as_on(monkeypatch):
 @pytest.fixture(scope="module")
 def one_device():
     """Runs and models see one device only, and compile faster."""
-    from rvae_jax import parallel
+    from rvae_jax.distributed import sharding
 
-    all_devices = parallel.data_parallel
+    all_devices = sharding.data_parallel
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            parallel,
+            sharding,
             "data_parallel",
             lambda style="jit", **others: all_devices(style, **others | {"devices": jax.devices()[:1]}),
         )
         patch.setattr(jax, "device_count", lambda: 1)
         yield
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("data"))

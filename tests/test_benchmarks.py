@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks import contenders, kernels, operations, sizes
 from benchmarks.peers.ours import make_arrays
-from rvae_jax import hlo
 from rvae_jax.config import Config, ModelConfig
 from rvae_jax.errors import UserError
+from rvae_jax.hardware import cost
 
 
 def test_operations_are_those_that_the_author_counts():
@@ -84,9 +84,9 @@ def test_work_that_libraries_do_is_not_counted():
         cost_analysis=lambda: {"flops": 5.0, "bytes accessed": 6.0},
         as_text=lambda: "%c = f32[1] custom-call(%x)",
     )
-    assert hlo.cost(compiled, loop_steps=2) == hlo.Cost(6, 2, 10.0, 12.0)
+    assert cost.cost_of(compiled, loop_steps=2) == cost.Cost(6, 2, 10.0, 12.0)
     compiled.as_text = lambda: '%c = f32[1] custom-call(%x), custom_call_target="__cudnn$convForward"'
-    assert hlo.cost(compiled) == hlo.Cost(6, 2, None, None)
+    assert cost.cost_of(compiled) == cost.Cost(6, 2, None, None)
 
 
 def test_pytorch_computes_what_the_program_does():

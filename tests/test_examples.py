@@ -14,8 +14,8 @@ from matplotlib import pyplot
 
 from examples import face_detector
 from rvae_jax import config as config_module
-from rvae_jax import parallel
-from rvae_jax.data import orl
+from rvae_jax.data.prepare import orl
+from rvae_jax.distributed import sharding
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "reuse_losses.py"
 
@@ -54,7 +54,7 @@ def test_notebook_runs_from_above_to_below(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RVAE_VARIANT", "tiny")
     monkeypatch.setattr(config_module, "make_tiny", _toy(config_module.make_tiny))
     monkeypatch.delitem(sys.modules, "configs.orl", raising=False)
-    monkeypatch.setattr(parallel, "data_parallel", functools.partial(parallel.data_parallel, devices=jax.devices()[:1]))
+    monkeypatch.setattr(sharding, "data_parallel", functools.partial(sharding.data_parallel, devices=jax.devices()[:1]))
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     matplotlib.use("agg")
     shown = []

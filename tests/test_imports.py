@@ -23,8 +23,8 @@ OUTSIDE = ["tensorflow", "tensorflow_datasets", "orbax", "grain", "clu", "ml_col
 LAYERS = {
     "rvae_jax.losses": ["absl", "flax", "optax", *OUTSIDE],
     "rvae_jax.models": ["optax", *OUTSIDE],
-    "rvae_jax.train_state": OUTSIDE,
-    "rvae_jax.steps": OUTSIDE,
+    "rvae_jax.training.state": OUTSIDE,
+    "rvae_jax.training.step": OUTSIDE,
 }
 
 
@@ -44,9 +44,17 @@ def test_inner_modules_import_without_the_outside_world(module):
 
 MAY_IMPORT = {
     "losses": {"jax", "scipy", "rvae_jax.losses"},
-    "models": {"jax", "flax", "rvae_jax.models"},
-    "train_state": {"jax", "flax", "optax", "rvae_jax.models", "rvae_jax.config"},
-    "steps": {"jax", "flax", "optax", "rvae_jax.models", "rvae_jax.config", "rvae_jax.losses", "rvae_jax.train_state"},
+    "models": {"jax", "flax", "rvae_jax.models", "rvae_jax.config"},
+    "training/state": {"jax", "flax", "optax", "rvae_jax.models", "rvae_jax.config"},
+    "training/step": {
+        "jax",
+        "flax",
+        "optax",
+        "rvae_jax.models",
+        "rvae_jax.config",
+        "rvae_jax.losses",
+        "rvae_jax.training",
+    },
 }
 
 
@@ -71,14 +79,14 @@ def test_inner_modules_name_only_what_they_may(module):
 def test_without_the_training_extra_what_is_missing_is_named():
     result = _run("import runpy, sys; sys.modules['absl'] = None; runpy.run_module('rvae_jax.main')")
     assert result.returncode == 1
-    assert result.stderr == "Error: training needs absl; pip install 'rvae_jax[train]'\n"
+    assert result.stderr == "Error: absl is missing; pip install 'rvae_jax[train]'\n"
     result = _run("import sys; sys.modules['optax'] = None; import rvae_jax; rvae_jax.load")
     assert "ImportError: rvae_jax.load needs optax; pip install 'rvae_jax[train]'" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("program", "module", "missing", "extra"),
-    [("evaluate", "judging", "dm_pix", "evaluate"), ("report", "report_page", "jinja2", "evaluate")],
+    [("evaluate", "evaluation.evaluator", "dm_pix", "evaluate"), ("report", "reporting.page", "jinja2", "evaluate")],
 )
 def test_without_the_extra_for_judging_it_is_named(program, module, missing, extra):
     hide = f"import sys; sys.modules['{missing}'] = None;"

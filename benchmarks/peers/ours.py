@@ -14,12 +14,15 @@ import optax
 
 from benchmarks import kernels
 from benchmarks.peers import Peer
-from rvae_jax import compilation, hlo, parallel, weights
 from rvae_jax.config import Config
-from rvae_jax.data import pipeline
-from rvae_jax.program import Program, make_program
-from rvae_jax.steps import make_train_step
-from rvae_jax.train_state import TrainState, create_train_state
+from rvae_jax.data.pixels import to_float
+from rvae_jax.distributed import sharding
+from rvae_jax.hardware import cost
+from rvae_jax.planning import compilation
+from rvae_jax.storage import weights
+from rvae_jax.training.program import Program, make_program
+from rvae_jax.training.state import TrainState, create_train_state
+from rvae_jax.training.step import make_train_step
 
 TERMS = ("reconstruction", "population_kl", "variance_regularizer", "adversarial", "discriminator")
 
@@ -32,7 +35,7 @@ class Ours(Peer):
     def __init__(self, config: Config, arrays: dict[str, np.ndarray]) -> None:
         self.config = config
         self.arrays = arrays
-        self.layout = parallel.data_parallel(config.parallel, devices=jax.devices()[:1])
+        self.layout = sharding.data_parallel(config.parallel, devices=jax.devices()[:1])
         self.program = self.make_program()
         shapes = self.layout.with_shardings(self.program.state_shapes())
         shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
@@ -68,7 +71,7 @@ class Ours(Peer):
         optimizer = optax.sgd(1.0)  # with which the weights move by their gradients
         before = self._with_weights(create_train_state(vae, discriminator, optimizer, jax.random.key(0)))
         step = jax.jit(make_train_step(vae, discriminator, optimizer, self.config.loss))
-        after, metrics = step(before, pipeline.to_float(self.arrays["images"]), jax.random.key(0))
+        after, metrics = step(before, to_float(self.arrays["images"]), jax.random.key(0))
         old, new = (weights.by_name(weights.weights_of(each)) for each in (before, after))
         gradients = {
             self.our_name(name): np.asarray(old[name]) - np.asarray(new[name]) for name in old if "/params/" in name
@@ -82,7 +85,7 @@ class Ours(Peer):
         jax.block_until_ready((self.state, self.metrics))
 
     def describe(self) -> dict[str, Any]:
-        cost = hlo.cost(self.compiled, loop_steps=self.config.accumulate_steps)
+        needed = cost.cost_of(self.compiled, loop_steps=self.config.accumulate_steps)
         (device,) = self.layout.mesh.devices
         statistics = device.memory_stats()
         # Kibibytes on Linux.
@@ -92,9 +95,9 @@ class Ours(Peer):
             "platform": device.platform,
             "device_kind": device.device_kind,
             "compile_s": self.compile_s,
-            "compiled_flops": cost.flops,
-            "compiled_bytes": cost.bytes_accessed,
-            "compiled_memory": cost.memory,
+            "compiled_flops": needed.flops,
+            "compiled_bytes": needed.bytes_accessed,
+            "compiled_memory": needed.memory,
             "peak_memory": statistics["peak_bytes_in_use"] if statistics else process,
         }
 

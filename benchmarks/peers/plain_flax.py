@@ -12,11 +12,12 @@ from flax import linen as nn
 
 from benchmarks.peers.ours import Ours
 from rvae_jax.config import Config, ModelConfig
-from rvae_jax.data import pipeline
+from rvae_jax.data.pixels import to_float
 from rvae_jax.models import Reconstruction
-from rvae_jax.program import Program
-from rvae_jax.steps import Metrics, make_train_step
-from rvae_jax.train_state import TrainState, create_train_state, make_optimizer
+from rvae_jax.training.optimizer import make_optimizer
+from rvae_jax.training.program import Program
+from rvae_jax.training.state import TrainState, create_train_state
+from rvae_jax.training.step import Metrics, make_train_step
 
 NORM_LEAVES = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
 
@@ -204,7 +205,7 @@ class PlainFlax(Ours):
         on_floats = make_train_step(vae, discriminator, optimizer, config.loss)
 
         def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
-            return on_floats(state, pipeline.to_float(images), key)
+            return on_floats(state, to_float(images), key)
 
         return Program(
             vae,

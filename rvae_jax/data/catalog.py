@@ -17,8 +17,9 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import file_utils
 
 from rvae_jax.config import Config, DataConfig
-from rvae_jax.data import faces, orl, preparation, records, sources
-from rvae_jax.data.preparation import STAGING, Settings, config_name, read_record
+from rvae_jax.data import records
+from rvae_jax.data.prepare import faces, orl, preparation, sources
+from rvae_jax.data.prepare.preparation import STAGING, Settings, config_name, read_record
 from rvae_jax.errors import UserError
 
 

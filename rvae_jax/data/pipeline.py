@@ -8,7 +8,6 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import cv2
 import grain
@@ -16,6 +15,7 @@ import numpy as np
 
 from rvae_jax.config import Config, DataConfig
 from rvae_jax.data import images as pixels
+from rvae_jax.data.pixels import to_float
 from rvae_jax.data.records import DamagedError
 from rvae_jax.errors import UserError
 
@@ -160,11 +160,6 @@ def mean_image(source: ImageSource, config: Config, limit: int = 4096) -> np.nda
         for image in pool.map(lambda i: preprocess(images[i], config.model.image_shape, config.data.crop), indices):
             total += image
     return (total / len(indices) / 127.5 - 1).astype(np.float32)
-
-
-def to_float(images: Any) -> Any:
-    """uint8 images, of NumPy or JAX, as float32 in [-1, 1]."""
-    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def _read_options(source: ImageSource) -> grain.ReadOptions:

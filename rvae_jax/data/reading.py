@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from rvae_jax.config import Config
-from rvae_jax.data import catalog, decode, pipeline, sources
+from rvae_jax.data import catalog, pipeline
+from rvae_jax.data.prepare import decode, sources
 from rvae_jax.data.records import DamagedError, Images
 from rvae_jax.errors import UserError
 

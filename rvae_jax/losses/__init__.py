@@ -79,14 +79,7 @@ from rvae_jax.losses.reconstruction import (
     optimal_log_scale,
     perceptual_reconstruction,
 )
-from rvae_jax.losses.relatives import (
-    IMQ_SCALES,
-    DIPPenalty,
-    batch_norm_kl_bound,
-    dip_penalty,
-    free_bits_kl,
-    imq_mmd,
-)
+from rvae_jax.losses.relatives import IMQ_SCALES, DIPPenalty, batch_norm_kl_bound, dip_penalty, free_bits_kl, imq_mmd
 
 __all__ = [
     "ACTIVE_UNIT_VARIANCE",

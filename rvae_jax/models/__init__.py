@@ -1,6 +1,7 @@
 """The networks, in Flax Linen: residual VAE and PatchGAN discriminator. They need jax and flax alone."""
 
+from rvae_jax.models.build import make_models
 from rvae_jax.models.discriminator import Discriminator
 from rvae_jax.models.vae import VAE, Reconstruction
 
-__all__ = ["VAE", "Discriminator", "Reconstruction"]
+__all__ = ["VAE", "Discriminator", "Reconstruction", "make_models"]

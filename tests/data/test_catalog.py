@@ -13,8 +13,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from rvae_jax.config import Config, DataConfig, ModelConfig
-from rvae_jax.data import catalog, preparation, shards, sources
-from rvae_jax.data.examples import Settings
+from rvae_jax.data import catalog
+from rvae_jax.data.prepare import preparation, shards, sources
+from rvae_jax.data.prepare.examples import Settings
 from rvae_jax.errors import UserError
 
 

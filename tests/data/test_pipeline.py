@@ -7,6 +7,7 @@ import pytest
 
 from rvae_jax.config import Config, DataConfig, ModelConfig
 from rvae_jax.data import pipeline
+from rvae_jax.data.pixels import to_float
 from rvae_jax.data.records import DamagedError
 from rvae_jax.errors import UserError
 
@@ -199,8 +200,8 @@ def test_range():
     source = [np.zeros((8, 6, 1), np.uint8), np.full((8, 6, 1), 255, np.uint8), np.full((8, 6, 1), 51, np.uint8)]
     (batch,) = _take(pipeline.train_batches(source, _config(batch_size=3)), 1)
     expected = np.float32([-1, np.float32(51) / np.float32(127.5) - 1, 1])
-    np.testing.assert_array_equal(np.unique(pipeline.to_float(batch)), expected)
-    on_device = jax.jit(pipeline.to_float)(batch)
+    np.testing.assert_array_equal(np.unique(to_float(batch)), expected)
+    on_device = jax.jit(to_float)(batch)
     assert on_device.dtype == np.float32
     np.testing.assert_allclose(np.unique(on_device), expected, atol=1e-7)
     ((images, _),) = pipeline.eval_batches(source, _config(), 3)

@@ -10,8 +10,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from rvae_jax.data import preparation, records, sources
-from rvae_jax.data.examples import Settings
+from rvae_jax.data import records
+from rvae_jax.data.prepare import preparation, sources
+from rvae_jax.data.prepare.examples import Settings
 from rvae_jax.data.records import DamagedError, Images
 from rvae_jax.errors import UserError
 

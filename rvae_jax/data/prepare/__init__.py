@@ -1,0 +1,1 @@
+"""From pictures to a data set of images at the size that is trained on."""

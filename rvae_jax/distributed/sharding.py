@@ -1,0 +1,158 @@
+"""How a run is laid out over devices: the batch is split, the state is whole on each.
+
+One training step, two styles of running it on every device of every process. Between steps both hold the same global
+arrays, so that a run may go on in the other style, and on another number of devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rvae_jax.hardware.xla_options import compiler_options
+from rvae_jax.training.state import Player, TrainState
+
+AXIS = "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataParallel:
+    """Data parallelism over a mesh with one axis.
+
+    Attributes:
+      mesh: the devices of all processes, those of a process side by side.
+      style: ``jit``: the step sees the whole batch as one array, and the compiler splits it; the networks have no axis
+        name, and moments and statistics are those of the whole batch by themselves. ``pmap``: the step sees one
+        device's part, and the networks' axis name says over what to average.
+      shard_optimizer: whether each device keeps a part of the optimizer's state (ZeRO-1); with ``jit`` only.
+    """
+
+    mesh: Mesh
+    style: Literal["jit", "pmap"] = "jit"
+    shard_optimizer: bool = False
+
+    @property
+    def axis_name(self) -> str | None:
+        """The axis name that the networks take in this style."""
+        return AXIS if self.style == "pmap" else None
+
+    @property
+    def batch(self) -> NamedSharding:
+        """The sharding that splits the leading axis."""
+        return NamedSharding(self.mesh, PartitionSpec(AXIS))
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The sharding with everything on each device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def compiler_options(self) -> dict[str, str]:
+        """What XLA is told when it compiles for these devices, by ``jax.jit`` or ``Lowered.compile``."""
+        return compiler_options(self.mesh.devices.flat[0].platform)
+
+    def with_shardings(self, shapes: TrainState) -> TrainState:
+        """The state's shapes, each with the sharding that it has in training."""
+
+        def replicated(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated)
+
+        def optimizers(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._of_optimizer(leaf.shape))
+
+        def player(shapes: Player | None) -> Player | None:
+            return shapes and dataclasses.replace(
+                jax.tree.map(replicated, shapes), opt_state=jax.tree.map(optimizers, shapes.opt_state)
+            )
+
+        return dataclasses.replace(
+            jax.tree.map(replicated, shapes), vae=player(shapes.vae), discriminator=player(shapes.discriminator)
+        )
+
+    def _of_optimizer(self, shape: tuple[int, ...]) -> NamedSharding:
+        """Splits the longest axis that the devices divide, if there is one."""
+        divisible = [axis for axis, size in enumerate(shape) if size % self.mesh.size == 0]
+        if not self.shard_optimizer or not divisible:
+            return self.replicated
+        longest = max(divisible, key=lambda axis: shape[axis])
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, AXIS))
+
+    def lower(
+        self,
+        train_step: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Any]],
+        state: TrainState,
+        batch: Any,
+        key: jax.Array,
+    ) -> jax.stages.Lowered:
+        """Traces a training step for these devices; compiled with ``compiler_options``, it is what training calls.
+
+        Args:
+          train_step: ``(state, images, key) -> (state, metrics)``, see ``step.make_train_step``.
+          state: the state, or shapes with shardings; the compiled step uses up the one that it is given.
+          batch: a batch from ``to_devices``, or with ``jit`` its shape.
+          key: the run's random key.
+        """
+        if self.style == "pmap":
+            # State and metrics have no leading axis of devices: what comes out is the replicated array that went in.
+            mapped = jax.pmap(
+                train_step,
+                AXIS,
+                in_axes=(None, 0, None),
+                out_axes=None,
+                donate_argnums=0,
+                devices=list(self.mesh.devices),
+            )
+            return mapped.lower(state, batch, key)
+        of_state = jax.tree.map(lambda leaf: leaf.sharding, state)
+        return jax.jit(
+            train_step,
+            donate_argnums=0,
+            in_shardings=(of_state, self.batch, self.replicated),
+            out_shardings=(of_state, self.replicated),
+        ).lower(state, batch, key)
+
+    def to_devices(self, batches: Iterable[np.ndarray], ahead: int = 2) -> Iterator[jax.Array]:
+        """Global batches from each process's part of them, put on the devices ``ahead`` of their use."""
+        waiting: deque[jax.Array] = deque()
+        for batch in batches:
+            if self.style == "pmap":
+                batch = batch.reshape(len(self.mesh.local_devices), -1, *batch.shape[1:])
+            waiting.append(self.split(batch))
+            if len(waiting) > ahead:
+                yield waiting.popleft()
+        yield from waiting
+
+    def split(self, rows: np.ndarray) -> jax.Array:
+        """The global array of which this process has ``rows``, and each other process as many."""
+        return jax.make_array_from_process_local_data(self.batch, rows)
+
+
+def data_parallel(
+    style: Literal["jit", "pmap"] = "jit",
+    *,
+    shard_optimizer: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+) -> DataParallel:
+    """Data parallelism over ``devices``, by default all devices of all processes."""
+    # Rows of a batch are dealt out in this order, and a process reads neighbouring rows. For an all-reduce over all
+    # devices their order does not matter.
+    in_order = sorted(jax.devices() if devices is None else devices, key=lambda each: (each.process_index, each.id))
+    return DataParallel(Mesh(np.array(in_order), (AXIS,), axis_types=(AxisType.Auto,)), style, shard_optimizer)
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """The rows of a global array, split by its leading axis, that this process has."""
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def describe_devices() -> str:
+    """One line such as ``2 x TPU v5e (tpu)``."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"

@@ -1,0 +1,54 @@
+"""A work directory of a network that the author's program trained; ``rvae_jax.import_keras`` is the command."""
+
+from __future__ import annotations
+
+from etils import epath
+
+from rvae_jax import config as config_lib
+from rvae_jax.config import Config
+from rvae_jax.errors import UserError, needs
+from rvae_jax.storage import workdir as workdir_lib
+from rvae_jax.storage.checkpoints import Checkpoints
+from rvae_jax.storage.transfer import start_from
+from rvae_jax.training.program import make_program
+
+with needs("interop", command=False):
+    import jax
+
+    from rvae_jax.data import catalog
+    from rvae_jax.formats import keras_layout
+
+
+def import_keras(weights: epath.Path, config: Config, workdir: epath.PathLike) -> str:
+    """Writes the work directory.
+
+    Args:
+      weights: file of the author's program, see ``keras_layout.read``.
+      config: of the run that it is to be; its networks must be the file's.
+      workdir: of the run; it must not hold one.
+
+    Returns:
+      What was done, in words.
+
+    Raises:
+      UserError: the file or the configuration is wrong, or the work directory holds a run.
+      MissingError: what reads the file is not installed.
+    """
+    workdir = workdir_lib.open_workdir(workdir)
+    config_lib.validate(config, device_count=1)
+    for name in (workdir_lib.CONFIG_FILE, "checkpoints"):
+        if (workdir / name).exists():
+            raise UserError(f"--workdir={workdir} holds a run, there is {name}; give another")
+    found = keras_layout.read(weights, config)
+    config = catalog.resolve(config)
+    workdir_lib.make_folder(workdir)
+    state, left_out = start_from(make_program(config).create_state(jax.random.key(config.seed)), found)
+    assert not left_out, left_out
+    # The configuration last: it makes a run of the folder, which must not be one without these weights.
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    checkpoints.save(state)
+    checkpoints.close()
+    workdir_lib.claim(workdir, config)
+    count = len(jax.tree.leaves(found))
+    players = "encoder, sampler, decoder" + (" and discriminator" if "discriminator" in found else "")
+    return f"Placed {count} tensors of {weights}: {players}. {workdir} is a run at step 0; rvae_jax.main trains it on"

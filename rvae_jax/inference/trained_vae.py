@@ -1,0 +1,218 @@
+"""Using a trained model: encode, decode, reconstruct, sample."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from rvae_jax.config import Config
+from rvae_jax.data import reading
+from rvae_jax.data.pixels import to_float
+from rvae_jax.errors import UserError
+from rvae_jax.inference import samplers
+from rvae_jax.inference.batching import Batched
+from rvae_jax.inference.samplers import SamplerName
+from rvae_jax.models import VAE, make_models
+from rvae_jax.storage import stored_model
+from rvae_jax.storage import weights as weights_lib
+from rvae_jax.system.files import write_atomically
+
+_FITTED_TO = 10_000
+
+
+class TrainedVAE:
+    """A VAE with its weights. Images are float32 ``[n, H, W, C]`` in [-1, 1]; codes ``[n, latent_dim]``.
+
+    Any number of images or codes can be given: they go through in batches, over all devices of this process.
+
+    Attributes:
+      config: configuration of the run that it comes from.
+      step: step of the checkpoint that it comes from.
+      vae: the network.
+      variables: its weights and statistics; averaged weights where the run kept them.
+      workdir: the run's work directory, or where it was exported to; None for a model that was made in another way.
+      source: what it was loaded from, in words.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        step: int,
+        vae: VAE,
+        variables: Any,
+        workdir: epath.Path | None = None,
+        source: str = "memory",
+        moments: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        self.config = config
+        self.step = step
+        self.vae = vae
+        self.variables = variables
+        self.workdir = workdir
+        self.source = source
+        self._moments = moments
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.config.model.image_shape))
+        return f"TrainedVAE({shape} images, {self.config.model.latent_dim} latent dimensions; from {self.source})"
+
+    @functools.cached_property
+    def _encode(self) -> Batched:
+        return Batched(functools.partial(self.vae.apply, method="encode"), self.variables)
+
+    @functools.cached_property
+    def _decode(self) -> Batched:
+        return Batched(functools.partial(self.vae.apply, method="decode"), self.variables)
+
+    def encode(self, images: np.ndarray, label: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and log variance of each image's posterior, ``[n, latent_dim]`` each.
+
+        Args:
+          images: float32, in [-1, 1].
+          label: what a progress bar is called, or None for none.
+
+        Raises:
+          UserError: the images' shape is not the model's, there are none, or they are not floats.
+        """
+        expected = tuple(self.config.model.image_shape)
+        if np.ndim(images) != 4 or np.shape(images)[1:] != expected or not len(images):
+            raise UserError(f"images have shape {np.shape(images)}; expected (n, {', '.join(map(str, expected))})")
+        if not np.issubdtype(np.asarray(images).dtype, np.floating):
+            raise UserError(f"images are {np.asarray(images).dtype}; expected float32 in [-1, 1]: x / 127.5 - 1")
+        return self._encode(np.asarray(images, np.float32), label=label)
+
+    def decode(self, z: np.ndarray, label: str | None = None) -> np.ndarray:
+        """Images of the codes ``z``; values may leave [-1, 1] a little, clip them to show.
+
+        Args:
+          z: codes.
+          label: what a progress bar is called, or None for none.
+
+        Raises:
+          UserError: ``z`` is not ``[n, latent_dim]``.
+        """
+        latent_dim = self.config.model.latent_dim
+        if np.ndim(z) != 2 or np.shape(z)[1] != latent_dim or not len(z):
+            raise UserError(f"z has shape {np.shape(z)}; expected (n, {latent_dim})")
+        return self._decode(np.asarray(z, np.float32), label=label)
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """Decodes the mean of each image's posterior."""
+        mean, _ = self.encode(images)
+        return self.decode(mean)
+
+    def sample(self, n: int, seed: int = 0, sampler: SamplerName = "prior") -> np.ndarray:
+        """Decodes ``n`` codes drawn from the prior, or from a distribution fitted to the training images' codes.
+
+        Args:
+          n: number of images.
+          seed: of the draws.
+          sampler: ``prior``, ``gaussian`` or ``mixture``; see ``samplers``.
+
+        Raises:
+          UserError: there is no such sampler, or the training images are not there.
+        """
+        return self.decode(self.codes(n, seed, sampler))
+
+    def codes(self, n: int, seed: int = 0, sampler: SamplerName = "prior") -> np.ndarray:
+        """The codes that ``sample`` decodes, ``[n, latent_dim]``."""
+        samplers.check_name(sampler)
+        return self._sampler(sampler)(n, seed)
+
+    def _sampler(self, name: SamplerName) -> samplers.Draw:
+        if name == "prior":
+            return samplers.prior(self.config.model.latent_dim)
+        return self._gaussian if name == "gaussian" else self._mixture
+
+    @functools.cached_property
+    def _gaussian(self) -> samplers.Draw:
+        return samplers.gaussian(*self.moments)
+
+    @functools.cached_property
+    def _mixture(self) -> samplers.Draw:
+        return samplers.mixture(*self.population)
+
+    @functools.cached_property
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of the population of codes; see ``samplers.moments``.
+
+        Raises:
+          UserError: the model was not exported with them, and the training images are not there.
+        """
+        return samplers.moments(*self.population) if self._moments is None else self._moments
+
+    @functools.cached_property
+    def population(self) -> tuple[np.ndarray, np.ndarray]:
+        """Posteriors of the training images, or of 10,000 of them at equal distances.
+
+        Raises:
+          UserError: they are not there.
+        """
+        return self.encode(self.images("train", _FITTED_TO))
+
+    def images(self, split: str = "validation", limit: int | None = None) -> np.ndarray:
+        """Images of the run's data set, as the model takes them.
+
+        Args:
+          split: ``train``, ``selection`` or ``validation``: one of the run's own; else in TFDS's syntax.
+          limit: take this many at equal distances, or None for all.
+
+        Raises:
+          UserError: the data set, or the split, is not there.
+        """
+        return to_float(reading.read_split(self.config, split, limit))
+
+    def encode_folder(self, folder: os.PathLike | str, output: os.PathLike | str) -> int:
+        """Encodes every picture in a folder, zip or tar, and writes the codes to an ``.npz``.
+
+        Pictures are cut and scaled as ``prepare`` and the run's ``data.crop`` do it. The file has ``names``, ``mean``
+        and ``log_var``, one row a picture; ``skipped`` names those that could not be read.
+
+        Args:
+          folder: the pictures.
+          output: file to write; it is there only when it is whole.
+
+        Returns:
+          How many were encoded.
+
+        Raises:
+          UserError: there is no picture that can be read.
+        """
+        names, images, skipped = reading.read_folder(Path(folder), self.config)
+        mean, log_var = self.encode(to_float(images))
+        content = io.BytesIO()
+        np.savez(content, names=names, mean=mean, log_var=log_var, skipped=np.array(skipped, str))
+        write_atomically(epath.Path(output), content.getvalue())
+        return len(names)
+
+
+def load(path: epath.PathLike, step: int | None = None, data_dir: str | None = None) -> TrainedVAE:
+    """Loads a trained model; ``model.source``, which its repr shows, says what was found.
+
+    Args:
+      path: the work directory of a run, a directory that ``rvae_jax.export`` made, or a ``.safetensors`` file; local or
+        in an object store.
+      step: step of the checkpoint, or None for the one with the least error on the selection images.
+      data_dir: folder of prepared data sets, if it is not where the run had it.
+
+    Raises:
+      UserError: there is no model, no checkpoint, none of that step, or it cannot be read.
+    """
+    return from_stored(stored_model.read(path, step), data_dir)
+
+
+def from_stored(model: stored_model.StoredModel, data_dir: str | None = None) -> TrainedVAE:
+    """The model to use, of what was read; ``data_dir`` as in ``load``."""
+    config = copy.deepcopy(model.config)
+    if data_dir is not None:
+        config.data.data_dir = data_dir
+    vae, _ = make_models(config.model, adversarial=False)
+    variables = weights_lib.evaluated(model.weights)
+    return TrainedVAE(config, model.step, vae, variables, model.folder, model.source, model.moments)

@@ -1,0 +1,1 @@
+"""Pages about trained models: the report and the model card."""

@@ -1,0 +1,227 @@
+"""Checkpoints of a run, with Orbax: atomic, asynchronous, the newest few and the best.
+
+A checkpoint has two items: ``weights``, all that using the model needs, and ``training``, the rest of the state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+from rvae_jax.config import Config
+from rvae_jax.distributed import processes
+from rvae_jax.errors import UserError
+from rvae_jax.storage import weights as weights_lib
+from rvae_jax.storage import workdir as workdir_lib
+from rvae_jax.storage.weights import weights_of, with_weights
+from rvae_jax.system.files import is_remote
+from rvae_jax.training.state import TrainState
+
+SELECTION_METRIC = "selection_l1"
+
+# Orbax logs each file that it touches, and the traceback of each error that it then raises; we report those ourselves.
+absl_logging.set_verbosity(absl_logging.FATAL)
+
+
+class Checkpoints:
+    """The folder ``checkpoints`` of a work directory.
+
+    A checkpoint appears there only when it is whole. Kept are the newest few, and the one with the least selection
+    error (mean absolute error on the images of ``data.selection_split``).
+    """
+
+    def __init__(self, workdir: epath.PathLike, keep: int = 1, *, read_only: bool = False) -> None:
+        workdir = epath.Path(workdir)
+        self.folder = (workdir if is_remote(workdir) else workdir.resolve()) / "checkpoints"
+        keep_newest_and_best = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(keep),
+                checkpoint_managers.BestN(
+                    get_metric_fn=_selection_error, reverse=True, n=1, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+                best_fn=_selection_error,
+                best_mode="min",
+                preservation_policy=keep_newest_and_best,
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """Step with the least selection error, or the newest if none was evaluated, or None."""
+        best = self._manager.best_step()
+        return self._manager.latest_step() if best is None else best
+
+    def save(self, state: TrainState, selection_error: float | None = None) -> None:
+        """Starts to save ``state``; the state may be donated right after. One save is under way at a time.
+
+        Args:
+          state: the state to save, under its own step.
+          selection_error: mean absolute error on the selection images, or None if this state was not evaluated.
+
+        Raises:
+          OSError: the save before this one, or the beginning of this one, could not be written.
+        """
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                weights=ocp.args.StandardSave(weights_of(state)), training=ocp.args.StandardSave(_training_of(state))
+            ),
+            metrics=None if selection_error is None else {SELECTION_METRIC: float(selection_error)},
+        )
+
+    def wait(self) -> None:
+        """Returns when everything is on disk; raises what a save that was under way has raised."""
+        self._manager.wait_until_finished()
+
+    def restore_latest(self, like: TrainState) -> TrainState | None:
+        """Restores the newest checkpoint that can be read; None if there is no checkpoint.
+
+        One that cannot be read, by any process, is renamed to ``<step>.unreadable``, with a word, and the one before is
+        tried.
+
+        Args:
+          like: a state, or shapes with shardings, of what is restored.
+
+        Raises:
+          UserError: there are checkpoints, and none can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            state, reason = None, None
+            try:
+                state = self.restore(step, like)
+            except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
+                reason = _first_line(error)
+            reasons = [each for each in processes.exchange(reason) if each is not None]
+            if not reasons:
+                return state
+            aside = self.folder / f"{step}.unreadable"
+            print(f"Checkpoint {self.folder / str(step)} is unreadable ({reasons[0]}); moved to {aside}.")
+            if processes.is_first():
+                (self.folder / str(step)).rename(aside)
+            processes.barrier(f"rvae_jax checkpoint {step} moved")
+            self._manager.reload()
+        if steps:
+            raise UserError(
+                f"None of the checkpoints in {self.folder} can be read (steps {steps}); they were renamed to"
+                " *.unreadable. Put back a copy, or start again with another --workdir"
+            )
+        return None
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """Restores the whole state of ``step``."""
+        items = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                weights=ocp.args.StandardRestore(_abstract(weights_of(like))),
+                training=ocp.args.StandardRestore(_abstract(_training_of(like))),
+            ),
+        )
+        return _joined(items["weights"], items["training"], like)
+
+    def restore_weights(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """Restores the item ``weights`` of ``step`` alone; ``like`` has its shapes with shardings."""
+        args = ocp.args.Composite(weights=ocp.args.StandardRestore(like))
+        return self._manager.restore(step, args=args)["weights"]
+
+    def weight_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the item ``weights`` of ``step``, by a name such as ``vae/params/sampler/z_mean/kernel``."""
+        with ocp.StandardCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(self.folder / str(step) / "weights").item_metadata
+        return weights_lib.shapes(getattr(metadata, "tree", metadata))
+
+    def close(self) -> None:
+        """Waits, then lets go of the folder."""
+        self._manager.close()
+
+
+def load_weights(
+    workdir: epath.Path, step: int | None = None, sharding: jax.sharding.Sharding | None = None
+) -> tuple[Config, dict[str, Any], int]:
+    """Reads a run's configuration and the item ``weights`` of one of its checkpoints.
+
+    Args:
+      workdir: the run's work directory.
+      step: step of the checkpoint, or None for the best.
+      sharding: where the weights go, or None for the first device.
+
+    Returns:
+      Configuration, weights as ``weights.weights_of`` has them, and the step they are of.
+
+    Raises:
+      UserError: there is no run, no checkpoint, none of that step, or it cannot be read.
+    """
+    config = workdir_lib.read_config(workdir)
+    checkpoints = Checkpoints(workdir, read_only=True)
+    steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f"{checkpoints.folder} holds no checkpoint; train there first, or give another work directory")
+    if step is None:
+        step = checkpoints.best_step()
+    elif step not in steps:
+        raise UserError(f"{checkpoints.folder} holds no checkpoint of step {step}; there are {steps}")
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), weights_lib.expected(config)
+    )
+    try:
+        # Orbax finds other shapes out in a thread, with a traceback.
+        weights_lib.require_same_shapes(
+            checkpoints.weight_shapes(step),
+            weights_lib.shapes(like),
+            f"checkpoint {checkpoints.folder / str(step)} is of another configuration than"
+            f" {workdir / workdir_lib.CONFIG_FILE}",
+            f"put back the run's own {workdir_lib.CONFIG_FILE}",
+        )
+        return config, checkpoints.restore_weights(step, like), step
+    except UserError:
+        raise
+    except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
+        raise UserError(
+            f"checkpoint {checkpoints.folder / str(step)} is unreadable ({_first_line(error)}); give another step of"
+            f" {steps}"
+        ) from error
+    finally:
+        checkpoints.close()
+
+
+def _training_of(state: TrainState) -> dict[str, Any]:
+    training = {"step": state.step, "vae": state.vae.opt_state}
+    if state.discriminator is not None:
+        training["discriminator"] = state.discriminator.opt_state
+    return training
+
+
+def _joined(weights: dict[str, Any], training: dict[str, Any], like: TrainState) -> TrainState:
+    state = with_weights(like, weights)
+    players = {name: getattr(state, name).replace(opt_state=training[name]) for name in training if name != "step"}
+    return state.replace(step=training["step"], **players)
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
+
+
+def _selection_error(metrics: dict[str, float]) -> float:
+    return metrics[SELECTION_METRIC]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

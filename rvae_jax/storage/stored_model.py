@@ -1,0 +1,111 @@
+"""A trained model, in whichever form it is stored: a run's work directory, an exported directory, one file."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from etils import epath
+
+from rvae_jax import config as config_lib
+from rvae_jax.config import Config
+from rvae_jax.errors import UserError
+from rvae_jax.storage import tensor_file
+from rvae_jax.storage import workdir as workdir_lib
+from rvae_jax.storage.checkpoints import load_weights
+from rvae_jax.storage.workdir import CONFIG_FILE
+
+TENSORS_FILE = "model.safetensors"
+
+_LISTED = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredModel:
+    """What was found.
+
+    Attributes:
+      config: configuration of the run that it comes from.
+      weights: as ``weights.weights_of`` has them.
+      step: that they are of.
+      folder: the directory, or the one that the file is in.
+      source: what it was found in, in words.
+      moments: mean and covariance of the training images' codes, or None where they were not stored; see
+        ``samplers.moments``.
+    """
+
+    config: Config
+    weights: dict[str, Any]
+    step: int
+    folder: epath.Path
+    source: str
+    moments: tensor_file.Moments | None = None
+
+
+def read(path: epath.PathLike, step: int | None = None, sharding: jax.sharding.Sharding | None = None) -> StoredModel:
+    """Reads a model.
+
+    Args:
+      path: a run's work directory, a directory that ``rvae_jax.export`` made, or a ``.safetensors`` file; local or in
+        an object store.
+      step: step of the checkpoint, or None for the best of a work directory, the only one of an export.
+      sharding: where the weights go, or None for the first device.
+
+    Raises:
+      UserError: there is no model, none of that step, or it cannot be read.
+    """
+    path = workdir_lib.open_workdir(path)
+    if path.suffix == ".safetensors" and not path.is_dir():
+        return _read_tensors(path, step, sharding, path.parent, f"file {path}")
+    if is_export(path):
+        model = _read_tensors(path / TENSORS_FILE, step, sharding, path, f"exported directory {path}")
+        _require_same_config(path, model.config)
+        return model
+    if not (path / CONFIG_FILE).exists():
+        raise UserError(
+            f"{path} {_described(path)}; expected the --workdir of a run, with {CONFIG_FILE} and checkpoints, an"
+            f" exported directory, with {TENSORS_FILE}, or a .safetensors file"
+        )
+    config, weights, step = load_weights(path, step, sharding)
+    return StoredModel(config, weights, step, path, f"work directory {path}, step {step}")
+
+
+def is_export(path: epath.Path) -> bool:
+    """Whether it is a directory that ``rvae_jax.export`` made, and not that of a run."""
+    return (path / TENSORS_FILE).exists() and not (path / "checkpoints").exists()
+
+
+def _read_tensors(
+    file: epath.Path, step: int | None, sharding: jax.sharding.Sharding | None, folder: epath.Path, source: str
+) -> StoredModel:
+    if not file.exists():
+        raise UserError(f"{file} does not exist; expected a .safetensors file that rvae_jax.export wrote")
+    config, weights, there, moments = tensor_file.read(file, sharding)
+    if step not in (None, there):
+        raise UserError(f"{file} is of step {there}, and step {step} was asked for; export that step")
+    return StoredModel(config, weights, there, folder, f"{source}, step {there}", moments)
+
+
+def _require_same_config(folder: epath.Path, config: Config) -> None:
+    """Finds that what ``config.json`` says is what the weights beside it were trained with."""
+    if not (folder / CONFIG_FILE).exists():
+        return
+    there = workdir_lib.read_config(folder)
+    differing = config_lib.differences(config, there)
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{folder / CONFIG_FILE} has {name} = {config_lib.get_field(there, name)!r}, and {TENSORS_FILE} beside it"
+            f" {config_lib.get_field(config, name)!r}; put back the one that belongs to it, or leave it out"
+        )
+
+
+def _described(path: epath.Path) -> str:
+    if not path.exists():
+        return "does not exist"
+    if not path.is_dir():
+        return "is a file of another kind"
+    names = sorted(each.name for each in path.iterdir())
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"holds {', '.join(names[:_LISTED])}{more}" if names else "is an empty folder"

@@ -1,0 +1,145 @@
+"""A model as one ``.safetensors`` file: its weights by readable names, its configuration in the header.
+
+The names are ``encoder.stage_0.identity_0.conv_1.kernel`` and so on, ``discriminator.layer_0.conv.kernel``, and
+``ema.encoder.stem.kernel`` for averaged weights; ``population.mean`` and ``population.covariance`` are of the training
+images' codes. Kernels are (height, width, in, out), those of transposed convolutions
+(height, width, out, in), of dense layers (in, out).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from rvae_jax import config as config_lib
+from rvae_jax.config import Config
+from rvae_jax.errors import UserError
+from rvae_jax.storage import weights as weights_lib
+from rvae_jax.system.files import is_remote
+
+FORMAT = "rvae_jax 1"
+
+# Mean and covariance of a population of codes; see ``samplers.moments``.
+Moments = tuple[np.ndarray, np.ndarray]
+
+_MOMENTS = ("population.mean", "population.covariance")
+_PREFIXES = {
+    "vae/params/": "",
+    "vae/batch_stats/": "",
+    "discriminator/params/": "discriminator.",
+    "discriminator/batch_stats/": "discriminator.",
+    "ema_params/": "ema.",
+}
+
+
+def to_bytes(config: Config, weights: dict[str, Any], step: int, moments: Moments | None = None) -> bytes:
+    """The content of the file.
+
+    Args:
+      config: of the run.
+      weights: as ``weights.weights_of`` has them.
+      step: that they are of.
+      moments: of the training images' codes, or None to leave them out.
+    """
+    arrays = {_readable(name): np.ascontiguousarray(leaf) for name, leaf in weights_lib.by_name(weights).items()}
+    if moments is not None:
+        arrays |= {name: value.astype(np.float32) for name, value in zip(_MOMENTS, moments, strict=True)}
+    header = {"format": FORMAT, "step": str(step), "config": json.dumps(config_lib.to_dict(config))}
+    return save(arrays, header)
+
+
+def read(
+    path: epath.Path, sharding: jax.sharding.Sharding | None = None
+) -> tuple[Config, dict[str, Any], int, Moments | None]:
+    """Reads what ``to_bytes`` made.
+
+    Args:
+      path: of the file.
+      sharding: where the weights go, or None for the first device.
+
+    Returns:
+      What ``to_bytes`` was given.
+
+    Raises:
+      UserError: it is no such file, cut off, or its weights are not those of its configuration.
+    """
+    with _opened(path) as file:
+        config, step = _header(path, file.metadata())
+        expected = weights_lib.by_name(weights_lib.expected(config))
+        names = {name: _readable(name) for name in expected}
+        shapes = {names[name]: tuple(leaf.shape) for name, leaf in expected.items()}
+        has_moments = any(name in _MOMENTS for name in file.keys())  # noqa: SIM118 - not a dict
+        if has_moments:
+            d = config.model.latent_dim
+            shapes |= zip(_MOMENTS, ((d,), (d, d)), strict=True)
+        arrays = _read_all(path, file, shapes)
+    weights = weights_lib.from_names({name: arrays[readable] for name, readable in names.items()})
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    moments = tuple(arrays[name] for name in _MOMENTS) if has_moments else None
+    return config, jax.device_put(weights, sharding), step, moments
+
+
+def _readable(name: str) -> str:
+    prefix = next(prefix for prefix in _PREFIXES if name.startswith(prefix))
+    return _PREFIXES[prefix] + name.removeprefix(prefix).replace("/", ".")
+
+
+def _header(path: epath.Path, header: dict[str, str] | None) -> tuple[Config, int]:
+    header = header or {}
+    if header.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is a .safetensors file, but not one that rvae_jax.export wrote: its header's format is"
+            f" {header.get('format')!r}; expected {FORMAT!r}"
+        )
+    try:
+        return config_lib.from_dict(json.loads(header["config"])), int(header["step"])
+    except (KeyError, ValueError, UserError) as error:
+        raise UserError(f"{path} has a header that cannot be read: {error}; it may be of a newer rvae_jax") from None
+
+
+def _read_all(path: epath.Path, file: Any, expected: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """All arrays of the file, which must be those of ``expected``."""
+    there = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    weights_lib.require_same_shapes(
+        {name: tuple(tensor.get_shape()) for name, tensor in there.items()},
+        expected,
+        f"{path} does not fit its configuration",
+        "export it again, or fetch it again",
+    )
+    for name, tensor in there.items():
+        if tensor.get_dtype() != "F32":
+            raise UserError(f"{path}: {name} is {tensor.get_dtype()}; expected F32")
+    return {name: file.get_tensor(name) for name in there}
+
+
+@contextlib.contextmanager
+def _opened(path: epath.Path) -> Iterator[Any]:
+    try:
+        with _local(path) as local, safe_open(local, "numpy") as file:
+            yield file
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} is not a whole .safetensors file ({error}); export it again, or fetch it again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _local(path: epath.Path) -> Iterator[Path]:
+    """A file of the local disk with the content of ``path``."""
+    if not is_remote(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy

@@ -1,0 +1,96 @@
+"""A work directory belongs to one run: its configuration says which."""
+
+from __future__ import annotations
+
+import json
+
+from etils import epath
+
+from rvae_jax import config as config_lib
+from rvae_jax.config import Config
+from rvae_jax.errors import UserError
+from rvae_jax.system.files import is_remote, write_atomically
+
+CONFIG_FILE = "config.json"
+
+
+def open_workdir(path: epath.PathLike) -> epath.Path:
+    """The path of a work directory: local, or in an object store such as ``gs://BUCKET/PATH``.
+
+    Raises:
+      UserError: it is in an object store, and what reaches it is not installed.
+    """
+    workdir = epath.Path(path).expanduser()  # a shell leaves the ~ of --workdir=~/runs alone
+    if is_remote(workdir):
+        try:
+            workdir.exists()
+        except ImportError as error:
+            raise UserError(f"--workdir={workdir}: {error.name} is missing; pip install 'rvae_jax[gcs]'") from None
+    return workdir
+
+
+def read_config(workdir: epath.Path) -> Config:
+    """The configuration of the run in ``workdir``.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    path = workdir / CONFIG_FILE
+    try:
+        return config_lib.from_dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE}; expected the --workdir of a run") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}); put back a copy, or use another --workdir") from None
+
+
+def require_same(workdir: epath.Path, config: Config) -> None:
+    """Finds that ``workdir`` holds no run but ``config``.
+
+    Raises:
+      UserError: it holds a run whose configuration differs in more than ``config.MAY_CHANGE``.
+    """
+    if not (workdir / CONFIG_FILE).exists():
+        return
+    there = read_config(workdir)
+    differing = [name for name in config_lib.differences(config, there) if name not in config_lib.MAY_CHANGE]
+    if differing == ["data.name"] and config.data.folder is not None and config.data.folder == there.data.folder:
+        raise UserError(
+            f"--workdir={workdir} holds a run on {there.data.name}, but the files in --config.data.folder have changed"
+            f" since; to go on with it, give --config.data.name={there.data.name} instead; to train on what is there"
+            " now, give another --workdir"
+        )
+    if differing:
+        listed = ", ".join(
+            f"{name} is {config_lib.get_field(there, name)!r} there and {config_lib.get_field(config, name)!r} here"
+            for name in differing
+        )
+        raise UserError(
+            f"--workdir={workdir} holds a run with another configuration: {listed}; use another --workdir, or that"
+            " configuration"
+        )
+
+
+def make_folder(workdir: epath.Path) -> None:
+    """Makes the folder, if it is not there.
+
+    Raises:
+      UserError: it is a file, or in one, or cannot be made.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--workdir={workdir} is a file; expected a folder, or a path where one can be made") from None
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from None
+
+
+def claim(workdir: epath.Path, config: Config) -> None:
+    """Makes ``workdir`` the work directory of the run ``config``, or finds that it is.
+
+    Raises:
+      UserError: it is no folder, or see ``require_same``.
+    """
+    make_folder(workdir)
+    require_same(workdir, config)
+    write_atomically(workdir / CONFIG_FILE, (json.dumps(config_lib.to_dict(config), indent=2) + "\n").encode())

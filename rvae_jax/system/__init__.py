@@ -1,0 +1,1 @@
+"""Files and units: what every other folder may use."""

@@ -1,0 +1,30 @@
+"""Files that are complete or not there, and the folder for what may be deleted at any time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+from etils import epath
+
+
+def is_remote(path: epath.Path) -> bool:
+    """Whether it is in an object store."""
+    return "://" in str(path)
+
+
+def write_atomically(path: epath.PathLike, content: bytes) -> None:
+    """Writes a file that appears under its name only when it is complete; makes its folder."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if is_remote(path):  # An object appears when all of it has arrived, and is slow to rename.
+        path.write_bytes(content)
+        return
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def cache_folder(name: str) -> Path:
+    """The folder of this user for what can be computed again, such as compiled programs; it may not exist yet."""
+    return platformdirs.user_cache_path("rvae_jax", appauthor=False) / name

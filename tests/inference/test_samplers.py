@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from rvae_jax.errors import UserError
+from rvae_jax.inference import samplers
+
+
+@pytest.fixture(scope="module")
+def population():
+    rng = np.random.default_rng(0)
+    centres = np.where(rng.random((3000, 1)) < 0.3, -2.0, 2.0)
+    mean = np.concatenate([centres, centres * 0.5], axis=1) + 0.3 * rng.normal(size=(3000, 2))
+    return mean.astype(np.float32), np.full((3000, 2), np.log(0.04), np.float32)
+
+
+def test_the_prior_is_standard_normal():
+    z = samplers.prior(5)(20_000, 1)
+    assert z.shape == (20_000, 5) and z.dtype == np.float32
+    np.testing.assert_allclose(z.mean(0), 0, atol=0.03)
+    np.testing.assert_allclose(np.cov(z.T), np.eye(5), atol=0.04)
+
+
+def fitted_gaussian(mean, log_var):
+    return samplers.gaussian(*samplers.moments(mean, log_var))
+
+
+FITS = (fitted_gaussian, samplers.mixture)
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_fitted_samplers_have_the_population_moments(population, fit):
+    mean, log_var = population
+    z = fit(mean, log_var)(20_000, 0)
+    assert z.shape == (20_000, 2) and z.dtype == np.float32
+    np.testing.assert_allclose(z.mean(0), mean.mean(0), atol=0.06)
+    np.testing.assert_allclose(np.cov(z.T), np.cov(mean.T) + 0.04 * np.eye(2), atol=0.12)
+
+
+def test_only_the_mixture_has_the_two_clusters(population):
+    between = {fit: np.mean(np.abs(fit(*population)(20_000, 0)[:, 0]) < 0.8) for fit in FITS}
+    assert between[samplers.mixture] < 0.005 < 0.2 < between[fitted_gaussian]
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_draws_depend_on_the_seed_alone(population, fit):
+    draw = fit(*population)
+    np.testing.assert_array_equal(draw(7, 3), draw(7, 3))
+    assert np.abs(draw(7, 3) - draw(7, 4)).max() > 0.1
+
+
+def test_mixture_of_few_codes_in_many_dimensions():
+    rng = np.random.default_rng(1)
+    mean = rng.normal(size=(40, 32)).astype(np.float32)
+    z = samplers.mixture(mean, np.full((40, 32), -2.0, np.float32))(50, 0)
+    assert np.isfinite(z).all() and z.shape == (50, 32)
+
+
+def test_unknown_sampler():
+    with pytest.raises(UserError, match="sampler='flow': expected 'prior', 'gaussian', 'mixture'"):
+        samplers.check_name("flow")
