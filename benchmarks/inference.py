@@ -110,14 +110,14 @@ def measure(config: Config, sizes: list[int]) -> dict[str, Any]:
             rates[name][size].append(_rate(calls[name], size))
     height, width, _ = config.model.image_shape
     print(
-        f"{sharding.describe_devices()}, jax {jax.__version__} ({machine.describe()}): {height}x{width},"
+        f"{sharding.describe_devices(jax.devices())}, jax {jax.__version__} ({machine.describe()}): {height}x{width},"
         f" {config.model.dtype}; images/s, medians and extremes of {ROUNDS.value} turns\n"
     )
     print("\n".join(_rate_table(rates, sizes)))
     print(f"\n{len(requests)} requests of 1 to {_MOST} images, {sum(requests):,} in all, to a new model:\n")
     print("\n".join(_stream_table(streams)))
     return {
-        "device": sharding.describe_devices(),
+        "device": sharding.describe_devices(jax.devices()),
         "machine": machine.describe(),
         "jax": jax.__version__,
         "config": config_lib.to_dict(config),

@@ -43,17 +43,11 @@ def as_on(monkeypatch):
 
 @pytest.fixture(scope="module")
 def one_device():
-    """Runs and models see one device only, and compile faster."""
-    from rvae_jax.distributed import sharding
-
-    all_devices = sharding.data_parallel
+    """As on a machine with one device, where runs and models compile faster."""
+    first = jax.devices()[:1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            sharding,
-            "data_parallel",
-            lambda style="jit", **others: all_devices(style, **others | {"devices": jax.devices()[:1]}),
-        )
-        patch.setattr(jax, "device_count", lambda: 1)
+        patch.setattr(jax, "devices", lambda: first)
+        patch.setattr(jax, "local_devices", lambda: first)
         yield
 
 

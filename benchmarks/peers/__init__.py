@@ -14,7 +14,7 @@ class Peer(abc.ABC):
     """A training step, ready to be taken.
 
     A peer is made from a configuration and from arrays by name: ``images`` (bytes, ``[b, H, W, C]``), ``noise``
-    (``[b, latent_dim]``), and the weights, named as in ``rvae_jax.weights.by_name``.
+    (``[b, latent_dim]``), and the weights, named as in ``rvae_jax.storage.weights.flatten``.
 
     Attributes:
       name: how tables call it.

@@ -62,9 +62,9 @@ class Ours(Peer):
         return name
 
     def _with_weights(self, state: TrainState) -> TrainState:
-        names = weights.by_name(weights.weights_of(state))
+        names = weights.flatten(state.weights)
         given = {name: self.arrays[self.our_name(name)] for name in names}
-        return weights.with_weights(state, weights.from_names(given))
+        return state.with_weights(weights.unflatten(given))
 
     def first_step(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         vae, discriminator = self.program.vae, self.program.discriminator
@@ -72,7 +72,7 @@ class Ours(Peer):
         before = self._with_weights(create_train_state(vae, discriminator, optimizer, jax.random.key(0)))
         step = jax.jit(make_train_step(vae, discriminator, optimizer, self.config.loss))
         after, metrics = step(before, to_float(self.arrays["images"]), jax.random.key(0))
-        old, new = (weights.by_name(weights.weights_of(each)) for each in (before, after))
+        old, new = (weights.flatten(each.weights) for each in (before, after))
         gradients = {
             self.our_name(name): np.asarray(old[name]) - np.asarray(new[name]) for name in old if "/params/" in name
         }
@@ -122,7 +122,7 @@ def make_arrays(config: Config) -> dict[str, np.ndarray]:
     """What every peer is made from. Norms are not the identity that they begin as, so that a check sees them."""
     rng = np.random.default_rng(0)
     state = make_program(config).create_state(jax.random.key(0))
-    arrays = {name: np.array(leaf) for name, leaf in weights.by_name(weights.weights_of(state)).items()}
+    arrays = {name: np.array(leaf) for name, leaf in weights.flatten(state.weights).items()}
     for leaf in arrays.values():
         if leaf.ndim == 1:
             leaf += rng.uniform(-0.1, 0.1, leaf.shape).astype(leaf.dtype)

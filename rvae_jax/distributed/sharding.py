@@ -16,7 +16,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rvae_jax.hardware.xla_options import compiler_options
-from rvae_jax.training.state import Player, TrainState
 
 AXIS = "data"
 
@@ -55,25 +54,22 @@ class DataParallel:
     @property
     def compiler_options(self) -> dict[str, str]:
         """What XLA is told when it compiles for these devices, by ``jax.jit`` or ``Lowered.compile``."""
-        return compiler_options(self.mesh.devices.flat[0].platform)
+        return compiler_options(self.platform)
 
-    def with_shardings(self, shapes: TrainState) -> TrainState:
-        """The state's shapes, each with the sharding that it has in training."""
+    @property
+    def platform(self) -> str:
+        """``cpu``, ``gpu`` or ``tpu``."""
+        return self.mesh.devices.flat[0].platform
 
-        def replicated(leaf: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.replicated)
+    def with_shardings(self, shapes: Any) -> Any:
+        """Shapes of a training state, each with the sharding that it has in training."""
 
-        def optimizers(leaf: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._of_optimizer(leaf.shape))
+        def with_sharding(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+            in_optimizer = any(getattr(key, "name", None) == "opt_state" for key in path)
+            sharding = self._of_optimizer(leaf.shape) if in_optimizer else self.replicated
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-        def player(shapes: Player | None) -> Player | None:
-            return shapes and dataclasses.replace(
-                jax.tree.map(replicated, shapes), opt_state=jax.tree.map(optimizers, shapes.opt_state)
-            )
-
-        return dataclasses.replace(
-            jax.tree.map(replicated, shapes), vae=player(shapes.vae), discriminator=player(shapes.discriminator)
-        )
+        return jax.tree_util.tree_map_with_path(with_sharding, shapes)
 
     def _of_optimizer(self, shape: tuple[int, ...]) -> NamedSharding:
         """Splits the longest axis that the devices divide, if there is one."""
@@ -85,8 +81,8 @@ class DataParallel:
 
     def lower(
         self,
-        train_step: Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Any]],
-        state: TrainState,
+        train_step: Callable[[Any, jax.Array, jax.Array], tuple[Any, Any]],
+        state: Any,
         batch: Any,
         key: jax.Array,
     ) -> jax.stages.Lowered:
@@ -152,7 +148,6 @@ def local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
-def describe_devices() -> str:
+def describe_devices(devices: Sequence[jax.Device]) -> str:
     """One line such as ``2 x TPU v5e (tpu)``."""
-    devices = jax.devices()
     return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"

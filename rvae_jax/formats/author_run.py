@@ -9,7 +9,7 @@ from rvae_jax.config import Config
 from rvae_jax.errors import UserError, needs
 from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.checkpoints import Checkpoints
-from rvae_jax.storage.transfer import start_from
+from rvae_jax.storage.transfer import take_over
 from rvae_jax.training.program import make_program
 
 with needs("interop", command=False):
@@ -42,11 +42,12 @@ def import_keras(weights: epath.Path, config: Config, workdir: epath.PathLike) -
     found = keras_layout.read(weights, config)
     config = catalog.resolve(config)
     workdir_lib.make_folder(workdir)
-    state, left_out = start_from(make_program(config).create_state(jax.random.key(config.seed)), found)
+    state = make_program(config).create_state(jax.random.key(config.seed))
+    taken, left_out = take_over(state.weights, found)
     assert not left_out, left_out
     # The configuration last: it makes a run of the folder, which must not be one without these weights.
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    checkpoints.save(state)
+    checkpoints.save(state.with_weights(taken).to_items())
     checkpoints.close()
     workdir_lib.claim(workdir, config)
     count = len(jax.tree.leaves(found))

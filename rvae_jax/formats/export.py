@@ -45,9 +45,9 @@ def stablehlo(model: StoredModel) -> Iterator[File]:
     """Encoder and decoder, computing in the type of the configuration."""
     with needs("interop", command=False):
         from rvae_jax.formats import stablehlo
-        from rvae_jax.storage.weights import evaluated
+        from rvae_jax.storage.weights import evaluation_variables
     for network in _networks(model.config):
-        content = stablehlo.to_bytes(network.function, evaluated(model.weights), network.item)
+        content = stablehlo.to_bytes(network.function, evaluation_variables(model.weights), network.item)
         yield f"{network.name}.jax_export", content
 
 
@@ -55,13 +55,13 @@ def onnx(model: StoredModel) -> Iterator[File]:
     """Encoder and decoder, computing in float32, as the weights are."""
     with needs("interop", command=False):
         from rvae_jax.formats import onnx_graph
-        from rvae_jax.storage.weights import evaluated
+        from rvae_jax.storage.weights import evaluation_variables
     config = copy.deepcopy(model.config)
     config.model.dtype = "float32"
     for network in _networks(config):
         graph = onnx_graph.to_onnx(
             network.function,
-            evaluated(model.weights),
+            evaluation_variables(model.weights),
             network.item,
             input_name=network.input,
             output_names=network.outputs,

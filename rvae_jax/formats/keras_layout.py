@@ -57,7 +57,7 @@ class Layer:
     name: str | None = None
 
     def datasets(self) -> Iterator[tuple[str, str]]:
-        """Each tensor's place in the file, and our name, as ``weights.by_name`` has it."""
+        """Each tensor's place in the file, and our name, as ``storage.weights.flatten`` has it."""
         player = "discriminator" if self.name and self.name.startswith("discriminator/") else "vae"
         for number, tensor in enumerate(self.tensors):
             kind = "batch_stats" if tensor.startswith("moving_") else "params"
@@ -150,7 +150,7 @@ def read(path: epath.Path, config: Config) -> dict[str, Any]:
       config: with the networks that it is of.
 
     Returns:
-      What ``weights.weights_of`` has of a run without averaged weights.
+      What ``training.state.TrainState.weights`` has of a run without averaged weights.
 
     Raises:
       UserError: it is no such file, or of other networks than the configuration's: each of its tensors must have its
@@ -160,7 +160,9 @@ def read(path: epath.Path, config: Config) -> dict[str, Any]:
     places = dict(place for layer in layers(config) for place in layer.datasets())
     _require_author(path, there)
     _require_players(path, there, config)
-    expected = {name: tuple(leaf.shape) for name, leaf in weights_lib.by_name(weights_lib.expected(config)).items()}
+    expected = {
+        name: tuple(leaf.shape) for name, leaf in weights_lib.flatten(weights_lib.expected_weights(config)).items()
+    }
     wrong = [
         f"{dataset} ({name}) is {_described(there.get(dataset))}; expected float32 of shape {expected[name]}"
         for dataset, name in places.items()
@@ -173,7 +175,7 @@ def read(path: epath.Path, config: Config) -> dict[str, Any]:
             f"{f', and {len(wrong) - 1} more of {len(places)} tensors' if len(wrong) > 1 else ''}."
             f" The file has {_summary(there)}; give the configuration that it was trained with"
         )
-    return weights_lib.from_names({name: there[dataset] for dataset, name in places.items()})
+    return weights_lib.unflatten({name: there[dataset] for dataset, name in places.items()})
 
 
 def to_bytes(config: Config, weights: dict[str, Any]) -> bytes:
@@ -181,9 +183,9 @@ def to_bytes(config: Config, weights: dict[str, Any]) -> bytes:
 
     Args:
       config: of the run.
-      weights: as ``weights.weights_of`` has them; averaged ones, where there are any, stand for the VAE's.
+      weights: as ``training.state.TrainState.weights`` has them; averaged weights, if any, are taken for the VAE's.
     """
-    leaves = weights_lib.by_name({**weights, "vae": weights_lib.evaluated(weights)})
+    leaves = weights_lib.flatten({**weights, "vae": weights_lib.evaluation_variables(weights)})
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         found = layers(config)

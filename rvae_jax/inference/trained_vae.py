@@ -214,5 +214,5 @@ def from_stored(model: stored_model.StoredModel, data_dir: str | None = None) ->
     if data_dir is not None:
         config.data.data_dir = data_dir
     vae, _ = make_models(config.model, adversarial=False)
-    variables = weights_lib.evaluated(model.weights)
+    variables = weights_lib.evaluation_variables(model.weights)
     return TrainedVAE(config, model.step, vae, variables, model.folder, model.source, model.moments)

@@ -43,7 +43,7 @@ def card(
         config=model.config,
         step=model.step,
         moments=model.moments is not None,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(weights.evaluated(model.weights))),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(weights.evaluation_variables(model.weights))),
         license=license,
         pictures=pictures,
         evaluation=evaluation,

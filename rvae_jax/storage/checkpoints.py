@@ -18,11 +18,11 @@ from rvae_jax.distributed import processes
 from rvae_jax.errors import UserError
 from rvae_jax.storage import weights as weights_lib
 from rvae_jax.storage import workdir as workdir_lib
-from rvae_jax.storage.weights import weights_of, with_weights
 from rvae_jax.system.files import is_remote
-from rvae_jax.training.state import TrainState
 
 SELECTION_METRIC = "selection_l1"
+
+Items = dict[str, Any]  # "weights", all that using the model needs, and "training", the rest of the state
 
 # Orbax logs each file that it touches, and the traceback of each error that it then raises; we report those ourselves.
 absl_logging.set_verbosity(absl_logging.FATAL)
@@ -31,7 +31,7 @@ absl_logging.set_verbosity(absl_logging.FATAL)
 class Checkpoints:
     """The folder ``checkpoints`` of a work directory.
 
-    A checkpoint appears there only when it is whole. Kept are the newest few, and the one with the least selection
+    A checkpoint appears there only when it is complete. Kept are the newest few, and the one with the least selection
     error (mean absolute error on the images of ``data.selection_split``).
     """
 
@@ -67,21 +67,19 @@ class Checkpoints:
         best = self._manager.best_step()
         return self._manager.latest_step() if best is None else best
 
-    def save(self, state: TrainState, selection_error: float | None = None) -> None:
-        """Starts to save ``state``; the state may be donated right after. One save is under way at a time.
+    def save(self, items: Items, selection_error: float | None = None) -> None:
+        """Starts to save a state; its arrays may be donated right after. One save is under way at a time.
 
         Args:
-          state: the state to save, under its own step.
+          items: the state, see ``training.state.TrainState.to_items``; it is saved under its own step.
           selection_error: mean absolute error on the selection images, or None if this state was not evaluated.
 
         Raises:
           OSError: the save before this one, or the beginning of this one, could not be written.
         """
         self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                weights=ocp.args.StandardSave(weights_of(state)), training=ocp.args.StandardSave(_training_of(state))
-            ),
+            int(items["training"]["step"]),
+            args=ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in items.items()}),
             metrics=None if selection_error is None else {SELECTION_METRIC: float(selection_error)},
         )
 
@@ -89,34 +87,29 @@ class Checkpoints:
         """Returns when everything is on disk; raises what a save that was under way has raised."""
         self._manager.wait_until_finished()
 
-    def restore_latest(self, like: TrainState) -> TrainState | None:
+    def restore_latest(self, like: Items) -> Items | None:
         """Restores the newest checkpoint that can be read; None if there is no checkpoint.
 
-        One that cannot be read, by any process, is renamed to ``<step>.unreadable``, with a word, and the one before is
-        tried.
+        A checkpoint that any process cannot read is renamed to ``<step>.unreadable``, with a message, and the one
+        before it is tried.
 
         Args:
-          like: a state, or shapes with shardings, of what is restored.
+          like: the arrays, or shapes with shardings, of what is restored.
 
         Raises:
           UserError: there are checkpoints, and none can be read.
         """
         steps = self.steps()
         for step in reversed(steps):
-            state, reason = None, None
+            items, reason = None, None
             try:
-                state = self.restore(step, like)
+                items = self.restore(step, like)
             except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
                 reason = _first_line(error)
             reasons = [each for each in processes.exchange(reason) if each is not None]
             if not reasons:
-                return state
-            aside = self.folder / f"{step}.unreadable"
-            print(f"Checkpoint {self.folder / str(step)} is unreadable ({reasons[0]}); moved to {aside}.")
-            if processes.is_first():
-                (self.folder / str(step)).rename(aside)
-            processes.barrier(f"rvae_jax checkpoint {step} moved")
-            self._manager.reload()
+                return items
+            self._set_aside(step, reasons[0])
         if steps:
             raise UserError(
                 f"None of the checkpoints in {self.folder} can be read (steps {steps}); they were renamed to"
@@ -124,21 +117,19 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """Restores the whole state of ``step``."""
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                weights=ocp.args.StandardRestore(_abstract(weights_of(like))),
-                training=ocp.args.StandardRestore(_abstract(_training_of(like))),
-            ),
-        )
-        return _joined(items["weights"], items["training"], like)
+    def _set_aside(self, step: int, reason: str) -> None:
+        aside = self.folder / f"{step}.unreadable"
+        print(f"Checkpoint {self.folder / str(step)} is unreadable ({reason}); moved to {aside}.")
+        if processes.is_first():
+            (self.folder / str(step)).rename(aside)
+        processes.barrier(f"rvae_jax checkpoint {step} moved")
+        self._manager.reload()
 
-    def restore_weights(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
-        """Restores the item ``weights`` of ``step`` alone; ``like`` has its shapes with shardings."""
-        args = ocp.args.Composite(weights=ocp.args.StandardRestore(like))
-        return self._manager.restore(step, args=args)["weights"]
+    def restore(self, step: int, like: Items) -> Items:
+        """Restores the items of ``like`` from the checkpoint of ``step``."""
+        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(_abstract(item)) for name, item in like.items()})
+        items = self._manager.restore(step, args=args)
+        return {name: items[name] for name in like}
 
     def weight_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the item ``weights`` of ``step``, by a name such as ``vae/params/sampler/z_mean/kernel``."""
@@ -162,7 +153,7 @@ def load_weights(
       sharding: where the weights go, or None for the first device.
 
     Returns:
-      Configuration, weights as ``weights.weights_of`` has them, and the step they are of.
+      Configuration, weights as ``training.state.TrainState.weights`` has them, and the step they are of.
 
     Raises:
       UserError: there is no run, no checkpoint, none of that step, or it cannot be read.
@@ -178,7 +169,8 @@ def load_weights(
         raise UserError(f"{checkpoints.folder} holds no checkpoint of step {step}; there are {steps}")
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), weights_lib.expected(config)
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        weights_lib.expected_weights(config),
     )
     try:
         # Orbax finds other shapes out in a thread, with a traceback.
@@ -189,7 +181,7 @@ def load_weights(
             f" {workdir / workdir_lib.CONFIG_FILE}",
             f"put back the run's own {workdir_lib.CONFIG_FILE}",
         )
-        return config, checkpoints.restore_weights(step, like), step
+        return config, checkpoints.restore(step, {"weights": like})["weights"], step
     except UserError:
         raise
     except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
@@ -199,19 +191,6 @@ def load_weights(
         ) from error
     finally:
         checkpoints.close()
-
-
-def _training_of(state: TrainState) -> dict[str, Any]:
-    training = {"step": state.step, "vae": state.vae.opt_state}
-    if state.discriminator is not None:
-        training["discriminator"] = state.discriminator.opt_state
-    return training
-
-
-def _joined(weights: dict[str, Any], training: dict[str, Any], like: TrainState) -> TrainState:
-    state = with_weights(like, weights)
-    players = {name: getattr(state, name).replace(opt_state=training[name]) for name in training if name != "step"}
-    return state.replace(step=training["step"], **players)
 
 
 def _abstract(tree: Any) -> Any:

@@ -27,7 +27,7 @@ class StoredModel:
 
     Attributes:
       config: configuration of the run that it comes from.
-      weights: as ``weights.weights_of`` has them.
+      weights: as ``training.state.TrainState.weights`` has them.
       step: that they are of.
       folder: the directory, or the one that the file is in.
       source: what it was found in, in words.

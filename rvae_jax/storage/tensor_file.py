@@ -47,11 +47,11 @@ def to_bytes(config: Config, weights: dict[str, Any], step: int, moments: Moment
 
     Args:
       config: of the run.
-      weights: as ``weights.weights_of`` has them.
+      weights: as ``training.state.TrainState.weights`` has them.
       step: that they are of.
       moments: of the training images' codes, or None to leave them out.
     """
-    arrays = {_readable(name): np.ascontiguousarray(leaf) for name, leaf in weights_lib.by_name(weights).items()}
+    arrays = {_readable(name): np.ascontiguousarray(leaf) for name, leaf in weights_lib.flatten(weights).items()}
     if moments is not None:
         arrays |= {name: value.astype(np.float32) for name, value in zip(_MOMENTS, moments, strict=True)}
     header = {"format": FORMAT, "step": str(step), "config": json.dumps(config_lib.to_dict(config))}
@@ -75,7 +75,7 @@ def read(
     """
     with _opened(path) as file:
         config, step = _header(path, file.metadata())
-        expected = weights_lib.by_name(weights_lib.expected(config))
+        expected = weights_lib.flatten(weights_lib.expected_weights(config))
         names = {name: _readable(name) for name in expected}
         shapes = {names[name]: tuple(leaf.shape) for name, leaf in expected.items()}
         has_moments = any(name in _MOMENTS for name in file.keys())  # noqa: SIM118 - not a dict
@@ -83,7 +83,7 @@ def read(
             d = config.model.latent_dim
             shapes |= zip(_MOMENTS, ((d,), (d, d)), strict=True)
         arrays = _read_all(path, file, shapes)
-    weights = weights_lib.from_names({name: arrays[readable] for name, readable in names.items()})
+    weights = weights_lib.unflatten({name: arrays[readable] for name, readable in names.items()})
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     moments = tuple(arrays[name] for name in _MOMENTS) if has_moments else None
     return config, jax.device_put(weights, sharding), step, moments

@@ -1,4 +1,4 @@
-"""Starting a run from another run's weights: fine-tuning on other data, or at another resolution."""
+"""Starting from another run's weights: fine-tuning on other data, or at another resolution."""
 
 from __future__ import annotations
 
@@ -7,42 +7,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
-from rvae_jax.storage.weights import weights_of
-from rvae_jax.training.state import TrainState
+from rvae_jax.storage.weights import evaluation_variables, flatten, unflatten
 
 
-def start_from(state: TrainState, weights: dict[str, Any]) -> tuple[TrainState, list[str]]:
+def take_over(target: dict[str, Any], source: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Takes over every weight that has the same name and shape; averaged weights, where there are any, for the VAE's.
 
     Args:
-      state: a fresh state; its optimizers and its step stay as they are.
-      weights: the other run's, see ``weights.weights_of``.
+      target: the weights of a fresh run, as ``training.state.TrainState.weights`` has them.
+      source: the other run's.
 
     Returns:
-      The state, and a line for each weight of either side that was not taken over.
+      The fresh run's weights with those of the other, and a line for each weight of either that was not taken over.
     """
-    source = dict(weights)
-    if (averaged := source.pop("ema_params", None)) is not None:
-        source["vae"] = {**source["vae"], "params": averaged}
-    target = weights_of(state)
-    target.pop("ema_params", None)
-    taken, left_out = _take_over(target, source)
-    players = {name: getattr(state, name).replace(**variables) for name, variables in taken.items()}
-    # A copy: the two would else be one buffer, which cannot be donated twice.
-    ema_params = None if state.ema_params is None else jax.tree.map(jnp.copy, taken["vae"]["params"])
-    return state.replace(ema_params=ema_params, **players), left_out
-
-
-def _take_over(target: dict[str, Any], source: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    target, source = (traverse_util.flatten_dict(tree, sep="/") for tree in (target, source))
-    left_out = [f"{name} {np.shape(source[name])}: there only" for name in source if name not in target]
-    for name, fresh in target.items():
-        if name not in source:
-            left_out.append(f"{name} {fresh.shape}: here only, starts fresh")
-        elif source[name].shape != fresh.shape:
-            left_out.append(f"{name}: {source[name].shape} there, {fresh.shape} here, starts fresh")
+    source = {**source, "vae": evaluation_variables(source)}
+    source.pop("ema_params", None)
+    fresh, there = flatten({name: target[name] for name in target if name != "ema_params"}), flatten(source)
+    left_out = [f"{name} {np.shape(there[name])}: there only" for name in there if name not in fresh]
+    for name, leaf in fresh.items():
+        if name not in there:
+            left_out.append(f"{name} {leaf.shape}: here only, starts fresh")
+        elif there[name].shape != leaf.shape:
+            left_out.append(f"{name}: {there[name].shape} there, {leaf.shape} here, starts fresh")
         else:
-            target[name] = source[name]
-    return traverse_util.unflatten_dict(target, sep="/"), left_out
+            fresh[name] = there[name]
+    taken = unflatten(fresh)
+    if "ema_params" in target:
+        # A copy: one buffer under two names cannot be donated.
+        taken["ema_params"] = jax.tree.map(jnp.copy, taken["vae"]["params"])
+    return taken, left_out

@@ -39,6 +39,18 @@ class MetricWriter:
         purge_step = first_step + 1 if first_step else None
         self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
 
+    def __enter__(self) -> MetricWriter:
+        """The writer."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes both files."""
+        self._file.close()
+        self._events.close()
+        self.publish()
+        if self._local is not None:
+            self._local.cleanup()
+
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes one row, at once."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -59,13 +71,25 @@ class MetricWriter:
             if file.is_file():
                 write_atomically(self._workdir / file.relative_to(self._folder).as_posix(), file.read_bytes())
 
-    def close(self) -> None:
-        """Closes both files."""
-        self._file.close()
-        self._events.close()
-        self.publish()
-        if self._local is not None:
-            self._local.cleanup()
+
+class SilentWriter:
+    """Has the methods of ``MetricWriter`` and writes nothing: for all processes but the first."""
+
+    def __enter__(self) -> SilentWriter:
+        """The writer."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Does nothing."""
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Does nothing."""
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Does nothing."""
+
+    def publish(self) -> None:
+        """Does nothing."""
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
@@ -84,9 +108,6 @@ def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
 
 
 def _keep_rows(path: pathlib.Path, last_step: int) -> None:
-    if not path.is_file():
-        return
-    rows = [row for row in read_metrics(path.parent) if row["step"] <= last_step]
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    part.replace(path)
+    if path.is_file():
+        rows = [row for row in read_metrics(path.parent) if row["step"] <= last_step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

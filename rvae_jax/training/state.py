@@ -1,4 +1,4 @@
-"""What training carries from step to step, and how it begins."""
+"""What training carries from step to step, how it begins, and its form in a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rvae_jax.models import VAE, Discriminator
+from rvae_jax.models import VAE, Discriminator, init_variables
+
+# Variables of the networks by player, and ``ema_params`` where there are averaged weights.
+Weights = dict[str, Any]
 
 
 class Player(struct.PyTreeNode):
@@ -32,7 +35,7 @@ class Player(struct.PyTreeNode):
 
 
 class TrainState(struct.PyTreeNode):
-    """The whole state of a run; with the seed, it decides every later step.
+    """The complete state of a run; with the seed, it decides every later step.
 
     Attributes:
       step: optimizer steps taken, int32 scalar.
@@ -47,10 +50,42 @@ class TrainState(struct.PyTreeNode):
     ema_params: Any | None
 
     @property
+    def players(self) -> dict[str, Player]:
+        """The networks in training, by name."""
+        players = {"vae": self.vae, "discriminator": self.discriminator}
+        return {name: player for name, player in players.items() if player is not None}
+
+    @property
     def evaluation_variables(self) -> dict[str, Any]:
         """The VAE's variables for evaluation: the averaged weights where there are any."""
         params = self.vae.params if self.ema_params is None else self.ema_params
         return {"params": params, "batch_stats": self.vae.batch_stats}
+
+    @property
+    def weights(self) -> Weights:
+        """All that using the networks needs."""
+        weights = {name: player.variables for name, player in self.players.items()}
+        return weights if self.ema_params is None else weights | {"ema_params": self.ema_params}
+
+    def with_weights(self, weights: Weights) -> TrainState:
+        """The state with other ``weights``; its step and its optimizers stay as they are."""
+        players = {name: player.replace(**weights[name]) for name, player in self.players.items()}
+        return self.replace(ema_params=weights.get("ema_params"), **players)
+
+    def to_items(self) -> dict[str, Any]:
+        """The state as a checkpoint has it: ``weights``, and ``training`` with the rest."""
+        optimizers = {name: player.opt_state for name, player in self.players.items()}
+        return {"weights": self.weights, "training": {"step": self.step, **optimizers}}
+
+    @classmethod
+    def from_items(cls, items: dict[str, Any]) -> TrainState:
+        """Undoes ``to_items``."""
+        weights, training = items["weights"], items["training"]
+        players = {
+            name: Player(**weights[name], opt_state=training[name]) if name in weights else None
+            for name in ("vae", "discriminator")
+        }
+        return cls(step=training["step"], ema_params=weights.get("ema_params"), **players)
 
 
 def create_train_state(
@@ -61,7 +96,7 @@ def create_train_state(
     *,
     ema: bool = False,
 ) -> TrainState:
-    """Initialises both players: kernels Glorot uniform, biases 0, norms gamma 1, beta 0, statistics 0 and 1.
+    """The state at step 0, with the first weights of ``models.init_variables``.
 
     Args:
       vae: the VAE.
@@ -70,19 +105,12 @@ def create_train_state(
       key: a JAX random key.
       ema: whether the state carries averaged weights.
     """
-    vae_key, discriminator_key = jax.random.split(key)
-    image = jnp.zeros((1, *vae.image_shape))
-    vae_player = _create_player(vae.init(vae_key, image, jnp.zeros((1, vae.latent_dim))), optimizer)
+    variables = init_variables(vae, discriminator, key)
+    players = {name: Player(**each, opt_state=optimizer.init(each["params"])) for name, each in variables.items()}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        vae=vae_player,
-        discriminator=(
-            None if discriminator is None else _create_player(discriminator.init(discriminator_key, image), optimizer)
-        ),
-        # A copy: the two would else be one buffer, which cannot be donated twice.
-        ema_params=jax.tree.map(jnp.copy, vae_player.params) if ema else None,
+        vae=players["vae"],
+        discriminator=players.get("discriminator"),
+        # A copy: one buffer under two names cannot be donated.
+        ema_params=jax.tree.map(jnp.copy, variables["vae"]["params"]) if ema else None,
     )
-
-
-def _create_player(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> Player:
-    return Player(variables["params"], variables["batch_stats"], optimizer.init(variables["params"]))

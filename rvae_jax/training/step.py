@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from rvae_jax import losses
-from rvae_jax.models import VAE, Discriminator, Reconstruction
+from rvae_jax.models import VAE, Discriminator
+from rvae_jax.training.objective import adversarial_terms, population_moments, term_weights, vae_terms
 from rvae_jax.training.state import Player, TrainState
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 Metrics = dict[str, jax.Array]
 Codes = tuple[jax.Array, jax.Array]  # means and log variances, [b, d] each
 TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+
+# What the gradient of a step's loss comes with: metrics, the norms' new statistics by player, codes.
+_Aux = tuple[Metrics, dict[str, Any], Codes]
 
 
 def make_train_step(
@@ -66,128 +70,106 @@ def make_train_step(
     if accumulate_steps > 1 and vae.norm == "batch":
         raise ValueError(f"make_train_step: accumulate_steps={accumulate_steps} is exact with norm='frozen' only")
 
-    def vae_terms(result: Reconstruction, images: jax.Array, population: losses.Moments | None) -> Metrics:
-        """Loss terms of the VAE alone, unweighted."""
-        terms = {"reconstruction": jnp.mean(losses.l1_reconstruction(result.x_hat, images))}
-        if loss.kl == "standard":
-            return terms | {"standard_kl": jnp.mean(losses.gaussian_kl(result.mean, result.log_var))}
-        codes = _population_codes(loss, result.mean, result.log_var)
-        if population is None:
-            moments = losses.batch_moments(*codes, axis_name=axis_name)
-        else:
-            moments = losses.anchored_moments(population, *codes, axis_name=axis_name)
-        return terms | {
-            "population_kl": losses.population_kl(moments),
-            "variance_regularizer": jnp.mean(losses.variance_regularizer(result.log_var, target=loss.variance_target)),
-        }
-
-    def adversarial_terms(
-        params: Any, batch_stats: Any, images: jax.Array, x_hat: jax.Array
-    ) -> tuple[Metrics, Metrics, Any]:
-        """Both players' terms, unweighted; the discriminator's accuracies; its new statistics."""
-
-        def logits(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, Any]:
-            variables = {"params": params, "batch_stats": batch_stats}
-            result, updates = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
-            return result, updates["batch_stats"]
-
-        real, after_real = logits(params, batch_stats, images)
-        fake, after_fake = logits(params, after_real, jax.lax.stop_gradient(x_hat))
-        # The same computation as the line above, with the gradient stopped elsewhere: XLA does it once.
-        fake_for_vae, _ = logits(jax.lax.stop_gradient(params), after_real, x_hat)
-        terms = {
-            "adversarial": jnp.mean(losses.generator_loss(fake_for_vae, kind=loss.adversarial)),
-            "discriminator": jnp.mean(losses.discriminator_loss(real, fake, kind=loss.adversarial)),
-        }
-        threshold = losses.DECISION_THRESHOLD[loss.adversarial]
-        accuracy = {
-            "discriminator/accuracy_real": jnp.mean(real > threshold),
-            "discriminator/accuracy_fake": jnp.mean(fake < threshold),
-        }
-        return terms, accuracy, after_fake
-
     def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
         noise = _noise(jax.random.fold_in(key, state.step), (images.shape[0], vae.latent_dim), axis_name)
-        weights = term_weights(loss, state.step)
-
-        def total_loss(
-            params: dict[str, Any], images: jax.Array, noise: jax.Array, population: losses.Moments | None = None
-        ) -> tuple[jax.Array, tuple[Metrics, dict[str, Any], Codes]]:
-            variables = {"params": params["vae"], "batch_stats": state.vae.batch_stats}
-            result, updates = vae.apply(variables, images, noise, train=True, mutable=["batch_stats"])
-            batch_stats = {"vae": updates["batch_stats"]}
-            terms, metrics = vae_terms(result, images, population), {}
-            if state.discriminator is not None:
-                both, metrics, batch_stats["discriminator"] = adversarial_terms(
-                    params["discriminator"], state.discriminator.batch_stats, images, result.x_hat
-                )
-                terms |= both
-            weighted = {name: weights[name] * term for name, term in terms.items()}
-            metrics |= {f"loss/{name}": term for name, term in terms.items()}
-            metrics |= {f"weighted/{name}": term for name, term in weighted.items()}
-            metrics["loss/total"] = sum(term for name, term in weighted.items() if name != "discriminator")
-            # The players share no weight through which a gradient could pass, so one sum gives both gradients.
-            total = sum(weighted.values())
-            if axis_name is not None:
-                total = jax.lax.pmean(total, axis_name)
-            return total, (metrics, batch_stats, (result.mean, result.log_var))
-
-        def accumulate(params: dict[str, Any]) -> tuple[Any, tuple[Metrics, dict[str, Any], Codes]]:
-            """What ``jax.grad`` of ``total_loss`` gives for the whole batch, part by part."""
-            parts = _split(images, accumulate_steps), _split(noise, accumulate_steps)
-            encode = functools.partial(vae.apply, state.vae.variables, method="encode")
-            codes = jax.tree.map(lambda part: part.reshape(-1, part.shape[-1]), jax.lax.map(encode, parts[0]))
-            population = losses.batch_moments(*_population_codes(loss, *codes), axis_name=axis_name)
-
-            def one(part: tuple[jax.Array, jax.Array]) -> tuple[Any, Metrics]:
-                gradients, (metrics, _, _) = jax.grad(total_loss, has_aux=True)(params, *part, population)
-                return gradients, metrics
-
-            def add(total: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, total, one(part)), None
-
-            shapes = jax.eval_shape(one, jax.tree.map(lambda part: part[0], parts))
-            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-            total, _ = jax.lax.scan(add, nothing, parts)
-            gradients, metrics = jax.tree.map(lambda leaf: leaf / accumulate_steps, total)
-            return gradients, (metrics, {name: player.batch_stats for name, player in players.items()}, codes)
-
-        players = {"vae": state.vae}
-        if state.discriminator is not None:
-            players["discriminator"] = state.discriminator
-        params = {name: player.params for name, player in players.items()}
+        params = {name: player.params for name, player in state.players.items()}
+        loss_of = functools.partial(_total_loss, vae, discriminator, loss, state)
         if accumulate_steps == 1:
-            gradients, (metrics, batch_stats, codes) = jax.grad(total_loss, has_aux=True)(params, images, noise)
+            gradients, (metrics, batch_stats, codes) = jax.grad(loss_of, has_aux=True)(params, images, noise)
         else:
-            gradients, (metrics, batch_stats, codes) = accumulate(params)
+            parts = _split(images, accumulate_steps), _split(noise, accumulate_steps)
+            codes = _encode_parts(vae, state, parts[0])
+            anchor = population_moments(loss, *codes, axis_name)
+            gradients, metrics = _accumulate(functools.partial(loss_of, anchor=anchor), params, parts)
+            batch_stats = {name: player.batch_stats for name, player in state.players.items()}
         if axis_name is not None:
             gradients, metrics = jax.lax.pmean((gradients, metrics), axis_name)
         metrics |= _latent_metrics(*codes, axis_name)
-        for name, player in players.items():
+        players = {}
+        for name, player in state.players.items():
             metrics[f"gradient_norm/{name}"] = optax.tree.norm(gradients[name])
             players[name] = _update(player, gradients[name], batch_stats[name], optimizer)
         ema_params = state.ema_params
         if ema_params is not None:
-            step = state.step.astype(jnp.float32)
-            decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
-            ema_params = optax.incremental_update(players["vae"].params, ema_params, 1.0 - decay)
+            ema_params = _average(ema_params, players["vae"].params, ema_decay, state.step)
         return state.replace(step=state.step + 1, ema_params=ema_params, **players), metrics
 
     return train_step
 
 
-def term_weights(loss: LossConfig, step: jax.Array) -> dict[str, jax.Array]:
-    """Weight of every term at a step, by the term's name; the discriminator's own loss has no ramp."""
-    kl = losses.ramp(step, loss.kl_start_step, loss.kl_ramp_steps)
-    adversarial = losses.ramp(step, loss.adversarial_start_step, loss.adversarial_ramp_steps)
-    return {
-        "reconstruction": jnp.float32(loss.reconstruction_weight),
-        "standard_kl": loss.beta * kl,
-        "population_kl": loss.population_weight * kl,
-        "variance_regularizer": loss.variance_weight * kl,
-        "adversarial": loss.adversarial_weight * adversarial,
-        "discriminator": jnp.float32(loss.adversarial_weight),
-    }
+def _total_loss(
+    vae: VAE,
+    discriminator: Discriminator | None,
+    loss: LossConfig,
+    state: TrainState,
+    params: dict[str, Any],
+    images: jax.Array,
+    noise: jax.Array,
+    anchor: losses.Moments | None = None,
+) -> tuple[jax.Array, _Aux]:
+    """The sum of both players' losses; they share no weight through which a gradient could pass."""
+    axis_name, weights = vae.axis_name, term_weights(loss, state.step)
+    variables = {"params": params["vae"], "batch_stats": state.vae.batch_stats}
+    result, updates = vae.apply(variables, images, noise, train=True, mutable=["batch_stats"])
+    batch_stats = {"vae": updates["batch_stats"]}
+    moments = functools.partial(population_moments, loss, axis_name=axis_name, anchor=anchor)
+    total, terms = vae_terms(loss, weights, result, images, moments)
+    metrics = {"loss/total": total}
+    if discriminator is not None:
+        *logits, batch_stats["discriminator"] = _logits(
+            discriminator, params["discriminator"], state.discriminator.batch_stats, images, result.x_hat
+        )
+        adversarial, accuracies = adversarial_terms(loss, *logits)
+        metrics |= accuracies
+        metrics["loss/total"] += weights["adversarial"] * adversarial["adversarial"]
+        total = metrics["loss/total"] + weights["discriminator"] * adversarial["discriminator"]
+        terms |= adversarial
+    metrics |= {f"loss/{name}": term for name, term in terms.items()}
+    metrics |= {f"weighted/{name}": weights[name] * term for name, term in terms.items()}
+    if axis_name is not None:
+        total = jax.lax.pmean(total, axis_name)
+    return total, (metrics, batch_stats, (result.mean, result.log_var))
+
+
+def _logits(
+    discriminator: Discriminator, params: Any, batch_stats: Any, images: jax.Array, x_hat: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
+    """Logits of images, of reconstructions for the discriminator and for the VAE, and the new statistics."""
+
+    def apply(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        result, updates = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
+        return result, updates["batch_stats"]
+
+    real, after_real = apply(params, batch_stats, images)
+    fake, after_fake = apply(params, after_real, jax.lax.stop_gradient(x_hat))
+    # The same computation as the line above, with the gradient stopped elsewhere: XLA does it once.
+    fake_for_vae, _ = apply(jax.lax.stop_gradient(params), after_real, x_hat)
+    return real, fake, fake_for_vae, after_fake
+
+
+def _encode_parts(vae: VAE, state: TrainState, parts: jax.Array) -> Codes:
+    """Codes of all parts ``[k, b / k, H, W, C]``, one part at a time."""
+    encode = functools.partial(vae.apply, state.vae.variables, method="encode")
+    return jax.tree.map(lambda codes: codes.reshape(-1, codes.shape[-1]), jax.lax.map(encode, parts))
+
+
+def _accumulate(
+    loss_of: Callable[..., tuple[jax.Array, _Aux]], params: dict[str, Any], parts: tuple[jax.Array, jax.Array]
+) -> tuple[Any, Metrics]:
+    """Mean over the parts of the gradient of ``loss_of`` and of its metrics, one part at a time."""
+
+    def one(part: tuple[jax.Array, jax.Array]) -> tuple[Any, Metrics]:
+        gradients, (metrics, _, _) = jax.grad(loss_of, has_aux=True)(params, *part)
+        return gradients, metrics
+
+    def add(total: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one(part)), None
+
+    shapes = jax.eval_shape(one, jax.tree.map(lambda part: part[0], parts))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda leaf: leaf / len(parts[0]), total)
 
 
 def _update(player: Player, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation) -> Player:
@@ -195,9 +177,11 @@ def _update(player: Player, gradients: Any, batch_stats: Any, optimizer: optax.G
     return Player(optax.apply_updates(player.params, updates), batch_stats, opt_state)
 
 
-def _population_codes(loss: LossConfig, mean: jax.Array, log_var: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-    """What the moments of the population are taken of, by their convention."""
-    return mean, log_var if loss.moments == "mixture" else None
+def _average(average: Any, params: Any, decay: float, step: jax.Array) -> Any:
+    """The exponential moving average after one more step; in the first steps its decay is lower."""
+    step = step.astype(jnp.float32)
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return optax.incremental_update(params, average, 1.0 - decay)
 
 
 def _noise(key: jax.Array, shape: tuple[int, int], axis_name: str | None) -> jax.Array:

@@ -1,4 +1,4 @@
-"""How good the VAE is on a set of images, and how its latent space stands."""
+"""How good the VAE is on held-out images while it trains, and the state of its latent space."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import jax
 import numpy as np
 
+from rvae_jax.data import pipeline
+from rvae_jax.distributed import processes, sharding
 from rvae_jax.errors import UserError
 from rvae_jax.losses import ACTIVE_UNIT_VARIANCE
-from rvae_jax.models import VAE
-
-Reconstruct = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
+from rvae_jax.training.run import Run
 
 # Comparing every reconstruction with every image is quadratic.
 _NEAREST_AMONG = 1000
 
 
-@dataclasses.dataclass
-class Evaluation:
-    """What ``evaluate`` found.
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What ``validate`` found.
 
     Attributes:
       metrics: scalars, see docs/metrics.md.
@@ -35,27 +35,57 @@ class Evaluation:
     reconstructions: np.ndarray
     means: np.ndarray
 
+    def __str__(self) -> str:
+        """The most telling metrics, in one line."""
+        metrics, count = self.metrics, len(self.images)
+        return (
+            f"L1 {metrics['l1']:.4f} ({metrics['l1_relative_to_mean_image']:.3f} of the mean image's),"
+            f" {round(metrics['nearest_is_own'] * count)} of {count} nearest to their own image,"
+            f" {metrics['active_units']:.0f} active units"
+        )
 
-def make_reconstruct(vae: VAE) -> Reconstruct:
-    """``reconstruct(variables, images) -> x_hat, mean, log_var``, with ``x_hat`` decoded from the mean."""
 
-    def reconstruct(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        mean, log_var = vae.apply(variables, images, method="encode")
-        return vae.apply(variables, mean, method="decode"), mean, log_var
+class Validator:
+    """Validates the VAE of a run on its own images, over all its devices."""
 
-    return reconstruct
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._mean_image = pipeline.mean_image(run.sources["train"], run.config)
+        vae, layout = run.program.vae, run.layout
+
+        def reconstruct(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            mean, log_var = vae.apply(variables, images, method="encode")
+            return vae.apply(variables, mean, method="decode"), mean, log_var
+
+        self._reconstruct = jax.jit(
+            reconstruct,
+            in_shardings=(layout.replicated, layout.batch),
+            out_shardings=layout.batch,
+            compiler_options=layout.compiler_options,
+        )
+
+    def __call__(self, source: str, variables: Any) -> Validation:
+        """Validates on ``selection`` or ``validation`` with the VAE's ``variables``."""
+        run = self._run
+        hosts = jax.process_index(), jax.process_count()
+        batches = pipeline.eval_batches(run.sources[source], run.config, run.config.batch_size, *hosts)
+
+        def reconstruct(images: np.ndarray) -> tuple[np.ndarray, ...]:
+            return tuple(map(sharding.local_rows, self._reconstruct(variables, run.layout.split(images))))
+
+        return validate(reconstruct, batches, self._mean_image, processes.gather)
 
 
-def evaluate(
+def validate(
     reconstruct: Callable[[np.ndarray], tuple[jax.Array, jax.Array, jax.Array]],
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
     mean_image: np.ndarray,
     gather: Callable[[Any], Any] = lambda rows: rows,
-) -> Evaluation:
-    """Evaluates on every image once.
+) -> Validation:
+    """Measures on every image once.
 
     Args:
-      reconstruct: images to reconstructions, posterior means and log variances.
+      reconstruct: images to reconstructions from the posterior's mean, means and log variances.
       batches: images ``[b, H, W, C]`` in [-1, 1] with a mask ``[b]`` of those that count; of several processes, each
         has its part of every batch.
       mean_image: ``[H, W, C]``, the mean of the training images, as the prediction to compare with.
@@ -86,7 +116,7 @@ def evaluate(
         "nearest_is_own": nearest_is_own(reconstructions, images).mean(),
         **latent_metrics(means, log_vars),
     }
-    return Evaluation(
+    return Validation(
         {name: float(value) for name, value in metrics.items()}, images, reconstructions, means[: len(images)]
     )
 

@@ -37,11 +37,11 @@ def random_weights(config, seed=0):
         values = rng.standard_normal(leaf.shape, np.float32)
         return np.abs(values) + 0.5 if leaf.ndim == 1 else values / np.sqrt(np.prod(leaf.shape[:-1]))
 
-    return jax.tree.map(lambda leaf: draw(leaf).astype(np.float32), weights.expected(config))
+    return jax.tree.map(lambda leaf: draw(leaf).astype(np.float32), weights.expected_weights(config))
 
 
 def assert_same_weights(ours, theirs):
-    ours, theirs = weights.by_name(ours), weights.by_name(theirs)
+    ours, theirs = weights.flatten(ours), weights.flatten(theirs)
     assert ours.keys() == theirs.keys()
     for name, leaf in theirs.items():
         assert ours[name].dtype == leaf.dtype == np.float32, name

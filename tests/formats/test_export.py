@@ -22,11 +22,11 @@ from rvae_jax.config import to_dict
 from rvae_jax.errors import UserError
 from rvae_jax.formats import keras_layout
 from rvae_jax.formats.export import onnx, safetensors, stablehlo, write
+from rvae_jax.models import make_models
 from rvae_jax.storage import stored_model, tensor_file
 from rvae_jax.storage import weights as weights_lib
 from rvae_jax.storage.checkpoints import Checkpoints
 from rvae_jax.storage.stored_model import StoredModel
-from rvae_jax.storage.transfer import start_from
 from rvae_jax.storage.workdir import claim
 from rvae_jax.training.program import make_program
 
@@ -54,9 +54,9 @@ def inputs(item, count, seed=1):
 
 
 def flax(model, method, dtype=None):
-    vae, _ = weights_lib.make_models(model.config.model, adversarial=False)
+    vae, _ = make_models(model.config.model, adversarial=False)
     vae = vae if dtype is None else vae.clone(dtype=dtype)
-    variables = weights_lib.evaluated(model.weights)
+    variables = weights_lib.evaluation_variables(model.weights)
     return lambda x: jax.tree.leaves(jax.jit(lambda x: vae.apply(variables, x, method=method))(x))
 
 
@@ -101,10 +101,10 @@ def run(tmp_path):
     """A work directory with one checkpoint, of step 0."""
     config = config_of("wide and grey")
     config.data.name, config.data.data_dir, config.data.folder = "mine/16", str(tmp_path), str(tmp_path / "pictures")
-    state, _ = start_from(make_program(config).create_state(jax.random.key(0)), random_weights(config))
+    state = make_program(config).create_state(jax.random.key(0)).with_weights(random_weights(config))
     workdir = epath.Path(tmp_path / "run")
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(state)
+    checkpoints.save(state.to_items())
     checkpoints.close()
     claim(workdir, config)
     return workdir

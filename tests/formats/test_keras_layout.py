@@ -43,7 +43,7 @@ def changed(tmp_path):
 
 
 def test_every_tensor_of_the_author_gets_its_own_name():
-    leaves = weights_lib.by_name(keras_layout.read(AUTHOR, config_of("square")))
+    leaves = weights_lib.flatten(keras_layout.read(AUTHOR, config_of("square")))
     theirs = under(FIXTURE, "w/")
     ours = {}
     for name, leaf in leaves.items():

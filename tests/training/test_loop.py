@@ -21,20 +21,18 @@ from small_runs import SMALL, tiny_config
 import rvae_jax
 from rvae_jax.config import DataConfig
 from rvae_jax.data import catalog
-from rvae_jax.distributed import sharding
 from rvae_jax.errors import UserError
 from rvae_jax.formats.export import safetensors, write
 from rvae_jax.hardware import memory
 from rvae_jax.storage import stored_model
 from rvae_jax.storage.checkpoints import Checkpoints, load_weights
-from rvae_jax.training import loop as train_lib
 from rvae_jax.training.loop import train
 from rvae_jax.training.metric_log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("one_device")
 
-ALL_DEVICES = sharding.data_parallel
+ALL_DEVICES = jax.devices()
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +181,8 @@ def test_loss_that_is_not_finite_stops_with_step_and_term(data_dir, tmp_path):
 
 
 def test_too_little_space_is_told_before_the_first_step(data_dir, tmp_path, monkeypatch):
-    usage = train_lib.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(train_lib.shutil, "disk_usage", lambda _: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="free on its device, expected"):
         train(tiny_config(data_dir), tmp_path)
 
@@ -214,13 +212,13 @@ def test_full_disk_at_the_metrics(data_dir, tmp_path):
 def test_full_disk_at_a_checkpoint_keeps_the_one_before(data_dir, tmp_path, monkeypatch):
     save = Checkpoints.save
 
-    def save_until_full(self, state, selection_error=None):
-        if int(state.step) > 4:
+    def save_until_full(self, items, selection_error=None):
+        if int(items["training"]["step"]) > 4:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(self, state, selection_error)
+        save(self, items, selection_error)
 
     monkeypatch.setattr(Checkpoints, "save", save_until_full)
-    with pytest.raises(UserError, match=r"whole checkpoints are there of steps \[4\]"):
+    with pytest.raises(UserError, match=r"complete checkpoints are there of steps \[4\]"):
         train(tiny_config(data_dir), tmp_path)
 
 
@@ -248,16 +246,14 @@ def test_init_from_takes_what_fits_and_lists_the_rest(finished, data_dir, tmp_pa
         train(config, tmp_path / "run", init_from=workdir)
 
 
-def test_all_devices_train_as_one(finished, data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(sharding, "data_parallel", ALL_DEVICES)
-    monkeypatch.setattr(jax, "device_count", lambda: len(jax.devices()))
-    train(tiny_config(data_dir), tmp_path)
+def test_all_devices_train_as_one(finished, data_dir, tmp_path):
+    train(tiny_config(data_dir), tmp_path, devices=ALL_DEVICES)
     ours, theirs = losses_by_step(tmp_path), losses_by_step(finished[0])
-    assert len(jax.devices()) > 1 and ours.keys() == theirs.keys()
+    assert len(ALL_DEVICES) > 1 and ours.keys() == theirs.keys()
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-4)
     config = tiny_config(data_dir, batch_size=12)
     with pytest.raises(UserError, match="batch_size=12: expected a multiple of the 8 devices"):
-        train(config, tmp_path / "other")
+        train(config, tmp_path / "other", devices=ALL_DEVICES)
 
 
 def test_what_will_not_go_well_is_said_beforehand(data_dir, tmp_path, capsys):
@@ -265,8 +261,8 @@ def test_what_will_not_go_well_is_said_beforehand(data_dir, tmp_path, capsys):
     config.loss.moments = "mixture"
     train(config, tmp_path)
     output = capsys.readouterr().out
-    assert "batch_size=2 is below 8: the population's moments" in output
-    assert "loss.moments=mixture with --config.loss.variance_target=1.0 favours codes that say nothing" in output
+    assert "batch_size=2 is below 8: the moments of the population" in output
+    assert "loss.moments=mixture with --config.loss.variance_target=1.0 rewards posterior collapse" in output
 
 
 @pytest.fixture
@@ -293,7 +289,7 @@ def test_a_folder_is_trained_on_and_damaged_records_do_not_stop_it(folder_config
     catalog.resolve(folder_config)
     damage_train_records(folder_config, [5])
     assert train(folder_config, tmp_path / "run") is None
-    assert "Warning: 1 images cannot be read, others stand for them; the last: Corrupted" in capsys.readouterr().out
+    assert "Warning: 1 images cannot be read and are replaced by others; the last: Corrupted" in capsys.readouterr().out
     rows = [row for row in read_metrics(tmp_path / "run") if "damaged_images" in row]
     assert rows
     assert all(row["damaged_images"] == 1 for row in rows)

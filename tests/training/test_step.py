@@ -15,9 +15,11 @@ from rvae_jax.distributed import sharding
 from rvae_jax.hardware import cost
 from rvae_jax.models import make_models
 from rvae_jax.models.layers import Conv
+from rvae_jax.training import step as step_lib
+from rvae_jax.training.objective import term_weights
 from rvae_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from rvae_jax.training.state import Player, TrainState, create_train_state
-from rvae_jax.training.step import make_train_step, term_weights
+from rvae_jax.training.step import make_train_step
 
 BATCH = 8
 
@@ -387,8 +389,8 @@ def test_noise_is_a_function_of_key_and_step_and_place_in_the_batch():
     @functools.partial(jax.jit, static_argnums=1)
     def noise(step_key, count):
         if count == 1:
-            return step._noise(step_key, shape, None)
-        drawn = jax.vmap(lambda _: step._noise(step_key, (BATCH // count, shape[1]), "batch"), axis_name="batch")
+            return step_lib._noise(step_key, shape, None)
+        drawn = jax.vmap(lambda _: step_lib._noise(step_key, (BATCH // count, shape[1]), "batch"), axis_name="batch")
         return drawn(jnp.arange(count)).reshape(shape)
 
     keys = [jax.random.fold_in(jax.random.key(seed), step) for seed, step in ((0, 0), (0, 1), (0, 2), (1, 0))]

@@ -4,7 +4,7 @@ from PIL import Image
 
 from rvae_jax.drawing import grids
 from rvae_jax.errors import UserError
-from rvae_jax.training.validation import evaluate, latent_metrics, nearest_is_own
+from rvae_jax.training.validation import latent_metrics, nearest_is_own, validate
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_evaluation_counts_each_image_once(rng):
     arrays = (x_hat, mean, log_var)
     answers = iter([tuple(a[:3] for a in arrays), tuple(a[[3, 4, 4]] for a in arrays)])
     batches = [(x[:3], np.array([True] * 3)), (x[[3, 4, 4]], np.array([True, True, False]))]
-    result = evaluate(lambda _: next(answers), batches, mean_image)
+    result = validate(lambda _: next(answers), batches, mean_image)
     assert result.metrics["l1"] == pytest.approx(np.abs(x_hat - x).mean(), rel=1e-6)
     expected = np.abs(x_hat - x).mean() / np.abs(mean_image - x).mean()
     assert result.metrics["l1_relative_to_mean_image"] == pytest.approx(expected, rel=1e-6)
@@ -36,7 +36,7 @@ def test_no_image_to_evaluate_on_is_told(rng):
     x = images(rng, 2)
     batches = [(x, np.array([False, False]))]
     with pytest.raises(UserError, match="no image to evaluate on"):
-        evaluate(lambda _: (x, np.zeros((2, 3)), np.zeros((2, 3))), batches, x[0])
+        validate(lambda _: (x, np.zeros((2, 3)), np.zeros((2, 3))), batches, x[0])
 
 
 def test_latent_metrics_against_their_definitions(rng):

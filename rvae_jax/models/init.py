@@ -1,0 +1,30 @@
+"""The first weights of the networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rvae_jax.models.discriminator import Discriminator
+from rvae_jax.models.vae import VAE
+
+
+def init_variables(vae: VAE, discriminator: Discriminator | None, key: jax.Array) -> dict[str, dict[str, Any]]:
+    """Variables of the networks: kernels Glorot uniform, biases 0, norms gamma 1, beta 0, statistics 0 and 1.
+
+    Args:
+      vae: the VAE.
+      discriminator: the discriminator, or None.
+      key: a JAX random key.
+
+    Returns:
+      ``vae`` and, if there is one, ``discriminator``: each the collections ``params`` and ``batch_stats``.
+    """
+    vae_key, discriminator_key = jax.random.split(key)
+    image = jnp.zeros((1, *vae.image_shape))
+    variables = {"vae": vae.init(vae_key, image, jnp.zeros((1, vae.latent_dim)))}
+    if discriminator is not None:
+        variables["discriminator"] = discriminator.init(discriminator_key, image)
+    return variables

@@ -1,0 +1,128 @@
+"""What is checked and said before the first step of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from etils import epath
+
+from rvae_jax import config as config_lib
+from rvae_jax.config import Config
+from rvae_jax.data import catalog
+from rvae_jax.data.records import DamagedError, Images
+from rvae_jax.distributed import processes, sharding
+from rvae_jax.errors import UserError
+from rvae_jax.storage import workdir as workdir_lib
+from rvae_jax.storage.checkpoints import Checkpoints
+from rvae_jax.system.units import format_bytes
+from rvae_jax.training.metric_log import read_metrics
+from rvae_jax.training.run import Run
+from rvae_jax.training.state import TrainState
+
+
+def open_run(
+    config: Config, workdir: epath.Path, device_count: int, local_device_count: int
+) -> tuple[Config, dict[str, Images]]:
+    """Checks the configuration, finds or prepares its images, and makes ``workdir`` the folder of the run.
+
+    Args:
+      config: the configuration.
+      workdir: the run's folder.
+      device_count: devices of all processes.
+      local_device_count: devices of this process.
+
+    Returns:
+      The configuration with the data set that it means, and the images by ``train``, ``selection`` and ``validation``.
+
+    Raises:
+      UserError: what the user can put right, in all processes.
+    """
+    _require_same_program(config, workdir, local_device_count)
+    with processes.together():
+        config_lib.validate(config, device_count)
+        config = catalog.resolve(config, before_work=lambda resolved: workdir_lib.require_same(workdir, resolved))
+        splits = {
+            "train": config.data.train_split,
+            "selection": config.data.selection_split,
+            "validation": config.data.validation_split,
+        }
+        sources = {name: catalog.load_dataset(config.data, split) for name, split in splits.items()}
+    processes.require_equal({f"the {name} images": _fingerprint(source) for name, source in sources.items()})
+    with processes.together():
+        if processes.is_first():
+            workdir_lib.claim(workdir, config)
+    processes.require_shared(workdir)
+    return config, sources
+
+
+def _require_same_program(config: Config, workdir: epath.Path, local_device_count: int) -> None:
+    """Raises unless all processes were started with the same code, arguments and number of devices."""
+    fields = config_lib.flatten(config)
+    for field in ("data.data_dir", "data.folder"):  # each host may have its data elsewhere
+        del fields[field]
+    arguments = {f"--config.{name}": value for name, value in fields.items()} | {"--workdir": str(workdir)}
+    processes.require_equal(processes.versions() | arguments | {"the number of devices": local_device_count})
+
+
+def _fingerprint(images: Images) -> str:
+    """A hash of the number of images and of a few of them."""
+    content = hashlib.sha256(str(len(images)).encode())
+    for index in range(0, len(images), max(1, len(images) // 16)):
+        with contextlib.suppress(DamagedError):
+            content.update(np.ascontiguousarray(images[index]))
+    return content.hexdigest()[:12]
+
+
+def is_finished(workdir: epath.Path, checkpoints: Checkpoints, steps: int) -> bool:
+    """Whether the last step is saved and the pictures after it were written; process 0 decides."""
+    finished = max(checkpoints.steps(), default=0) >= steps and any(
+        row["step"] >= steps and "best/step" in row for row in read_metrics(workdir)
+    )
+    return processes.exchange(finished)[0]
+
+
+def require_space(run: Run, shapes: TrainState) -> None:
+    """Raises unless the disk has room for the checkpoints; of an object store nothing is known."""
+    with processes.together():
+        if not processes.is_first() or workdir_lib.is_remote(run.workdir):
+            return
+        state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+        needed = state_bytes * (run.config.keep_checkpoints + 2)
+        free = shutil.disk_usage(run.workdir).free
+        if free < needed:
+            raise UserError(
+                f"--workdir={run.workdir}: {format_bytes(free)} free on its device, expected {format_bytes(needed)} for"
+                " the checkpoints; make room, use another --workdir, or lower --config.keep_checkpoints"
+            )
+
+
+def describe(run: Run, shapes: TrainState) -> None:
+    """Prints what will be trained, on what, and what may go wrong; writes ``parameters.txt``."""
+    config = run.config
+    print(f"Devices: {sharding.describe_devices(run.layout.mesh.devices)}, jax {jax.__version__}")
+    networks: dict[str, Any] = {name: player.variables for name, player in shapes.players.items()}
+    counts = ", ".join(f"{name} {parameter_overview.count_parameters(part):,}" for name, part in networks.items())
+    print(f"Parameters, with statistics: {counts}; listed in {run.workdir / 'parameters.txt'}")
+    if processes.is_first():
+        table = parameter_overview.get_parameter_overview(networks, include_stats=False)
+        (run.workdir / "parameters.txt").write_text(table + "\n")
+    sizes = ", ".join(f"{name} {len(source):,}" for name, source in run.sources.items())
+    epochs = config.steps * config.batch_size / len(run.sources["train"])
+    print(f"Images: {config.data.name}, {sizes}; {config.steps:,} steps of {config.batch_size} are {epochs:.1f} epochs")
+    if config.batch_size < 8:
+        print(
+            f"Warning: --config.batch_size={config.batch_size} is below 8: the moments of the population are estimated"
+            " on the batch. With so few codes the population KL is far too high and its gradient is noisy."
+        )
+    if (config.loss.kl, config.loss.moments) == ("population", "mixture") and config.loss.variance_target >= 1:
+        print(
+            "Warning: --config.loss.moments=mixture with"
+            f" --config.loss.variance_target={config.loss.variance_target} rewards posterior collapse: both KL terms"
+            " are lowest where the codes carry no information. Use a target below 1, such as 0.1."
+        )

@@ -1,0 +1,98 @@
+"""What a run says of its steps: a row of metrics and a line on the terminal, now and then."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from rvae_jax.errors import UserError
+from rvae_jax.system.units import format_duration
+from rvae_jax.training.metric_log import MetricWriter, SilentWriter
+from rvae_jax.training.optimizer import learning_rate_schedule
+from rvae_jax.training.progress import Progress
+from rvae_jax.training.run import Run
+from rvae_jax.training.step import Metrics
+
+
+class StepLog:
+    """Collects the metrics of steps, and writes their means.
+
+    Metrics stay on the device until they are written, so that steps need not wait for each other.
+    """
+
+    def __init__(self, run: Run, first_step: int, writer: MetricWriter | SilentWriter) -> None:
+        self._config, self._sources, self._writer = run.config, run.sources, writer
+        self._learning_rate = learning_rate_schedule(run.config.optimizer, run.config.steps)
+        self._progress = Progress(first_step, run.config.steps, run.config.batch_size)
+        self._pending: list[tuple[int, Metrics]] = []
+        self._input_wait_s = 0.0
+        self._pause_s = 0.0
+        self._damaged = 0
+
+    def next_of(self, batches: Iterator[jax.Array]) -> jax.Array:
+        """The next batch; the time that it took counts as waiting for input."""
+        began = time.monotonic()
+        batch = next(batches)
+        self._input_wait_s += time.monotonic() - began
+        return batch
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of a step."""
+        self._pending.append((step, metrics))
+
+    def write(self) -> None:
+        """Writes the means of the metrics since the last row, if there are any.
+
+        Raises:
+          UserError: a metric of a step is not finite.
+        """
+        if not self._pending:
+            return
+        steps, rows = zip(*jax.device_get(self._pending), strict=True)
+        self._pending.clear()
+        for step, row in zip(steps, rows, strict=True):
+            _require_finite(step, row)
+        step, config = steps[-1], self._config
+        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        evaluations_left = -(-config.steps // config.eval_every) - step // config.eval_every
+        images_per_second, seconds_left = self._progress.report(step, self._pause_s * evaluations_left)
+        means["learning_rate"] = float(self._learning_rate(step - 1))
+        means["images_per_second"] = images_per_second
+        means["input_wait"] = self._input_wait_s / len(steps)
+        means["damaged_images"] = self._count_damaged()
+        self._input_wait_s = 0.0
+        self._writer.scalars(step, means)
+        print(
+            f"step {step}/{config.steps}  loss {means['loss/total']:.1f}  L1 {means['loss/reconstruction']:.4f}"
+            f"  {images_per_second:.1f} images/s  {format_duration(seconds_left)} left",
+            flush=True,
+        )
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around what is no training; its time does not count towards the speed."""
+        began = time.monotonic()
+        yield
+        self._pause_s = time.monotonic() - began
+        self._progress.skip()
+
+    def _count_damaged(self) -> int:
+        """The number of images that could not be read so far; warns of new ones."""
+        damaged = [reason for source in self._sources.values() for reason in source.damaged.values()]
+        if len(damaged) > self._damaged:
+            print(f"Warning: {len(damaged)} images cannot be read and are replaced by others; the last: {damaged[-1]}")
+            self._damaged = len(damaged)
+        return self._damaged
+
+
+def _require_finite(step: int, row: Metrics) -> None:
+    for name in sorted(row, key=lambda name: (not name.startswith("loss/"), name)):
+        if not np.isfinite(row[name]):
+            raise UserError(
+                f"step {step}: {name} is {row[name]}; stopped. Earlier checkpoints are intact. Try a lower"
+                " --config.optimizer.learning_rate or --config.optimizer.clip_norm=1000, in a new --workdir"
+            )
