@@ -1,4 +1,4 @@
-"""Stopping a run from outside, without losing it."""
+"""Stopping a run by a signal, after its state is saved."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rvae_jax.distributed import processes
 
 
 class StopRequest:
-    """While entered, a first SIGINT or SIGTERM is only noted; a second one has its usual effect.
+    """Within it, the first SIGINT or SIGTERM is only noted; the second has its usual effect.
 
-    With several processes a signal to any of them stops all of them, before the same step: JAX's preemption service,
-    which listens for SIGTERM from ``jax.distributed.initialize`` on, sees to that. SIGINT is passed on to it.
+    With several processes a signal to any of them stops all of them before the same step. JAX's preemption service
+    does that: it listens for SIGTERM from ``jax.distributed.initialize`` on, and SIGINT is passed on to it.
     """
 
     def __init__(self) -> None:
@@ -23,21 +23,21 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        """Takes over the signals."""
+        """Installs the signal handlers."""
         for number in (signal.SIGINT,) if processes.is_several() else (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives them back."""
+        """Restores the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def reached(self, step: int) -> bool:
-        """Whether to stop now, the same in all processes.
+        """Whether to stop now; the answer is the same in all processes.
 
         Args:
-          step: steps done; each process asks after every step.
+          step: steps done; each process must ask after every step.
         """
         if processes.is_several() and multihost_utils.reached_preemption_sync_point(step):
             self.signal = signal.SIGTERM
@@ -50,4 +50,4 @@ class StopRequest:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self.signal = signal.Signals(number)
-        print(f"{name}: saves and stops; once more to stop at once.", flush=True)
+        print(f"{name}: saving, then stopping; send it again to stop at once.", flush=True)

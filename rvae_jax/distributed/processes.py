@@ -1,6 +1,6 @@
-"""Several processes as one program: how they find each other, agree, and leave.
+"""Several processes as one program: how they find each other, agree, and end together.
 
-With one process every function here does nothing, or gives back what it was given.
+With one process every function here does nothing, or returns its argument.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 
 from rvae_jax.errors import UserError
 
-# A process that has not been heard of for so long is dead, and the others end. docs/scaling.md states the time.
+# A process that is silent for this long counts as dead, and the others end. docs/scaling.md states the time.
 HEARTBEAT_TIMEOUT_S = 60
 
 # How long a process that ends with an error waits for the others to end with it.
@@ -41,18 +41,18 @@ def initialize(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Makes this process one of a cluster's. To be called before any use of a device.
+    """Makes this process part of a cluster. Call it before any use of a device.
 
     Args:
-      mode: ``auto`` joins the cluster that the environment tells of (TPU pod, SLURM, Kubernetes, Open MPI), if any;
+      mode: ``auto`` joins the cluster that the environment describes (TPU pod, SLURM, Kubernetes, Open MPI), if any;
         ``on`` requires one; ``off`` stays alone.
-      coordinator_address: HOST:PORT of process 0, where the environment does not tell; then the other two, too.
+      coordinator_address: HOST:PORT of process 0, if the environment does not have it; needs the other two.
       num_processes: number of processes.
       process_id: number of this process, from 0.
 
     Raises:
-      UserError: there is no cluster though ``mode`` is ``on``, the arguments contradict each other, or the others could
-        not be reached.
+      UserError: ``mode`` is ``on`` and there is no cluster, the arguments contradict each other, or the other
+        processes could not be reached.
     """
     explicit = {
         "--coordinator_address": coordinator_address,
@@ -86,7 +86,7 @@ def initialize(
 
 
 def describe() -> str:
-    """One line: which process this is, and its devices."""
+    """One line: the number of this process, and its devices."""
     return (
         f"Process {jax.process_index()} of {jax.process_count()} on {socket.gethostname()}:"
         f" {jax.local_device_count()} of {jax.device_count()} devices, {jax.local_devices()[0].device_kind}"
@@ -94,17 +94,17 @@ def describe() -> str:
 
 
 def is_several() -> bool:
-    """Whether there is another process."""
+    """Whether there is more than one process."""
     return jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which alone writes, draws and reports."""
+    """Whether this is process 0, the only one that writes, draws and reports."""
     return jax.process_index() == 0
 
 
 def exchange(value: Any) -> list[Any]:
-    """Every process's ``value``, which is of JSON types, in the order of the processes."""
+    """The ``value`` of every process, of JSON types, in the order of the processes."""
     if not is_several():
         return [value]
     mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -116,7 +116,7 @@ def exchange(value: Any) -> list[Any]:
 
 
 def gather(rows: Any) -> Any:
-    """Rows of all processes, one after the other, in every process.
+    """The rows of all processes, concatenated, in every process.
 
     Args:
       rows: a tree of NumPy arrays; their shapes are the same in every process.
@@ -134,16 +134,16 @@ def gather(rows: Any) -> Any:
 
 
 def barrier(name: str) -> None:
-    """Returns when every process has come to the barrier of this name."""
+    """Waits until every process has reached the barrier of this name."""
     multihost_utils.sync_global_devices(name)
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """What one process cannot do, none goes on with: its UserError is raised in all of them.
+    """If one process raises a UserError within it, all processes raise it when they leave it.
 
     Raises:
-      UserError: of the first process with one; it says which process, unless all have the same.
+      UserError: that of the first process that has one. The message names the process, unless all have the same.
     """
     failure = None
     try:
@@ -164,10 +164,10 @@ def together() -> Iterator[None]:
 
 
 def require_equal(values: dict[str, Any]) -> None:
-    """Finds that all processes have the same values, by name.
+    """Raises unless all processes have the same values, by name.
 
     Raises:
-      UserError: naming what differs, and the processes.
+      UserError: naming the first value that differs, and the processes.
     """
     everyone = exchange({"host": socket.gethostname(), "values": values})
     first = everyone[0]
@@ -183,7 +183,7 @@ def require_equal(values: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What a step's numbers depend on besides the configuration: our code, by a hash, and the packages' versions."""
+    """What the numbers of a step depend on besides the configuration: a hash of our code, and versions of packages."""
     package = pathlib.Path(__file__).parents[1]
     code = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -196,14 +196,14 @@ def versions() -> dict[str, str]:
 
 
 def require_shared(folder: epath.Path, patience_s: float = 10.0) -> None:
-    """Finds that ``folder`` is the same one for all processes.
+    """Raises unless ``folder`` is the same folder for all processes.
 
     Args:
       folder: a folder in which the first process can write.
-      patience_s: how long the others look for what the first has written; network file systems take a while.
+      patience_s: how long the others look for the file that the first has written; network file systems take a while.
 
     Raises:
-      UserError: it is not, as a local folder on each of several hosts is not.
+      UserError: it is not the same, such as a local folder on each of several hosts.
     """
     if not is_several():
         return
@@ -218,7 +218,7 @@ def require_shared(folder: epath.Path, patience_s: float = 10.0) -> None:
             while not mark.exists():
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"--workdir={folder}: process 0 has written there, and it is not to be seen here; expected a"
+                        f"--workdir={folder}: process 0 wrote a file there that this process does not see; expected a"
                         " folder that all hosts share, on NFS or as gs://BUCKET/PATH"
                     )
                 time.sleep(0.2)
@@ -228,9 +228,9 @@ def require_shared(folder: epath.Path, patience_s: float = 10.0) -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends this process with ``status``, together with the others where they come along, else after a short wait.
+    """Ends this process with ``status``, after a short wait for the other processes to end, too.
 
-    The regular end would wait for the others for minutes, and then end with another status.
+    A regular exit would wait for them for minutes, and then end with another status.
     """
     if not is_several():
         sys.exit(status)

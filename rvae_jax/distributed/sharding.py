@@ -1,7 +1,7 @@
-"""How a run is laid out over devices: the batch is split, the state is whole on each.
+"""How a run is laid out over devices: the batch is split, and each device has all of the state.
 
-One training step, two styles of running it on every device of every process. Between steps both hold the same global
-arrays, so that a run may go on in the other style, and on another number of devices.
+There is one training step and two styles of running it on every device of every process. Between steps both hold the
+same global arrays, so that a run can go on in the other style, and on another number of devices.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class DataParallel:
     """Data parallelism over a mesh with one axis.
 
     Attributes:
-      mesh: the devices of all processes, those of a process side by side.
-      style: ``jit``: the step sees the whole batch as one array, and the compiler splits it; the networks have no axis
-        name, and moments and statistics are those of the whole batch by themselves. ``pmap``: the step sees one
-        device's part, and the networks' axis name says over what to average.
+      mesh: the devices of all processes; those of one process are neighbours.
+      style: ``jit``: the step sees the complete batch as one array, and the compiler splits it; the networks have no
+        axis name, and all moments and statistics are those of the complete batch. ``pmap``: the step sees one device's
+        part of the batch, and averages over the networks' axis name.
       shard_optimizer: whether each device keeps a part of the optimizer's state (ZeRO-1); with ``jit`` only.
     """
 
@@ -38,7 +38,7 @@ class DataParallel:
 
     @property
     def axis_name(self) -> str | None:
-        """The axis name that the networks take in this style."""
+        """The axis name for the networks in this style."""
         return AXIS if self.style == "pmap" else None
 
     @property
@@ -48,12 +48,12 @@ class DataParallel:
 
     @property
     def replicated(self) -> NamedSharding:
-        """The sharding with everything on each device."""
+        """The sharding that puts all of an array on each device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def compiler_options(self) -> dict[str, str]:
-        """What XLA is told when it compiles for these devices, by ``jax.jit`` or ``Lowered.compile``."""
+        """XLA's options for programs on these devices, for ``jax.jit`` or ``Lowered.compile``."""
         return compiler_options(self.platform)
 
     @property
@@ -90,12 +90,12 @@ class DataParallel:
 
         Args:
           train_step: ``(state, images, key) -> (state, metrics)``, see ``step.make_train_step``.
-          state: the state, or shapes with shardings; the compiled step uses up the one that it is given.
-          batch: a batch from ``to_devices``, or with ``jit`` its shape.
+          state: the state, or shapes with shardings; the compiled step donates the state that it is given.
+          batch: a batch from ``to_devices``; with ``jit`` its shape is enough.
           key: the run's random key.
         """
         if self.style == "pmap":
-            # State and metrics have no leading axis of devices: what comes out is the replicated array that went in.
+            # State and metrics have no leading axis of devices: they come out replicated, as the state went in.
             mapped = jax.pmap(
                 train_step,
                 AXIS,
@@ -114,7 +114,7 @@ class DataParallel:
         ).lower(state, batch, key)
 
     def to_devices(self, batches: Iterable[np.ndarray], ahead: int = 2) -> Iterator[jax.Array]:
-        """Global batches from each process's part of them, put on the devices ``ahead`` of their use."""
+        """Global batches, from this process's part of each, put on the devices ``ahead`` batches before their use."""
         waiting: deque[jax.Array] = deque()
         for batch in batches:
             if self.style == "pmap":
@@ -125,7 +125,7 @@ class DataParallel:
         yield from waiting
 
     def split(self, rows: np.ndarray) -> jax.Array:
-        """The global array of which this process has ``rows``, and each other process as many."""
+        """The global array of the rows of all processes, of which this one has ``rows``; all have equally many."""
         return jax.make_array_from_process_local_data(self.batch, rows)
 
 
@@ -136,14 +136,14 @@ def data_parallel(
     devices: Sequence[jax.Device] | None = None,
 ) -> DataParallel:
     """Data parallelism over ``devices``, by default all devices of all processes."""
-    # Rows of a batch are dealt out in this order, and a process reads neighbouring rows. For an all-reduce over all
-    # devices their order does not matter.
+    # The rows of a batch are dealt out in this order, and a process reads neighbouring rows. The order does not matter
+    # to an all-reduce over all devices.
     in_order = sorted(jax.devices() if devices is None else devices, key=lambda each: (each.process_index, each.id))
     return DataParallel(Mesh(np.array(in_order), (AXIS,), axis_types=(AxisType.Auto,)), style, shard_optimizer)
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
-    """The rows of a global array, split by its leading axis, that this process has."""
+    """The rows of this process, of a global array that is split by its leading axis."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 

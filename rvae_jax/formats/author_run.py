@@ -8,7 +8,7 @@ from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError, needs
 from rvae_jax.storage import workdir as workdir_lib
-from rvae_jax.storage.checkpoints import Checkpoints
+from rvae_jax.storage.checkpoints import Checkpoints, quiet_orbax
 from rvae_jax.storage.transfer import take_over
 from rvae_jax.training.program import make_program
 
@@ -19,6 +19,7 @@ with needs("interop", command=False):
     from rvae_jax.formats import keras_layout
 
 
+@quiet_orbax()
 def import_keras(weights: epath.Path, config: Config, workdir: epath.PathLike) -> str:
     """Writes the work directory.
 

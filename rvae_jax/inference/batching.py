@@ -1,4 +1,4 @@
-"""A function of many rows, run in batches over all devices of this process."""
+"""A function of many rows, run in batches on all devices of this process."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from rvae_jax.distributed import sharding
 
 
 class Batched:
-    """A jitted ``function(weights, *rows)``, over devices, in batches; rows and results have as many rows as there are.
+    """A jitted ``function(weights, *rows)`` for any number of rows.
 
     Args:
-      function: to jit; it treats each row by itself. Its result is a tree of arrays with a leading axis of rows.
+      function: the function to jit. It treats each row by itself, and returns a tree of arrays with a leading axis of
+        rows.
       weights: its first argument, kept on every device.
-      batch_size: most rows of a device at a time.
+      batch_size: largest number of rows that a device has at a time.
     """
 
     def __init__(self, function: Callable[..., Any], weights: Any = None, batch_size: int = 32) -> None:
@@ -36,13 +37,13 @@ class Batched:
 
         Args:
           *rows: arrays with equally many rows, at least one.
-          label: what the progress bar is called, or None for none.
+          label: title of the progress bar, or None for no bar.
 
         Returns:
-          The results of all rows, in their order: NumPy arrays.
+          The results of all rows in their order, as NumPy arrays.
         """
         count, devices = len(rows[0]), self._layout.mesh.size
-        # Of few sizes, so that little is compiled for different counts.
+        # Only powers of two, so that few programs are compiled for requests of different sizes.
         size = min(self._batch_size, 1 << math.ceil(math.log2(math.ceil(count / devices)))) * devices
         found, running = [], deque()
         with tqdm(total=count, desc=label, unit=" images", disable=label is None) as progress:
@@ -54,12 +55,12 @@ class Batched:
 
             for start in range(0, count, size):
                 parts = [np.asarray(array[start : start + size]) for array in rows]
-                # The last batch is filled up, so that nothing is compiled for it.
+                # The last batch is padded, so that no other program is compiled for it.
                 padded = [np.concatenate([part, part[[-1] * (size - len(part))]]) for part in parts]
                 running.append(
                     (self._function(self._weights, *jax.device_put(padded, self._layout.batch)), len(parts[0]))
                 )
-                if len(running) > 1:  # the next one is prepared while one runs
+                if len(running) > 1:  # while one batch runs, the next is prepared
                     fetch()
             while running:
                 fetch()

@@ -1,8 +1,8 @@
-"""Using a trained model: encode, decode, reconstruct, sample."""
+"""A trained model: encode, decode, reconstruct, sample."""
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import functools
 import io
 import os
@@ -13,7 +13,6 @@ import numpy as np
 from etils import epath
 
 from rvae_jax.config import Config
-from rvae_jax.data import reading
 from rvae_jax.data.pixels import to_float
 from rvae_jax.errors import UserError
 from rvae_jax.inference import samplers
@@ -30,15 +29,15 @@ _FITTED_TO = 10_000
 class TrainedVAE:
     """A VAE with its weights. Images are float32 ``[n, H, W, C]`` in [-1, 1]; codes ``[n, latent_dim]``.
 
-    Any number of images or codes can be given: they go through in batches, over all devices of this process.
+    Any number of images or codes can be given: they are processed in batches, on all devices of this process.
 
     Attributes:
-      config: configuration of the run that it comes from.
-      step: step of the checkpoint that it comes from.
+      config: the configuration of its run.
+      step: the step of its checkpoint.
       vae: the network.
       variables: its weights and statistics; averaged weights where the run kept them.
-      workdir: the run's work directory, or where it was exported to; None for a model that was made in another way.
-      source: what it was loaded from, in words.
+      workdir: the run's work directory or the exported directory; None for a model that was not loaded.
+      source: where it was loaded from, in words.
     """
 
     def __init__(
@@ -76,10 +75,10 @@ class TrainedVAE:
 
         Args:
           images: float32, in [-1, 1].
-          label: what a progress bar is called, or None for none.
+          label: title of a progress bar, or None for no bar.
 
         Raises:
-          UserError: the images' shape is not the model's, there are none, or they are not floats.
+          UserError: there are no images, or they have another shape than the model's or are not floats.
         """
         expected = tuple(self.config.model.image_shape)
         if np.ndim(images) != 4 or np.shape(images)[1:] != expected or not len(images):
@@ -89,11 +88,11 @@ class TrainedVAE:
         return self._encode(np.asarray(images, np.float32), label=label)
 
     def decode(self, z: np.ndarray, label: str | None = None) -> np.ndarray:
-        """Images of the codes ``z``; values may leave [-1, 1] a little, clip them to show.
+        """Images of the codes ``z``; values may lie slightly outside [-1, 1], so clip them for display.
 
         Args:
           z: codes.
-          label: what a progress bar is called, or None for none.
+          label: title of a progress bar, or None for no bar.
 
         Raises:
           UserError: ``z`` is not ``[n, latent_dim]``.
@@ -117,7 +116,7 @@ class TrainedVAE:
           sampler: ``prior``, ``gaussian`` or ``mixture``; see ``samplers``.
 
         Raises:
-          UserError: there is no such sampler, or the training images are not there.
+          UserError: there is no such sampler, or it needs the training images and they are not there.
         """
         return self.decode(self.codes(n, seed, sampler))
 
@@ -144,16 +143,16 @@ class TrainedVAE:
         """Mean and covariance of the population of codes; see ``samplers.moments``.
 
         Raises:
-          UserError: the model was not exported with them, and the training images are not there.
+          UserError: they are not stored with the model, and the training images are not there.
         """
         return samplers.moments(*self.population) if self._moments is None else self._moments
 
     @functools.cached_property
     def population(self) -> tuple[np.ndarray, np.ndarray]:
-        """Posteriors of the training images, or of 10,000 of them at equal distances.
+        """Posteriors of the training images, or of 10,000 of them, evenly spaced.
 
         Raises:
-          UserError: they are not there.
+          UserError: the images are not there.
         """
         return self.encode(self.images("train", _FITTED_TO))
 
@@ -161,30 +160,34 @@ class TrainedVAE:
         """Images of the run's data set, as the model takes them.
 
         Args:
-          split: ``train``, ``selection`` or ``validation``: one of the run's own; else in TFDS's syntax.
-          limit: take this many at equal distances, or None for all.
+          split: ``train``, ``selection`` or ``validation`` for the run's own; anything else is in TFDS's syntax.
+          limit: number of images, evenly spaced, or None for all.
 
         Raises:
           UserError: the data set, or the split, is not there.
         """
+        from rvae_jax.data import reading  # imports TFDS and OpenCV, which a model in use does not need
+
         return to_float(reading.read_split(self.config, split, limit))
 
     def encode_folder(self, folder: os.PathLike | str, output: os.PathLike | str) -> int:
         """Encodes every picture in a folder, zip or tar, and writes the codes to an ``.npz``.
 
-        Pictures are cut and scaled as ``prepare`` and the run's ``data.crop`` do it. The file has ``names``, ``mean``
+        Pictures are cropped and scaled as by ``prepare`` and the run's ``data.crop``. The file has ``names``, ``mean``
         and ``log_var``, one row a picture; ``skipped`` names those that could not be read.
 
         Args:
           folder: the pictures.
-          output: file to write; it is there only when it is whole.
+          output: file to write, atomically.
 
         Returns:
-          How many were encoded.
+          The number of pictures that were encoded.
 
         Raises:
-          UserError: there is no picture that can be read.
+          UserError: no picture can be read.
         """
+        from rvae_jax.data import reading  # see ``images``
+
         names, images, skipped = reading.read_folder(Path(folder), self.config)
         mean, log_var = self.encode(to_float(images))
         content = io.BytesIO()
@@ -194,25 +197,25 @@ class TrainedVAE:
 
 
 def load(path: epath.PathLike, step: int | None = None, data_dir: str | None = None) -> TrainedVAE:
-    """Loads a trained model; ``model.source``, which its repr shows, says what was found.
+    """Loads a trained model; ``model.source``, which its repr shows, says from where.
 
     Args:
       path: the work directory of a run, a directory that ``rvae_jax.export`` made, or a ``.safetensors`` file; local or
         in an object store.
       step: step of the checkpoint, or None for the one with the least error on the selection images.
-      data_dir: folder of prepared data sets, if it is not where the run had it.
+      data_dir: folder of prepared data sets, if it is not the run's own.
 
     Raises:
-      UserError: there is no model, no checkpoint, none of that step, or it cannot be read.
+      UserError: there is no model, no checkpoint or none of that step, or it cannot be read.
     """
     return from_stored(stored_model.read(path, step), data_dir)
 
 
 def from_stored(model: stored_model.StoredModel, data_dir: str | None = None) -> TrainedVAE:
-    """The model to use, of what was read; ``data_dir`` as in ``load``."""
-    config = copy.deepcopy(model.config)
+    """A stored model, ready for use; ``data_dir`` as in ``load``."""
+    config = model.config
     if data_dir is not None:
-        config.data.data_dir = data_dir
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
     vae, _ = make_models(config.model, adversarial=False)
     variables = weights_lib.evaluation_variables(model.weights)
     return TrainedVAE(config, model.step, vae, variables, model.folder, model.source, model.moments)

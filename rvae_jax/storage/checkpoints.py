@@ -1,15 +1,15 @@
-"""Checkpoints of a run, with Orbax: atomic, asynchronous, the newest few and the best.
+"""Checkpoints of a run, with Orbax: atomic, asynchronous; the newest few and the best are kept.
 
 A checkpoint has two items: ``weights``, all that using the model needs, and ``training``, the rest of the state.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
@@ -18,21 +18,23 @@ from rvae_jax.distributed import processes
 from rvae_jax.errors import UserError
 from rvae_jax.storage import weights as weights_lib
 from rvae_jax.storage import workdir as workdir_lib
+from rvae_jax.system.absl_logs import absl_verbosity
 from rvae_jax.system.files import is_remote
 
 SELECTION_METRIC = "selection_l1"
 
 Items = dict[str, Any]  # "weights", all that using the model needs, and "training", the rest of the state
 
-# Orbax logs each file that it touches, and the traceback of each error that it then raises; we report those ourselves.
-absl_logging.set_verbosity(absl_logging.FATAL)
+
+# Orbax logs each file that it touches, and the traceback of each error that it then raises, which we report ourselves.
+quiet_orbax = functools.partial(absl_verbosity, "fatal")
 
 
 class Checkpoints:
     """The folder ``checkpoints`` of a work directory.
 
-    A checkpoint appears there only when it is complete. Kept are the newest few, and the one with the least selection
-    error (mean absolute error on the images of ``data.selection_split``).
+    A checkpoint appears there only when it is complete. The newest few are kept, and the one with the least
+    selection error (mean absolute error on the images of ``data.selection_split``).
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int = 1, *, read_only: bool = False) -> None:
@@ -59,7 +61,7 @@ class Checkpoints:
         )
 
     def steps(self) -> list[int]:
-        """Steps of which there is a checkpoint, oldest first."""
+        """Steps that have a checkpoint, oldest first."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
@@ -84,7 +86,7 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Returns when everything is on disk; raises what a save that was under way has raised."""
+        """Waits until everything is on disk; raises the error of a save that was under way."""
         self._manager.wait_until_finished()
 
     def restore_latest(self, like: Items) -> Items | None:
@@ -138,10 +140,11 @@ class Checkpoints:
         return weights_lib.shapes(getattr(metadata, "tree", metadata))
 
     def close(self) -> None:
-        """Waits, then lets go of the folder."""
+        """Waits for a save that is under way, then closes the folder."""
         self._manager.close()
 
 
+@quiet_orbax()
 def load_weights(
     workdir: epath.Path, step: int | None = None, sharding: jax.sharding.Sharding | None = None
 ) -> tuple[Config, dict[str, Any], int]:
@@ -153,7 +156,7 @@ def load_weights(
       sharding: where the weights go, or None for the first device.
 
     Returns:
-      Configuration, weights as ``training.state.TrainState.weights`` has them, and the step they are of.
+      Configuration, weights as ``training.state.TrainState.weights`` has them, and their step.
 
     Raises:
       UserError: there is no run, no checkpoint, none of that step, or it cannot be read.
@@ -173,7 +176,7 @@ def load_weights(
         weights_lib.expected_weights(config),
     )
     try:
-        # Orbax finds other shapes out in a thread, with a traceback.
+        # Orbax would report another shape from a thread, with a traceback.
         weights_lib.require_same_shapes(
             checkpoints.weight_shapes(step),
             weights_lib.shapes(like),

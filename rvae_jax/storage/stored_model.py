@@ -13,7 +13,6 @@ from rvae_jax.config import Config
 from rvae_jax.errors import UserError
 from rvae_jax.storage import tensor_file
 from rvae_jax.storage import workdir as workdir_lib
-from rvae_jax.storage.checkpoints import load_weights
 from rvae_jax.storage.workdir import CONFIG_FILE
 
 TENSORS_FILE = "model.safetensors"
@@ -23,14 +22,14 @@ _LISTED = 8
 
 @dataclasses.dataclass(frozen=True)
 class StoredModel:
-    """What was found.
+    """A model that was read.
 
     Attributes:
       config: configuration of the run that it comes from.
       weights: as ``training.state.TrainState.weights`` has them.
-      step: that they are of.
+      step: training step of the weights.
       folder: the directory, or the one that the file is in.
-      source: what it was found in, in words.
+      source: where it was read from, in words.
       moments: mean and covariance of the training images' codes, or None where they were not stored; see
         ``samplers.moments``.
     """
@@ -67,12 +66,14 @@ def read(path: epath.PathLike, step: int | None = None, sharding: jax.sharding.S
             f"{path} {_described(path)}; expected the --workdir of a run, with {CONFIG_FILE} and checkpoints, an"
             f" exported directory, with {TENSORS_FILE}, or a .safetensors file"
         )
+    from rvae_jax.storage.checkpoints import load_weights  # imports Orbax, which an export does not need
+
     config, weights, step = load_weights(path, step, sharding)
     return StoredModel(config, weights, step, path, f"work directory {path}, step {step}")
 
 
 def is_export(path: epath.Path) -> bool:
-    """Whether it is a directory that ``rvae_jax.export`` made, and not that of a run."""
+    """Whether it is a directory that ``rvae_jax.export`` made, and not the work directory of a run."""
     return (path / TENSORS_FILE).exists() and not (path / "checkpoints").exists()
 
 
@@ -88,7 +89,7 @@ def _read_tensors(
 
 
 def _require_same_config(folder: epath.Path, config: Config) -> None:
-    """Finds that what ``config.json`` says is what the weights beside it were trained with."""
+    """Raises unless ``config.json`` says what the weights beside it were trained with."""
     if not (folder / CONFIG_FILE).exists():
         return
     there = workdir_lib.read_config(folder)

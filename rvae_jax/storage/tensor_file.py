@@ -43,12 +43,12 @@ _PREFIXES = {
 
 
 def to_bytes(config: Config, weights: dict[str, Any], step: int, moments: Moments | None = None) -> bytes:
-    """The content of the file.
+    """The content of a file.
 
     Args:
       config: of the run.
       weights: as ``training.state.TrainState.weights`` has them.
-      step: that they are of.
+      step: training step of the weights.
       moments: of the training images' codes, or None to leave them out.
     """
     arrays = {_readable(name): np.ascontiguousarray(leaf) for name, leaf in weights_lib.flatten(weights).items()}
@@ -64,14 +64,14 @@ def read(
     """Reads what ``to_bytes`` made.
 
     Args:
-      path: of the file.
+      path: the file.
       sharding: where the weights go, or None for the first device.
 
     Returns:
-      What ``to_bytes`` was given.
+      The arguments of ``to_bytes``.
 
     Raises:
-      UserError: it is no such file, cut off, or its weights are not those of its configuration.
+      UserError: it is not such a file, it is incomplete, or its weights are not those of its configuration.
     """
     with _opened(path) as file:
         config, step = _header(path, file.metadata())
@@ -108,7 +108,7 @@ def _header(path: epath.Path, header: dict[str, str] | None) -> tuple[Config, in
 
 
 def _read_all(path: epath.Path, file: Any, expected: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """All arrays of the file, which must be those of ``expected``."""
+    """All arrays of the file; raises unless they are exactly those of ``expected``."""
     there = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     weights_lib.require_same_shapes(
         {name: tuple(tensor.get_shape()) for name, tensor in there.items()},
@@ -129,13 +129,13 @@ def _opened(path: epath.Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise UserError(
-            f"{path} is not a whole .safetensors file ({error}); export it again, or fetch it again"
+            f"{path} is not a complete .safetensors file ({error}); export it again, or fetch it again"
         ) from None
 
 
 @contextlib.contextmanager
 def _local(path: epath.Path) -> Iterator[Path]:
-    """A file of the local disk with the content of ``path``."""
+    """The file itself, or a local copy of one in an object store."""
     if not is_remote(path):
         yield Path(path)
         return

@@ -1,4 +1,4 @@
-"""A work directory belongs to one run: its configuration says which."""
+"""The work directory of a run, and the configuration that is kept in it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CONFIG_FILE = "config.json"
 
 
 def open_workdir(path: epath.PathLike) -> epath.Path:
-    """The path of a work directory: local, or in an object store such as ``gs://BUCKET/PATH``.
+    """The path of a work directory, local or in an object store such as ``gs://BUCKET/PATH``.
 
     Raises:
-      UserError: it is in an object store, and what reaches it is not installed.
+      UserError: it is in an object store, and the package that reads the store is not installed.
     """
-    workdir = epath.Path(path).expanduser()  # a shell leaves the ~ of --workdir=~/runs alone
+    workdir = epath.Path(path).expanduser()  # a shell does not expand the ~ of --workdir=~/runs
     if is_remote(workdir):
         try:
             workdir.exists()
@@ -45,10 +45,10 @@ def read_config(workdir: epath.Path) -> Config:
 
 
 def require_same(workdir: epath.Path, config: Config) -> None:
-    """Finds that ``workdir`` holds no run but ``config``.
+    """Raises if ``workdir`` holds a run of another configuration.
 
     Raises:
-      UserError: it holds a run whose configuration differs in more than ``config.MAY_CHANGE``.
+      UserError: it holds a run whose configuration differs in a field outside ``config.MAY_CHANGE``.
     """
     if not (workdir / CONFIG_FILE).exists():
         return
@@ -72,10 +72,10 @@ def require_same(workdir: epath.Path, config: Config) -> None:
 
 
 def make_folder(workdir: epath.Path) -> None:
-    """Makes the folder, if it is not there.
+    """Makes the folder unless it is there.
 
     Raises:
-      UserError: it is a file, or in one, or cannot be made.
+      UserError: it is a file or lies in one, or it cannot be made.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -86,10 +86,10 @@ def make_folder(workdir: epath.Path) -> None:
 
 
 def claim(workdir: epath.Path, config: Config) -> None:
-    """Makes ``workdir`` the work directory of the run ``config``, or finds that it is.
+    """Makes ``workdir`` the work directory of the run ``config``, unless it already is.
 
     Raises:
-      UserError: it is no folder, or see ``require_same``.
+      UserError: it is not a folder, or it holds another run; see ``require_same``.
     """
     make_folder(workdir)
     require_same(workdir, config)

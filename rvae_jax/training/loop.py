@@ -18,7 +18,7 @@ from rvae_jax.errors import UserError
 from rvae_jax.hardware.xla_options import first_state_options
 from rvae_jax.storage import stored_model
 from rvae_jax.storage import workdir as workdir_lib
-from rvae_jax.storage.checkpoints import Checkpoints
+from rvae_jax.storage.checkpoints import Checkpoints, quiet_orbax
 from rvae_jax.storage.transfer import take_over
 from rvae_jax.training import opening
 from rvae_jax.training.compile_step import compile_step
@@ -29,6 +29,7 @@ from rvae_jax.training.state import TrainState
 from rvae_jax.training.step_log import StepLog
 
 
+@quiet_orbax()
 def train(
     config: Config,
     workdir: epath.PathLike,

@@ -18,12 +18,12 @@ METRICS_FILE = "metrics.jsonl"
 class MetricWriter:
     """Writes rows of scalars to ``metrics.jsonl`` and TensorBoard, and pictures to TensorBoard.
 
-    A run that goes on from step ``first_step`` drops what an earlier process wrote beyond it, so that no step is there
-    twice. Nothing can be appended to what is in an object store: there, rows appear when they are published.
+    When a run goes on from step ``first_step``, rows of later steps are dropped, so that no step appears twice. Files
+    in an object store cannot be appended to: there, rows appear when they are published.
     """
 
     def __init__(self, workdir: epath.Path, first_step: int) -> None:
-        import tensorboardX  # which imports PyTorch where that is installed, and that takes seconds
+        import tensorboardX  # imports PyTorch if it is installed, which takes seconds
 
         self._workdir = workdir
         self._local = None
@@ -52,7 +52,7 @@ class MetricWriter:
             self._local.cleanup()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Writes one row, at once."""
+        """Writes one row, and flushes it."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -64,7 +64,7 @@ class MetricWriter:
         self._events.add_image(name, image, step, dataformats="HWC")
 
     def publish(self) -> None:
-        """Copies what was written since to the object store, where the work directory is in one."""
+        """Copies all files to the object store, if the work directory is in one."""
         if self._local is None:
             return
         for file in self._folder.rglob("*"):
@@ -93,7 +93,7 @@ class SilentWriter:
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
-    """Rows of ``metrics.jsonl``, of which an imported run has none; a last line cut short by a crash is left out."""
+    """Rows of ``metrics.jsonl``; an imported run has none. A last line that a crash cut short is left out."""
     rows = []
     try:
         lines = (workdir / METRICS_FILE).read_text().splitlines()

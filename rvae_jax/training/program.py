@@ -26,9 +26,9 @@ class Program:
       vae: the VAE.
       discriminator: the discriminator, or None without adversarial loss.
       optimizer: of both.
-      create_state: a random key to the first state.
-      train_step: ``(state, images, key) -> (state, metrics)``, as ``step.make_train_step`` has it, but for images as
-        bytes: they go to the devices in a quarter of the floats' time.
+      create_state: from a random key to the first state.
+      train_step: ``(state, images, key) -> (state, metrics)``, see ``step.make_train_step``. It takes images as bytes,
+        which are sent to the devices in a quarter of the time of floats.
     """
 
     vae: VAE
@@ -43,7 +43,7 @@ class Program:
 
 
 def make_program(config: Config, axis_name: str | None = None) -> Program:
-    """Builds them.
+    """Builds the functions of a configuration.
 
     Args:
       config: a valid configuration.
@@ -70,5 +70,5 @@ def make_program(config: Config, axis_name: str | None = None) -> Program:
 
 
 def batch_shape(config: Config) -> jax.ShapeDtypeStruct:
-    """Shape and type of a batch on its way to ``Program.train_step``."""
+    """Shape and type of a batch for ``Program.train_step``."""
     return jax.ShapeDtypeStruct((config.batch_size, *config.model.image_shape), np.uint8)

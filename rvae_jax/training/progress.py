@@ -6,7 +6,7 @@ import time
 class Progress:
     """Speed and time left, from the steps since the last report.
 
-    Pauses for evaluation count towards the time left, by the mean of those seen, and not towards the speed.
+    Pauses for evaluation do not count towards the speed. The caller adds those to come to the time left.
     """
 
     def __init__(self, first_step: int, last_step: int, batch_size: int) -> None:
@@ -18,7 +18,7 @@ class Progress:
         self._step, self._time = step, time.monotonic()
 
     def skip(self) -> None:
-        """Starts the clock anew, after a pause."""
+        """Restarts the clock after a pause."""
         self._mark(self._step)
 
     def report(self, step: int, pauses_left_s: float) -> tuple[float, float]:

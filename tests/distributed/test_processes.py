@@ -126,6 +126,6 @@ def test_interrupt_is_passed_on_to_all(others, monkeypatch, capsys):
         assert not stop.reached(4)
         signal.raise_signal(signal.SIGINT)
         assert sent == [signal.SIGTERM]
-        assert "SIGINT: saves and stops" in capsys.readouterr().out
+        assert "SIGINT: saving, then stopping" in capsys.readouterr().out
         assert stop.reached(5)
     assert (stop.signal, asked) == (signal.SIGTERM, [4, 5])
