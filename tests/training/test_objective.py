@@ -1,0 +1,127 @@
+"""The terms of the objective, their weights and their gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_runs import TINY
+from step_cases import (
+    CAPTURE,
+    OPTIONS,
+    captured_step,
+    largest_difference,
+    random_images,
+    random_state,
+)
+
+from rvae_jax import losses
+from rvae_jax.config import LossConfig, ModelConfig
+from rvae_jax.models import make_models
+from rvae_jax.training.objective import term_weights
+
+
+@pytest.mark.usefixtures("strict_promotion", "fixed_noise")
+def test_neither_players_loss_moves_the_other():
+    loss = LossConfig(adversarial_start_step=1, adversarial_weight=3000.0)
+    (_, vae_before, discriminator_before), (_, vae_after, discriminator_after) = captured_step(loss, (0, 1))
+    ((_, vae_alone, _),) = captured_step(LossConfig(adversarial="none"))
+    # The generator's loss, on from step 1, does not reach the discriminator; the discriminator's never reaches the VAE.
+    assert largest_difference(discriminator_after, discriminator_before) <= 1e-6
+    assert largest_difference(vae_before, vae_alone) <= 2e-5
+    assert largest_difference(vae_after, vae_alone) > 0.05
+
+
+def _softplus(x):
+    return np.logaddexp(0.0, x)
+
+
+def _relu(x):
+    return np.maximum(0.0, x)
+
+
+def _expected_terms(loss, noise):
+    """Unweighted terms and other metrics of the tiny networks, in NumPy and float64, from what the networks give."""
+    vae, discriminator = make_models(ModelConfig(**TINY), adversarial=True)
+    state = random_state(vae, discriminator, CAPTURE)
+
+    @jax.jit
+    def forward(x):
+        result = vae.apply(state.vae.variables, x, noise)
+        logits = [discriminator.apply(state.discriminator.variables, image) for image in (x, result.x_hat)]
+        return (*result, *logits)
+
+    x = random_images()
+    x_hat, mean, log_var, real, fake = (np.float64(array) for array in forward(x))
+    variance = np.exp(log_var)
+    population = mean.var(0) + (variance.mean(0) if loss.moments == "mixture" else 0)
+    terms = {"reconstruction": np.mean(np.abs(x - x_hat))}
+    if loss.kl == "standard":
+        terms["standard_kl"] = 0.5 * np.mean(np.sum(mean**2 + variance - 1 - log_var, 1))
+    else:
+        terms["population_kl"] = 0.5 * np.sum(mean.mean(0) ** 2 + population - 1 - np.log(population))
+        ratio = variance / loss.variance_target
+        terms["variance_regularizer"] = 0.5 * np.mean(np.sum(ratio - 1 - np.log(ratio), 1))
+    if loss.adversarial == "bce":
+        terms["adversarial"] = np.mean(_softplus(-fake))
+        terms["discriminator"] = np.mean(_softplus(-real)) + np.mean(_softplus(fake))
+    if loss.adversarial == "hinge":
+        terms["adversarial"] = -np.mean(fake)
+        terms["discriminator"] = np.mean(_relu(1 - real)) + np.mean(_relu(1 + fake))
+    if loss.adversarial == "least_squares":
+        terms["adversarial"] = np.mean((fake - 1) ** 2)
+        terms["discriminator"] = np.mean((real - 1) ** 2) + np.mean(fake**2)
+    metrics = {
+        "latent/active_units": np.sum(mean.var(0) > 0.01),
+        "latent/population_mean_rms": np.sqrt(np.mean(mean.mean(0) ** 2)),
+        "latent/population_std": np.mean(mean.std(0)),
+        "latent/sigma_mean": np.mean(np.exp(0.5 * log_var)),
+        "latent/sigma_min": np.min(np.exp(0.5 * log_var)),
+    }
+    if loss.adversarial != "none":
+        border = 0.5 if loss.adversarial == "least_squares" else 0
+        metrics["discriminator/accuracy_real"] = np.mean(real > border)
+        metrics["discriminator/accuracy_fake"] = np.mean(fake < border)
+    return terms, metrics
+
+
+@pytest.mark.usefixtures("strict_promotion")
+@pytest.mark.parametrize("name", OPTIONS)
+def test_metrics_and_objective_are_what_the_options_say(name, fixed_noise):
+    loss, weights_at = OPTIONS[name]
+    terms, others = _expected_terms(loss, fixed_noise)
+    results = captured_step(loss, tuple(weights_at))
+    for (metrics, *gradients), weights in zip(results, weights_at.values(), strict=True):
+        if "discriminator" in terms:
+            weights = weights | {"discriminator": loss.adversarial_weight}
+        weighted = {key: weights[key] * term for key, term in terms.items()}
+        expected = {f"loss/{key}": term for key, term in terms.items()} | others
+        expected |= {f"weighted/{key}": term for key, term in weighted.items()}
+        expected["loss/total"] = sum(term for key, term in weighted.items() if key != "discriminator")
+        for player, gradient in zip(("vae", "discriminator"), gradients, strict=True):
+            if gradient is not None:
+                squares = [np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(gradient)]
+                expected[f"gradient_norm/{player}"] = np.sqrt(sum(squares))
+        assert metrics.keys() == expected.keys()
+        assert {(value.dtype, value.shape) for value in metrics.values()} == {(np.dtype(np.float32), ())}
+        for key, value in expected.items():
+            assert float(metrics[key]) == pytest.approx(value, rel=1e-5), key
+
+
+@pytest.mark.usefixtures("strict_promotion")
+@pytest.mark.parametrize(
+    ("start", "length", "expected"),
+    [
+        (0, 0, [1, 1, 1, 1, 1]),
+        (2, 0, [0, 0, 1, 1, 1]),
+        (0, 4, [0.25, 0.5, 0.75, 1, 1]),
+        (1, 2, [0, 0.5, 1, 1, 1]),
+    ],
+)
+def test_ramp(start, length, expected):
+    assert [float(losses.ramp(jnp.int32(step), start, length)) for step in range(5)] == expected
+
+
+def test_discriminator_has_no_ramp():
+    weights = term_weights(LossConfig(adversarial_start_step=10, kl_start_step=10), jnp.int32(0))
+    assert weights["discriminator"] == 100
+    assert weights["adversarial"] == weights["population_kl"] == weights["standard_kl"] == 0

@@ -1,0 +1,87 @@
+"""Runs in processes of their own: signals, kills, command lines."""
+
+import re
+import signal
+import subprocess
+
+import pytest
+from run_cases import ROOT, assert_same_run, command, losses_by_step
+
+from rvae_jax.storage.checkpoints import Checkpoints
+from rvae_jax.training.metric_log import read_metrics
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_cache(tmp_path_factory):
+    """Processes of their own share what they compile, apart from the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def start(data_dir, workdir, steps, after):
+    """Starts a run in a process of its own, and returns when it has said ``after``, the last of ``process.said``."""
+    process = subprocess.Popen(
+        command(data_dir, workdir, steps), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    process.said = ""
+    for line in process.stdout:
+        process.said += line
+        if after in line:
+            return process
+    raise AssertionError(process.said)
+
+
+def finish(data_dir, workdir, steps):
+    run = subprocess.run(command(data_dir, workdir, steps), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    finish(data_dir, workdir, 40)
+    return workdir
+
+
+def test_signals_save_a_kill_loses_only_the_steps_since_and_the_run_goes_on(undisturbed, data_dir, tmp_path):
+    stopped_at = 0
+    for number, status, after in ((signal.SIGTERM, 143, 7), (signal.SIGINT, 130, 15)):
+        with start(data_dir, tmp_path, 40, after=f"step {after}/40") as process:
+            process.send_signal(number)
+            rest = process.stdout.read()
+        assert process.returncode == status
+        stopped_at = int(re.search(rf"Stopped by {number.name} at step (\d+)", rest)[1])
+        assert max(Checkpoints(tmp_path, read_only=True).steps()) == stopped_at >= after
+    with start(data_dir, tmp_path, 40, after="step 37/40") as process:
+        process.kill()
+        said = process.said + process.stdout.read()
+    assert f"step {stopped_at + 1}/40" in said and f"step {stopped_at}/40" not in said
+    assert max(row["step"] for row in read_metrics(tmp_path)) >= 37
+    newest = max(Checkpoints(tmp_path, read_only=True).steps())
+    assert newest in (20, 30)
+    said = finish(data_dir, tmp_path, 40)
+    assert f"step {newest + 1}/40" in said and f"step {newest}/40" not in said
+    assert_same_run(undisturbed, tmp_path, 40)
+    steps = [row["step"] for row in read_metrics(tmp_path) if "loss/total" in row]
+    assert steps == list(range(1, 41))
+    assert losses_by_step(tmp_path) == losses_by_step(undisturbed)
+
+
+def test_bad_command_lines_are_one_line(data_dir, tmp_path):
+    for flag, expected in (
+        ("--config.model.latent=64", "Field latent not found on dataclass <class 'rvae_jax.config.ModelConfig'>"),
+        ("--config.model.latent_dim=many", "--config.model.latent_dim=many: invalid literal for int()"),
+        ("--config.model.norm=layer", "--config.model.norm=layer: value should be one of <frozen|batch>"),
+        ("--config=configs/missing.py", "configs/missing.py"),
+        ("--config=configs/orl.py:huge", "variant 'huge' does not exist"),
+        ("--config.batch_size=1", "--config.batch_size=1: expected at least 2, for the variance of the population"),
+    ):
+        run = subprocess.run(
+            [*command(data_dir, tmp_path / "run", 1), flag], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 1
+        assert run.stderr.startswith("Error: ") and run.stderr.count("\n") == 1, run.stderr
+        assert expected in run.stderr
+    assert not (tmp_path / "run").exists()
