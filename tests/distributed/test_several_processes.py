@@ -29,7 +29,7 @@ def compile_cache(tmp_path_factory):
 
 
 @pytest.fixture
-def processes(data_dir, compile_cache):  # noqa: F811
+def start_processes(data_dir, compile_cache):
     """Starts processes of one run, and ends those that a failed test leaves."""
     started = []
 
@@ -119,9 +119,9 @@ def assert_same_run(workdir, alone):
         np.testing.assert_allclose(mine, their, atol=5e-3)
 
 
-def test_processes_come_and_go_and_the_run_is_that_of_one(processes, alone, tmp_path):
+def test_processes_come_and_go_and_the_run_is_that_of_one(start_processes, alone, tmp_path):
     # Two of them; a signal to the second stops both before the same step.
-    two = processes(2, tmp_path, f"--config.steps={STEPS}")
+    two = start_processes(2, tmp_path, f"--config.steps={STEPS}")
     said = read_until(two[0], f"step 7/{STEPS}")
     assert "Process 0 of 2 on " in said and ": 2 of 4 devices" in said
     two[1].send_signal(signal.SIGTERM)
@@ -131,7 +131,7 @@ def test_processes_come_and_go_and_the_run_is_that_of_one(processes, alone, tmp_
     assert max(Checkpoints(tmp_path, read_only=True).steps()) == stopped_at < STEPS
 
     # Four, in the other style, one of which dies.
-    four = processes(4, tmp_path, f"--config.steps={STEPS}", "--config.parallel=pmap")
+    four = start_processes(4, tmp_path, f"--config.steps={STEPS}", "--config.parallel=pmap")
     said = read_until(four[0], f"step {stopped_at + 3}/{STEPS}")
     assert f"step {stopped_at + 1}/{STEPS}" in said and f"step {stopped_at}/{STEPS}" not in said
     four[3].kill()
@@ -142,35 +142,35 @@ def test_processes_come_and_go_and_the_run_is_that_of_one(processes, alone, tmp_
     assert not {process.returncode for process in four} & {0, 1, 2, 130, 143}
 
     # Two of one device each, and a share of the optimizer's state on each.
-    finish(processes(2, tmp_path, f"--config.steps={STEPS}", "--config.shard_optimizer=true", devices=1))
+    finish(start_processes(2, tmp_path, f"--config.steps={STEPS}", "--config.shard_optimizer=true", devices=1))
     assert_same_run(tmp_path, alone)
     for name in ("reconstructions", "samples", "transition"):
         assert (tmp_path / f"pictures/{name}.png").is_file()
     assert not list(tmp_path.glob(".shared.*"))
 
 
-def test_what_differs_between_processes_is_named(processes, tmp_path):
-    differing = processes(2, tmp_path / "run", own_flags=["--config.seed=0", "--config.seed=1"])
+def test_what_differs_between_processes_is_named(start_processes, tmp_path):
+    differing = start_processes(2, tmp_path / "run", own_flags=["--config.seed=0", "--config.seed=1"])
     host = re.escape(socket.gethostname())
     for said in finish(differing, status=1):
         assert re.search(rf"Error: --config.seed is 1 in process 1 on {host}, but 0 in process 0 on {host}", said)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_work_directory_that_is_not_shared_is_refused(processes, tmp_path, monkeypatch):
+def test_a_work_directory_that_is_not_shared_is_refused(start_processes, tmp_path, monkeypatch):
     folders = [tmp_path / "host_0", tmp_path / "host_1"]
     for folder in folders:
         folder.mkdir()
-    for said in finish(processes(2, "run", folders=folders), status=1):
+    for said in finish(start_processes(2, "run", folders=folders), status=1):
         assert re.search(r"Error: process 1 of 2 on .*: --workdir=.*run: process 0 has written there, and it is", said)
     assert not (folders[1] / "run").exists()
 
 
-def test_data_that_one_process_lacks_ends_all(processes, data_dir, tmp_path):
+def test_data_that_one_process_lacks_ends_all(start_processes, data_dir, tmp_path):
     flags = ["--config.data.name=elsewhere"]
     damaged = tmp_path / "data"
     damaged.mkdir()
-    two = processes(2, tmp_path / "run", *flags, own_flags=[f"--config.data.data_dir={damaged}"])
+    two = start_processes(2, tmp_path / "run", *flags, own_flags=[f"--config.data.data_dir={damaged}"])
     for said in finish(two, status=1):
         assert "elsewhere: not a data set of TFDS, nor prepared in" in said
     assert not (tmp_path / "run").exists()
