@@ -2,12 +2,13 @@
 
     python -m rvae_jax.main --config=configs/celeba.py --workdir=runs/celeba
 
-Data: to be prepared once, which downloads 1.5 GB and writes 10 GB; for non-commercial research only:
+Data, for non-commercial research only. Prepare it once; this downloads 1.5 GB and writes 10 GB:
 
     python -m rvae_jax.prepare celeb_a --size 128
 
-Cost: 254,000 steps of 64 are 100 epochs; at 138 GFLOP an image, as the author's layers count, 2.2e18 FLOP in all.
-Expect: no score to reach, since the author publishes none and we have not run it to its end.
+Cost: 100 epochs are 254,000 steps of 64 images. At 138 GFLOP per image, counted for the author's layers, that is
+2.2e18 FLOP.
+Expect: unknown. The author publishes no score, and we have not trained this configuration to its end.
 
     python -m rvae_jax.main --config=configs/celeba.py:tiny --workdir=runs/celeba_tiny
 

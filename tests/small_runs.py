@@ -1,8 +1,6 @@
 """Networks and runs that compile and train in seconds."""
 
-import dataclasses
-
-from rvae_jax.config import Config, DataConfig, make_tiny
+from rvae_jax.config import Config, DataConfig, make_tiny, replace_fields
 
 TINY = {
     "image_shape": (8, 8, 2),
@@ -37,10 +35,16 @@ def tiny_config(data_dir, **changes):
             validation_split="validation",
         )
     )
-    config.model.image_shape = (64, 64, 1)
-    make_tiny(config)
-    config.model.image_shape = (16, 16, 1)
-    config.model.encoder_filters, config.model.decoder_filters = (8, 8), (8, 1)
-    config.model.discriminator_filters, config.model.discriminator_strides = (8, 1), (2, 1)
-    config.model.encoder_identity_blocks, config.model.decoder_identity_blocks = 1, 0
-    return dataclasses.replace(config, **{"steps": 8, "log_every": 2, "eval_every": 4} | changes)
+    small = {
+        "model.image_shape": (16, 16, 1),
+        "model.encoder_filters": (8, 8),
+        "model.decoder_filters": (8, 1),
+        "model.encoder_identity_blocks": 1,
+        "model.decoder_identity_blocks": 0,
+        "model.discriminator_filters": (8, 1),
+        "model.discriminator_strides": (2, 1),
+        "steps": 8,
+        "log_every": 2,
+        "eval_every": 4,
+    }
+    return replace_fields(make_tiny(config), small | changes)

@@ -1,22 +1,24 @@
 import dataclasses
 import inspect
+import json
+import subprocess
+import sys
 
 import pytest
 
-from rvae_jax import config as config_lib
-from rvae_jax.config import Config, from_dict, require_variant, to_dict, validate
+from rvae_jax.config import (
+    Config,
+    differences,
+    flatten,
+    from_dict,
+    get_field,
+    make_tiny,
+    replace_fields,
+    require_variant,
+    to_dict,
+    validate,
+)
 from rvae_jax.errors import UserError
-
-
-def changed(**fields):
-    config = Config()
-    for name, value in fields.items():
-        *path, last = name.split("__")
-        target = config
-        for part in path:
-            target = getattr(target, part)
-        setattr(target, last, value)
-    return config
 
 
 def test_defaults_are_valid_and_the_papers():
@@ -30,48 +32,96 @@ def test_defaults_are_valid_and_the_papers():
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("field", "value", "message"),
     [
-        ({"batch_size": 1}, "--config.batch_size=1: expected at least 2"),
-        ({"batch_size": 6}, "--config.batch_size=6: expected a multiple of the 4 devices"),
-        ({"remat_stages": 7}, "--config.remat_stages=7: expected from 0 to 6, the stages"),
-        ({"remat_stages": -1}, "--config.remat_stages=-1: expected from 0 to 6"),
-        ({"steps": 0}, "--config.steps=0: expected at least 1"),
-        ({"seed": 2**32}, "--config.seed=4294967296: expected from 0"),
-        ({"model__image_shape": (256, 250, 3)}, r"image_shape=\(256, 250, 3\): expected a height and width that 64"),
-        ({"model__image_shape": (256, 256)}, r"image_shape=\(256, 256\): expected \(height, width, channels\)"),
-        ({"model__decoder_filters": (128,) * 7}, "decoder_filters=.*a list that ends with 3, the channels"),
-        ({"model__decoder_filters": (128, 3)}, "decoder_filters=.*7 numbers, as many as model.encoder_filters"),
-        ({"model__encoder_filters": ()}, r"encoder_filters=\(\): expected numbers of at least 1"),
-        ({"model__encoder_filters": (0,) * 7}, "encoder_filters=.*at least 1"),
-        ({"model__discriminator_strides": (2, 1)}, "discriminator_strides=.*6 numbers"),
-        ({"model__discriminator_filters": (8,) * 6}, "discriminator_filters=.*ends with 1"),
-        ({"model__latent_dim": 7}, "latent_dim=7: expected at least 8"),
-        ({"model__norm": "layer"}, "norm='layer': expected 'frozen' or 'batch'"),
-        ({"model__encoder_identity_blocks": -1}, "encoder_identity_blocks=-1"),
-        ({"loss__kl": "none"}, "loss.kl='none': expected 'population' or 'standard'"),
-        ({"loss__variance_weight": float("nan")}, "loss.variance_weight=nan: expected a finite number"),
-        ({"loss__kl_start_step": -1}, "loss.kl_start_step=-1"),
-        ({"loss__variance_target": 0.0}, "loss.variance_target=0.0: expected from 1e-14 to 1e14"),
-        ({"optimizer__learning_rate": 0.0}, "optimizer.learning_rate=0.0"),
-        ({"optimizer__beta2": 1.0}, "optimizer.beta2=1.0"),
-        ({"optimizer__ema_decay": 1.5}, "optimizer.ema_decay=1.5"),
-        ({"optimizer__clip_norm": 0.0}, "optimizer.clip_norm=0.0"),
-        ({"optimizer__warmup_steps": 500_000}, "optimizer.warmup_steps=500000: expected from 0 to steps=400000"),
-        ({"data__jitter": 0.5}, "data.jitter=0.5: expected from 0"),
-        ({"data__crop": (0, 10)}, r"data.crop=\(0, 10\)"),
+        ("batch_size", 1, "--config.batch_size=1: expected at least 2"),
+        ("batch_size", 6, "--config.batch_size=6: expected a multiple of the 4 devices"),
+        ("remat_stages", 7, "--config.remat_stages=7: expected from 0 to 6, the number of stages"),
+        ("remat_stages", -1, "--config.remat_stages=-1: expected from 0 to 6"),
+        ("steps", 0, "--config.steps=0: expected at least 1"),
+        ("seed", 2**32, r"--config.seed=4294967296: expected at least 0 and less than 2\^32"),
+        (
+            "model.image_shape",
+            (256, 250, 3),
+            r"image_shape=\(256, 250, 3\): expected a height and a width divisible by 64",
+        ),
+        ("model.image_shape", (256, 256), r"image_shape=\(256, 256\): expected \(height, width, channels\)"),
+        ("model.decoder_filters", (128,) * 7, "decoder_filters=.*a list that ends with 3, the channels"),
+        ("model.decoder_filters", (128, 3), "decoder_filters=.*7 numbers, as many as model.encoder_filters"),
+        ("model.encoder_filters", (), r"encoder_filters=\(\): expected numbers of at least 1"),
+        ("model.encoder_filters", (0,) * 7, "encoder_filters=.*at least 1"),
+        ("model.discriminator_strides", (2, 1), "discriminator_strides=.*6 numbers"),
+        ("model.discriminator_filters", (8,) * 6, "discriminator_filters=.*ends with 1"),
+        ("model.latent_dim", 7, "latent_dim=7: expected at least 8"),
+        ("model.norm", "layer", "norm='layer': expected 'frozen' or 'batch'"),
+        ("model.encoder_identity_blocks", -1, "encoder_identity_blocks=-1"),
+        ("loss.kl", "none", "loss.kl='none': expected 'population' or 'standard'"),
+        ("loss.variance_weight", float("nan"), "loss.variance_weight=nan: expected a finite number"),
+        ("loss.kl_start_step", -1, "loss.kl_start_step=-1"),
+        ("loss.variance_target", 0.0, "loss.variance_target=0.0: expected from 1e-14 to 1e14"),
+        ("optimizer.learning_rate", 0.0, "optimizer.learning_rate=0.0"),
+        ("optimizer.beta2", 1.0, "optimizer.beta2=1.0"),
+        ("optimizer.ema_decay", 1.5, "optimizer.ema_decay=1.5"),
+        ("optimizer.clip_norm", 0.0, "optimizer.clip_norm=0.0"),
+        ("optimizer.warmup_steps", 500_000, "optimizer.warmup_steps=500000: expected from 0 to steps=400000"),
+        ("accumulate_steps", 4, "--config.accumulate_steps=4: expected a divisor of 5, the images"),
+        ("data.jitter", 0.5, "data.jitter=0.5: expected at least 0 and less than 0.5"),
+        ("data.crop", (0, 10), r"data.crop=\(0, 10\)"),
     ],
 )
-def test_wrong_values_are_named(fields, message):
+def test_a_wrong_value_is_named_with_what_is_expected(field, value, message):
     with pytest.raises(UserError, match=message) as error:
-        validate(changed(**fields), 4)
+        validate(replace_fields(Config(), {field: value}), 4)
     assert "\n" not in str(error.value)
 
 
-def test_round_trip_and_differences():
-    config = changed(model__latent_dim=64, data__crop=(148, 148), optimizer__ema_decay=0.999)
+CHANGES = {"model.latent_dim": 64, "optimizer.ema_decay": 0.999, "data.crop": (148, 148)}
+
+
+def test_stored_form_gives_the_configuration_back():
+    config = replace_fields(Config(), CHANGES)
     assert from_dict(to_dict(config)) == config
-    assert config_lib.differences(config, Config()) == ["model.latent_dim", "optimizer.ema_decay", "data.crop"]
+
+
+def test_fields_are_replaced_in_a_copy():
+    original = Config()
+    config = replace_fields(original, CHANGES)
+    assert differences(config, original) == list(CHANGES)
+    assert [get_field(config, name) for name in CHANGES] == list(CHANGES.values())
+    assert original == Config()
+    config.loss.beta = 2.0
+    assert original == Config()
+    with pytest.raises(TypeError, match="'depth'"):
+        replace_fields(original, {"model.depth": 3})
+
+
+def test_flat_form_has_json_types():
+    flat = flatten(Config())
+    assert flat["model.image_shape"] == [256, 256, 3] and flat["seed"] == 0
+    assert flat == json.loads(json.dumps(flat))
+
+
+def test_tiny_variant_is_a_valid_copy():
+    original = Config()
+    tiny = make_tiny(original)
+    validate(tiny, 1)
+    assert tiny.model.image_shape == (32, 32, 3) and tiny.loss == original.loss
+    assert original == Config()
+
+
+def test_import_needs_neither_jax_nor_flax():
+    script = "import sys, rvae_jax.config; print({'jax', 'flax', 'numpy', 'absl'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"
+
+
+def test_rules_between_two_fields():
+    config = replace_fields(Config(), {"accumulate_steps": 5, "model.norm": "batch"})
+    with pytest.raises(UserError, match=r"accumulate_steps=5: expected 1 with model\.norm=batch"):
+        validate(config, 4)
+    config = replace_fields(Config(), {"shard_optimizer": True, "parallel": "pmap"})
+    with pytest.raises(UserError, match="shard_optimizer=True: expected False with parallel=pmap"):
+        validate(config, 4)
 
 
 def test_unknown_stored_field_is_named():

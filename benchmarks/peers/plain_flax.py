@@ -135,27 +135,16 @@ class Sampler(nn.Module):
 class VAE(nn.Module):
     """Encoder, sampler, decoder."""
 
-    model: ModelConfig
+    config: ModelConfig
     dtype: jnp.dtype
-    norm: str = "frozen"
     axis_name: None = None
-
-    @property
-    def latent_dim(self) -> int:
-        """Dimensions of the code."""
-        return self.model.latent_dim
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        return self.model.image_shape
 
     @nn.compact
     def __call__(self, x: jax.Array, noise: jax.Array, train: bool = False) -> Reconstruction:
-        features = Encoder(self.model, self.dtype, name="encoder")(x)
-        mean, log_var = Sampler(self.latent_dim, name="sampler")(features)
+        features = Encoder(self.config, self.dtype, name="encoder")(x)
+        mean, log_var = Sampler(self.config.latent_dim, name="sampler")(features)
         z = mean + jnp.exp(0.5 * log_var) * noise
-        return Reconstruction(Decoder(self.model, self.dtype, name="decoder")(z), mean, log_var)
+        return Reconstruction(Decoder(self.config, self.dtype, name="decoder")(z), mean, log_var)
 
 
 class Layer(nn.Module):

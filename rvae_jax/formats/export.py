@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import json
@@ -33,10 +32,8 @@ def safetensors(model: StoredModel) -> Iterator[File]:
     from rvae_jax.storage import tensor_file
     from rvae_jax.storage.stored_model import TENSORS_FILE
 
-    config = copy.deepcopy(model.config)
-    config.data.data_dir = None
-    if config.data.name:
-        config.data.folder = None
+    paths = ("data.data_dir", "data.folder") if model.config.data.name else ("data.data_dir",)
+    config = config_lib.replace_fields(model.config, dict.fromkeys(paths))
     yield TENSORS_FILE, tensor_file.to_bytes(config, model.weights, model.step, model.moments)
     yield CONFIG_FILE, (json.dumps(config_lib.to_dict(config), indent=2) + "\n").encode()
 
@@ -56,9 +53,7 @@ def onnx(model: StoredModel) -> Iterator[File]:
     with needs("interop", command=False):
         from rvae_jax.formats import onnx_graph
         from rvae_jax.storage.weights import evaluation_variables
-    config = copy.deepcopy(model.config)
-    config.model.dtype = "float32"
-    for network in _networks(config):
+    for network in _networks(config_lib.replace_fields(model.config, {"model.dtype": "float32"})):
         graph = onnx_graph.to_onnx(
             network.function,
             evaluation_variables(model.weights),

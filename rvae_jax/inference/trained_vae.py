@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
 import os
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from rvae_jax.config import Config
+from rvae_jax.config import Config, replace_fields
 from rvae_jax.data.pixels import to_float
 from rvae_jax.errors import UserError
 from rvae_jax.inference import samplers
@@ -213,9 +212,7 @@ def load(path: epath.PathLike, step: int | None = None, data_dir: str | None = N
 
 def from_stored(model: stored_model.StoredModel, data_dir: str | None = None) -> TrainedVAE:
     """A stored model, ready for use; ``data_dir`` as in ``load``."""
-    config = model.config
-    if data_dir is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
+    config = model.config if data_dir is None else replace_fields(model.config, {"data.data_dir": data_dir})
     vae, _ = make_models(config.model, adversarial=False)
     variables = weights_lib.evaluation_variables(model.weights)
     return TrainedVAE(config, model.step, vae, variables, model.folder, model.source, model.moments)

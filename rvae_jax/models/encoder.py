@@ -1,14 +1,14 @@
 """The residual encoder: image to features."""
 
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rvae_jax.config import ModelConfig
 from rvae_jax.models.blocks import Down, Stage
-from rvae_jax.models.layers import Conv, NormMode, PointwiseConv
+from rvae_jax.models.layers import Conv, PointwiseConv
 
 INPUT_NORM_EPSILON = 1e-3
 
@@ -16,7 +16,7 @@ INPUT_NORM_EPSILON = 1e-3
 class InputNorm(nn.Module):
     """Normalises each channel of each image over (H, W), then scales and shifts by ``[h, w]`` parameters.
 
-    It hides brightness and contrast of an image from everything that follows.
+    It removes brightness and contrast of an image from all that follows.
     """
 
     @nn.compact
@@ -36,40 +36,31 @@ class Encoder(nn.Module):
     """``[b, H, W, C] -> [b, H / 2^R, W / 2^R, latent_dim // 8]`` features, by R stages.
 
     Attributes:
-      filters: f_0 .. f_R; the stem has f_0 channels, and stage s turns f_s into f_{s+1}.
-      latent_dim: the head has ``latent_dim // 8`` channels.
-      identity_blocks: identity blocks a stage.
-      input_norm: whether images pass through ``InputNorm`` first, as the author's do.
-      norm: see ``layers.Norm``.
+      config: see ``VAE``.
       axis_name: see ``layers.Norm``.
-      dtype: type that convolutions compute in.
-      remat_stages: how many stages, the first ones, have their activations computed again for the gradient.
+      remat_stages: number of stages, from the first one on, whose activations are computed again for the gradient.
     """
 
-    filters: tuple[int, ...]
-    latent_dim: int
-    identity_blocks: int = 2
-    input_norm: bool = True
-    norm: NormMode = "frozen"
+    config: ModelConfig
     axis_name: str | None = None
-    dtype: Any = jnp.float32
     remat_stages: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        if self.input_norm:
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        if config.input_norm:
             x = InputNorm(name="norm")(x)
-        x = Conv(self.filters[0], dtype=self.dtype, name="stem")(x)
-        for stage, (filters_in, filters_out) in enumerate(itertools.pairwise(self.filters)):
+        x = Conv(config.encoder_filters[0], dtype=dtype, name="stem")(x)
+        for stage, (filters_in, filters_out) in enumerate(itertools.pairwise(config.encoder_filters)):
             x = Stage(
                 Down,
                 filters_in,
                 filters_out,
-                self.identity_blocks,
-                self.norm,
+                config.encoder_identity_blocks,
+                config.norm,
                 self.axis_name,
-                self.dtype,
+                dtype,
                 remat=stage < self.remat_stages,
                 name=f"stage_{stage}",
             )(x, train)
-        return PointwiseConv(self.latent_dim // 8, dtype=self.dtype, name="head")(x)
+        return PointwiseConv(config.latent_dim // 8, dtype=dtype, name="head")(x)

@@ -23,8 +23,8 @@ def init_variables(vae: VAE, discriminator: Discriminator | None, key: jax.Array
       ``vae`` and, if there is one, ``discriminator``: each the collections ``params`` and ``batch_stats``.
     """
     vae_key, discriminator_key = jax.random.split(key)
-    image = jnp.zeros((1, *vae.image_shape))
-    variables = {"vae": vae.init(vae_key, image, jnp.zeros((1, vae.latent_dim)))}
+    image = jnp.zeros((1, *vae.config.image_shape))
+    variables = {"vae": vae.init(vae_key, image, jnp.zeros((1, vae.config.latent_dim)))}
     if discriminator is not None:
         variables["discriminator"] = discriminator.init(discriminator_key, image)
     return variables

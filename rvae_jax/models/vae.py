@@ -1,18 +1,19 @@
 """The variational autoencoder: encoder, Gaussian sampler, decoder."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from rvae_jax.config import ModelConfig
 from rvae_jax.models.decoder import Decoder
 from rvae_jax.models.encoder import Encoder
-from rvae_jax.models.layers import Dense, NormMode
+from rvae_jax.models.layers import Dense
 
 
 class Reconstruction(NamedTuple):
-    """What one pass through the VAE gives.
+    """The result of one pass through the VAE.
 
     Attributes:
       x_hat: reconstructions, ``[b, H, W, C]``.
@@ -37,64 +38,30 @@ class Sampler(nn.Module):
 
 
 class VAE(nn.Module):
-    """The author's residual VAE for any image shape and any filter lists; the defaults are the paper's 256x256 network.
+    """The author's residual VAE, for any image shape and any filter lists.
 
     Attributes:
-      image_shape: (H, W, C); 2^R divides H and W, with R stages.
-      latent_dim: dimensions of the code, at least 8.
-      encoder_filters: see ``Encoder``.
-      decoder_filters: see ``Decoder``; as long as ``encoder_filters``.
-      encoder_identity_blocks: identity blocks in each stage of the encoder.
-      decoder_identity_blocks: identity blocks in each stage of the decoder.
-      input_norm: see ``Encoder``.
-      norm: see ``layers.Norm``.
+      config: the shapes and kinds of its layers.
       axis_name: see ``layers.Norm``.
-      dtype: type that convolutions compute in. Parameters, statistics, codes and images are float32 in any case.
-      remat_stages: stages of the largest activations in each of encoder and decoder that are computed again for the
-        gradient (``blocks.Stage``); it changes that one's memory and time, and nothing else.
+      remat_stages: number of stages, in the encoder and in the decoder, whose activations are computed again for the
+        gradient (``blocks.Stage``), those with the largest activations first. It changes memory and time only.
     """
 
-    image_shape: tuple[int, int, int] = (256, 256, 3)
-    latent_dim: int = 512
-    encoder_filters: tuple[int, ...] = (128,) * 7
-    decoder_filters: tuple[int, ...] = (128,) * 6 + (3,)
-    encoder_identity_blocks: int = 2
-    decoder_identity_blocks: int = 1
-    input_norm: bool = True
-    norm: NormMode = "frozen"
+    config: ModelConfig
     axis_name: str | None = None
-    dtype: Any = jnp.float32
     remat_stages: int = 0
 
     def setup(self) -> None:
-        self.encoder = Encoder(
-            filters=self.encoder_filters,
-            latent_dim=self.latent_dim,
-            identity_blocks=self.encoder_identity_blocks,
-            input_norm=self.input_norm,
-            norm=self.norm,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            remat_stages=self.remat_stages,
-        )
-        self.sampler = Sampler(self.latent_dim)
-        self.decoder = Decoder(
-            image_shape=self.image_shape,
-            filters=self.decoder_filters,
-            latent_dim=self.latent_dim,
-            identity_blocks=self.decoder_identity_blocks,
-            norm=self.norm,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            remat_stages=self.remat_stages,
-        )
+        self.encoder = Encoder(self.config, self.axis_name, self.remat_stages)
+        self.sampler = Sampler(self.config.latent_dim)
+        self.decoder = Decoder(self.config, self.axis_name, self.remat_stages)
 
     def __call__(self, x: jax.Array, noise: jax.Array, train: bool = False) -> Reconstruction:
         """Encodes, samples ``z = mean + exp(log_var / 2) noise`` and decodes.
 
         Args:
           x: images in [-1, 1], ``[b, H, W, C]``.
-          noise: standard normal, ``[b, latent_dim]``; zeros decode the mean.
+          noise: standard normal, ``[b, latent_dim]``; with zeros, the mean is decoded.
           train: whether norms in ``batch`` mode use and update batch statistics.
         """
         mean, log_var = self.encode(x, train)

@@ -67,11 +67,11 @@ def make_train_step(
       ValueError: ``accumulate_steps`` is above 1 and norms are in ``batch`` mode.
     """
     axis_name = vae.axis_name
-    if accumulate_steps > 1 and vae.norm == "batch":
+    if accumulate_steps > 1 and vae.config.norm == "batch":
         raise ValueError(f"make_train_step: accumulate_steps={accumulate_steps} is exact with norm='frozen' only")
 
     def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
-        noise = _noise(jax.random.fold_in(key, state.step), (images.shape[0], vae.latent_dim), axis_name)
+        noise = _noise(jax.random.fold_in(key, state.step), (images.shape[0], vae.config.latent_dim), axis_name)
         params = {name: player.params for name, player in state.players.items()}
         loss_of = functools.partial(_total_loss, vae, discriminator, loss, state)
         if accumulate_steps == 1:

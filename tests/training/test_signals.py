@@ -71,7 +71,10 @@ def test_signals_save_a_kill_loses_only_the_steps_since_and_the_run_goes_on(undi
 
 def test_bad_command_lines_are_one_line(data_dir, tmp_path):
     for flag, expected in (
-        ("--config.model.latent=64", "Field latent not found on dataclass <class 'rvae_jax.config.ModelConfig'>"),
+        (
+            "--config.model.latent=64",
+            "Field latent not found on dataclass <class 'rvae_jax.config.schema.ModelConfig'>",
+        ),
         ("--config.model.latent_dim=many", "--config.model.latent_dim=many: invalid literal for int()"),
         ("--config.model.norm=layer", "--config.model.norm=layer: value should be one of <frozen|batch>"),
         ("--config=configs/missing.py", "configs/missing.py"),

@@ -1,0 +1,37 @@
+"""What a run is: nested typed dataclasses (``schema``), their checks (``rules``), and their form on disk (``forms``).
+
+A file in ``configs/`` defines ``get_config(variant=None) -> Config``; ``--config.model.latent_dim=64`` overrides it.
+Only the standard library is imported, so that ``--help`` is quick.
+"""
+
+from rvae_jax.config.forms import (
+    differences,
+    flatten,
+    from_dict,
+    get_field,
+    literal_fields,
+    replace_fields,
+    to_dict,
+)
+from rvae_jax.config.rules import validate
+from rvae_jax.config.schema import MAY_CHANGE, Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig
+from rvae_jax.config.variants import make_tiny, require_variant
+
+__all__ = [
+    "MAY_CHANGE",
+    "Config",
+    "DataConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "differences",
+    "flatten",
+    "from_dict",
+    "get_field",
+    "literal_fields",
+    "make_tiny",
+    "replace_fields",
+    "require_variant",
+    "to_dict",
+    "validate",
+]

@@ -1,0 +1,142 @@
+"""What a configuration must fulfil: everything that can be checked without data."""
+
+import math
+
+from rvae_jax.config.forms import get_field, literal_fields
+from rvae_jax.config.schema import Config
+from rvae_jax.errors import UserError
+
+
+def validate(config: Config, device_count: int) -> None:
+    """Checks everything that can be checked without data.
+
+    Args:
+      config: the configuration.
+      device_count: number of devices that share a batch.
+
+    Raises:
+      UserError: names the first wrong field, its value, and what is expected.
+    """
+    for field, choices in literal_fields(config):
+        _require(config, field, get_field(config, field) in choices, " or ".join(map(repr, choices)))
+    _check_encoder_and_decoder(config)
+    _check_discriminator(config)
+    _check_run(config, device_count)
+    _check_loss(config)
+    _check_optimizer(config)
+    _check_data(config)
+
+
+def _check_encoder_and_decoder(config: Config) -> None:
+    model = config.model
+    for name in ("image_shape", "encoder_filters", "decoder_filters"):
+        _require_positive_numbers(config, f"model.{name}")
+    _require(config, "model.image_shape", len(model.image_shape) == 3, "(height, width, channels)")
+    height, width, channels = model.image_shape
+    stages = len(model.encoder_filters) - 1
+    _require(config, "model.encoder_filters", stages >= 1, "one number for the stem and at least one for a stage")
+    _require(
+        config,
+        "model.image_shape",
+        height % 2**stages == 0 and width % 2**stages == 0,
+        f"a height and a width divisible by {2**stages}, since model.encoder_filters has {stages} stages, and each of"
+        " them halves the size",
+    )
+    _require(
+        config,
+        "model.decoder_filters",
+        len(model.decoder_filters) == stages + 1,
+        f"{stages + 1} numbers, as many as model.encoder_filters has",
+    )
+    _require(
+        config,
+        "model.decoder_filters",
+        model.decoder_filters[-1] == channels,
+        f"a list that ends with {channels}, the channels of model.image_shape",
+    )
+    _require(config, "model.latent_dim", model.latent_dim >= 8, "at least 8")
+    for name in ("encoder_identity_blocks", "decoder_identity_blocks"):
+        _require(config, f"model.{name}", getattr(model, name) >= 0, "0 or more")
+
+
+def _check_discriminator(config: Config) -> None:
+    filters, strides = config.model.discriminator_filters, config.model.discriminator_strides
+    for name in ("discriminator_filters", "discriminator_strides"):
+        _require_positive_numbers(config, f"model.{name}")
+    _require(
+        config,
+        "model.discriminator_strides",
+        len(strides) == len(filters),
+        f"{len(filters)} numbers, as many as model.discriminator_filters has",
+    )
+    _require(config, "model.discriminator_filters", filters[-1] == 1, "a list that ends with 1, the logit")
+
+
+def _check_run(config: Config, device_count: int) -> None:
+    for field in ("steps", "batch_size", "log_every", "eval_every", "keep_checkpoints", "accumulate_steps"):
+        _require(config, field, getattr(config, field) >= 1, "at least 1")
+    stages = len(config.model.encoder_filters) - 1
+    _require(
+        config,
+        "remat_stages",
+        0 <= config.remat_stages <= stages,
+        f"from 0 to {stages}, the number of stages in model.encoder_filters",
+    )
+    _require(config, "batch_size", config.batch_size >= 2, "at least 2, for the variance of the population")
+    _require(config, "batch_size", config.batch_size % device_count == 0, f"a multiple of the {device_count} devices")
+    if config.accumulate_steps > 1:
+        _require(
+            config,
+            "accumulate_steps",
+            config.model.norm == "frozen",
+            "1 with model.norm=batch, whose statistics need the complete batch",
+        )
+        _require(
+            config,
+            "accumulate_steps",
+            config.batch_size % (config.accumulate_steps * device_count) == 0,
+            f"a divisor of {config.batch_size // device_count}, the images of a batch that each device has",
+        )
+    if config.shard_optimizer:
+        _require(config, "shard_optimizer", config.parallel == "jit", "False with parallel=pmap")
+    _require(config, "seed", 0 <= config.seed < 2**32, "at least 0 and less than 2^32")
+
+
+def _check_loss(config: Config) -> None:
+    for name, value in vars(config.loss).items():
+        if isinstance(value, int | float):
+            _require(config, f"loss.{name}", math.isfinite(value) and value >= 0, "a finite number, 0 or more")
+    _require(config, "loss.variance_target", 1e-14 <= config.loss.variance_target <= 1e14, "from 1e-14 to 1e14")
+
+
+def _check_optimizer(config: Config) -> None:
+    optimizer = config.optimizer
+    for name in ("learning_rate", "epsilon"):
+        value = getattr(optimizer, name)
+        _require(config, f"optimizer.{name}", math.isfinite(value) and value > 0, "a finite number above 0")
+    for name in ("beta1", "beta2", "ema_decay"):
+        value = getattr(optimizer, name)
+        _require(config, f"optimizer.{name}", value is None or 0 <= value < 1, "at least 0 and less than 1")
+    _require(config, "optimizer.clip_norm", optimizer.clip_norm is None or optimizer.clip_norm > 0, "above 0")
+    _require(
+        config,
+        "optimizer.warmup_steps",
+        0 <= optimizer.warmup_steps <= config.steps,
+        f"from 0 to steps={config.steps}",
+    )
+
+
+def _check_data(config: Config) -> None:
+    crop, jitter = config.data.crop, config.data.jitter
+    _require(config, "data.crop", crop is None or min(crop) >= 1, "(height, width), each at least 1")
+    _require(config, "data.jitter", 0 <= jitter < 0.5, "at least 0 and less than 0.5")
+
+
+def _require_positive_numbers(config: Config, field: str) -> None:
+    value = get_field(config, field)
+    _require(config, field, len(value) >= 1 and min(value) >= 1, "numbers of at least 1")
+
+
+def _require(config: Config, field: str, condition: bool, expected: str) -> None:
+    if not condition:
+        raise UserError(f"--config.{field}={get_field(config, field)!r}: expected {expected}")

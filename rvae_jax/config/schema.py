@@ -1,0 +1,198 @@
+"""The fields of a run's configuration, with their defaults: the paper's 256x256 setting.
+
+Other modules treat a configuration as constant and change copies (``replace_fields``). The classes are not frozen,
+because ``--config.FIELD=VALUE`` and configuration files set attributes.
+"""
+
+import dataclasses
+from typing import Literal
+
+
+# Flax expects hashable attributes, and the networks hold one of these.
+@dataclasses.dataclass(unsafe_hash=True)
+class ModelConfig:
+    """The networks; see ``models.VAE`` and ``models.Discriminator``.
+
+    The encoder and the decoder have R stages each. A stage of the encoder halves the size of the image, and a stage of
+    the decoder doubles it, so 2^R must divide the height and the width.
+
+    Attributes:
+      image_shape: (height, width, channels) of the training images.
+      latent_dim: dimensions of the code, at least 8.
+      encoder_filters: f_0 .. f_R, channels of the encoder's stem and after each of its stages.
+      decoder_filters: g_0 .. g_R, channels of the decoder's stem and after each of its stages; g_R is the image's.
+      encoder_identity_blocks: identity blocks in each stage of the encoder.
+      decoder_identity_blocks: identity blocks in each stage of the decoder.
+      discriminator_filters: channels of the discriminator's layers; the last is 1.
+      discriminator_strides: strides of the discriminator's layers.
+      norm: ``frozen``, as in the author's program (inference form, constant statistics), or ``batch``, real BatchNorm.
+      input_norm: whether the encoder normalises each image first, as the author's does. The code then cannot represent
+        the image's brightness and contrast.
+      dtype: type that convolutions compute in. Parameters, statistics, codes and images are always float32.
+    """
+
+    image_shape: tuple[int, int, int] = (256, 256, 3)
+    latent_dim: int = 512
+    encoder_filters: tuple[int, ...] = (128, 128, 128, 128, 128, 128, 128)
+    decoder_filters: tuple[int, ...] = (128, 128, 128, 128, 128, 128, 3)
+    encoder_identity_blocks: int = 2
+    decoder_identity_blocks: int = 1
+    discriminator_filters: tuple[int, ...] = (128, 128, 128, 64, 64, 1)
+    discriminator_strides: tuple[int, ...] = (2, 2, 2, 1, 1, 1)
+    norm: Literal["frozen", "batch"] = "frozen"
+    input_norm: bool = True
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass
+class LossConfig:
+    """The objective; see ``losses``. A weight multiplies a term; a ramp raises its weight linearly from 0 to full.
+
+    Attributes:
+      kl: ``population``, the paper's KL of the population of codes plus the variance regularizer, or ``standard``, the
+        usual KL of each image.
+      moments: moments of the population: ``means`` (the released code's) or ``mixture`` (law of total variance). With
+        ``mixture`` and a ``variance_target`` of 1 the two KL terms favour collapse; choose a lower target.
+      adversarial: ``bce`` (the paper's), ``hinge``, ``least_squares``, or ``none`` for no discriminator.
+      reconstruction_weight: of the mean absolute error.
+      population_weight: of the population KL.
+      variance_weight: of the variance regularizer; 0.2 is the author's 0.1 x sum, written as a KL.
+      variance_target: posterior variance at which the regularizer is zero.
+      beta: of the standard KL; used only with ``kl="standard"``.
+      adversarial_weight: of the generator's loss and of the discriminator's.
+      kl_start_step: first step with a KL term.
+      kl_ramp_steps: steps until the KL terms have full weight.
+      adversarial_start_step: first step at which the VAE is trained against the discriminator, which itself learns from
+        step 0.
+      adversarial_ramp_steps: steps until the generator's loss has full weight.
+    """
+
+    kl: Literal["population", "standard"] = "population"
+    moments: Literal["means", "mixture"] = "means"
+    adversarial: Literal["bce", "hinge", "least_squares", "none"] = "bce"
+    reconstruction_weight: float = 5000.0
+    population_weight: float = 1.0
+    variance_weight: float = 0.2
+    variance_target: float = 1.0
+    beta: float = 1.0
+    adversarial_weight: float = 100.0
+    kl_start_step: int = 0
+    kl_ramp_steps: int = 0
+    adversarial_start_step: int = 0
+    adversarial_ramp_steps: int = 0
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    """Adam, for the VAE and for the discriminator; see ``training.optimizer``.
+
+    Attributes:
+      learning_rate: after the warm-up.
+      warmup_steps: steps in which the learning rate rises linearly from 0.
+      schedule: ``constant``, or ``cosine`` down to 0 at the last step.
+      beta1: decay of the first moment.
+      beta2: decay of the second moment.
+      epsilon: added to the bias-corrected root of the second moment.
+      clip_norm: largest global norm of each network's gradient, or None.
+      ema_decay: decay of an exponential average of the VAE's weights, or None. Wherever the VAE is evaluated, the
+        average is used.
+    """
+
+    learning_rate: float = 1e-4
+    warmup_steps: int = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    beta1: float = 0.5
+    beta2: float = 0.999
+    epsilon: float = 1e-7
+    clip_norm: float | None = None
+    ema_decay: float | None = None
+
+
+@dataclasses.dataclass
+class DataConfig:
+    """The images; see ``data.catalog`` and ``data.pipeline``.
+
+    Attributes:
+      name: a data set that ``rvae_jax.prepare`` made, with or without its size (``celeba``, ``celeba/128``), or a TFDS
+        data set in array_record format with a feature ``image``; ``orl`` prepares itself.
+      folder: a folder, zip or tar of pictures to train on. They are prepared once, at the model's size, with the splits
+        train, validation and test; ``name`` follows from the folder's.
+      data_dir: folder of prepared TFDS data sets, or None for TFDS's own default.
+      train_split: training images.
+      selection_split: images that choose the best checkpoint; they should not be among the reported ones.
+      validation_split: held-out images; they are reported, and no decision uses them.
+      crop: (height, width) of the centre crop, of which the largest box of the model's aspect ratio is taken, or None
+        for the complete image.
+      flip: whether training mirrors half of the images, at random.
+      jitter: largest random zoom in training, in or out, as a share of the size; shifts go up to half of it. The author
+        uses none; it helps with few images.
+    """
+
+    name: str | None = None
+    folder: str | None = None
+    data_dir: str | None = None
+    train_split: str = "train"
+    selection_split: str = "validation"
+    validation_split: str = "test"
+    crop: tuple[int, int] | None = None
+    flip: bool = True
+    jitter: float = 0.0
+
+
+@dataclasses.dataclass
+class Config:
+    """One training run.
+
+    Attributes:
+      seed: of the weights, the order of the images, their augmentation and the noise.
+      batch_size: images per step, over all devices; the population's moments are taken over them.
+      steps: length of the run.
+      log_every: steps between two rows of metrics.
+      eval_every: steps between two validations, each with pictures and a checkpoint.
+      keep_checkpoints: how many of the newest checkpoints are kept, besides the best.
+      parallel: how the step runs on several devices: ``jit`` over a mesh with global arrays, or ``pmap``; see
+        ``distributed.sharding``. Both compute the same.
+      shard_optimizer: whether each device keeps only a part of the optimizer's state (ZeRO-1); needs ``jit``.
+      accumulate_steps: number of parts into which each device splits its share of the batch, to need less memory. The
+        step is still that of the complete batch. Needs ``model.norm="frozen"``.
+      remat_stages: number of stages, in the encoder and in the decoder, whose activations are computed again for the
+        gradient instead of kept, those with the largest activations first. The step needs less memory, takes longer,
+        and computes the same.
+      model: the networks.
+      loss: the objective.
+      optimizer: the optimizer.
+      data: the images.
+    """
+
+    seed: int = 0
+    batch_size: int = 20
+    steps: int = 400_000
+    log_every: int = 100
+    eval_every: int = 5_000
+    keep_checkpoints: int = 2
+    parallel: Literal["jit", "pmap"] = "jit"
+    shard_optimizer: bool = False
+    accumulate_steps: int = 1
+    remat_stages: int = 0
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+
+
+# Fields that may change when a run resumes in its work directory. None of them changes what a step computes, except
+# that the cosine schedule depends on `steps`.
+MAY_CHANGE = frozenset(
+    {
+        "steps",
+        "log_every",
+        "eval_every",
+        "keep_checkpoints",
+        "parallel",
+        "shard_optimizer",
+        "accumulate_steps",
+        "remat_stages",
+        "data.data_dir",
+        "data.folder",
+    }
+)
