@@ -32,7 +32,7 @@ class StoredModel:
       folder: the directory, or the one that the file is in.
       source: what it was found in, in words.
       moments: mean and covariance of the training images' codes, or None where they were not stored; see
-        ``samplers.moments``.
+        ``samplers.mean_and_covariance``.
     """
 
     config: Config
