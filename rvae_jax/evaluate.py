@@ -9,20 +9,23 @@ from rvae_jax.errors import needs
 
 
 def main() -> None:
-    """Evaluates, and turns the outcome into an exit status: 0 done, 1 bad input."""
+    """Evaluates; exits with status 0 when done, 1 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m rvae_jax.evaluate", description=__doc__)
     command_line.add_model_arguments(parser, workdir="of the run; evaluation.json is written there")
     command_line.add_evaluation_arguments(parser)
     arguments = vars(parser.parse_args())
     with needs("evaluate", command=True):  # after --help
-        from rvae_jax.evaluation import evaluator
+        from rvae_jax.evaluation import results
+        from rvae_jax.evaluation.evaluator import evaluate
+        from rvae_jax.evaluation.table import format_table
         from rvae_jax.inference.trained_vae import load
     with command_line.exit_on_user_error():
         settings = command_line.evaluation_settings(arguments)
         model = load(arguments["workdir"], arguments["step"], arguments["data_dir"])
-        found = evaluator.write(model, evaluator.evaluate(model, settings))
-    print(evaluator.table(found))
-    print(f"Wrote {model.workdir / evaluator.FILE}")
+        evaluation = evaluate(model, settings)
+        path = results.write(model.workdir, evaluation)
+    print(format_table(evaluation))
+    print(f"Wrote {path}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One page about one run or several, side by side: ``python -m rvae_jax.report --workdir=runs/orl``."""
+"""Makes one page on one run or several, side by side: ``python -m rvae_jax.report --workdir=runs/orl``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ FILE = "report.html"
 
 
 def main() -> None:
-    """Writes the page, and turns the outcome into an exit status: 0 done, 1 bad input."""
+    """Writes the page; exits with status 0 when done, 1 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m rvae_jax.report", description=__doc__)
     add = parser.add_argument
-    add("--workdir", required=True, action="append", help="of a run; give it again for more, side by side")
+    add("--workdir", required=True, action="append", help="of a run; repeat it to compare several")
     add("--output", help="file to write, or gs://BUCKET/PATH (report.html in the first work directory)")
     command_line.add_data_dir(parser)
     command_line.add_evaluation_arguments(parser)

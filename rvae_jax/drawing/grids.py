@@ -1,4 +1,4 @@
-"""Pictures of what a model does: grids of images, as PNG."""
+"""Images laid out in a grid."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rvae_jax.data.pixels import evenly_spaced, to_uint8
 from rvae_jax.inference import interpolation
 from rvae_jax.system.files import write_atomically
 
-SHOWN = 10
+SHOWN = 10  # images in a row
 TRANSITIONS = 3
 LEAST_TILE = 96
 
 
 def grid(rows: Sequence[np.ndarray], gap: int = 2, least_tile: int = LEAST_TILE) -> np.ndarray:
-    """Lays rows of images, ``[n, h, w, c]`` in [-1, 1] each, one below the other.
+    """Places rows of images, ``[n, h, w, c]`` in [-1, 1] each, one below the other.
 
     Args:
       rows: rows of images.
-      gap: pixels between them.
-      least_tile: smaller images are enlarged to at least this height by a whole factor, each pixel a square.
+      gap: pixels between images.
+      least_tile: smaller images are enlarged by an integer factor to at least this height, each pixel a square.
 
     Returns:
       ``[H, W, 3]`` uint8, on white.
@@ -43,39 +43,54 @@ def grid(rows: Sequence[np.ndarray], gap: int = 2, least_tile: int = LEAST_TILE)
     return canvas
 
 
+def reconstruction_rows(images: np.ndarray, reconstructions: np.ndarray) -> list[np.ndarray]:
+    """Rows of ``SHOWN`` images, each row followed by its reconstructions."""
+    parts = [slice(start, start + SHOWN) for start in range(0, len(images), SHOWN)]
+    return [shown[part] for part in parts for shown in (images, reconstructions)]
+
+
 def reconstruction_grid(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     """At most twenty images, evenly spaced, each above its reconstruction."""
     shown = evenly_spaced(2 * SHOWN, len(images))
-    rows = []
-    for start in range(0, len(shown), SHOWN):
-        part = shown[start : start + SHOWN]
-        rows += [images[part], reconstructions[part]]
-    return grid(rows)
+    return grid(reconstruction_rows(images[shown], reconstructions[shown]))
 
 
-def transition_codes(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Convex combinations of the codes of pairs of images, ``(1 - t) z_a + t z_b``: the paper's figure 5.
+def transition_codes(
+    means: np.ndarray,
+    pairs: int = TRANSITIONS,
+    between: int = SHOWN - 2,
+    kind: interpolation.Interpolation = "linear",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs up images, evenly spaced, and interpolates between their codes: the paper's figure 5.
 
     Args:
       means: codes of the images, ``[n, d]``.
+      pairs: maximum number of pairs.
+      between: number of codes per pair, both ends included.
+      kind: see ``interpolation.transition``.
 
     Returns:
-      Indices of the paired images, ``[pairs, 2]``, and codes ``[pairs, SHOWN - 2, d]`` with t from 0 to 1.
+      Indices of the paired images, ``[pairs, 2]``, and codes ``[pairs, between, d]``.
     """
-    ends = evenly_spaced(2 * TRANSITIONS, len(means))
+    ends = evenly_spaced(2 * pairs, len(means))
     half = (len(ends) + 1) // 2
-    pairs = np.stack([ends[: len(ends) - half], ends[half:]], axis=1) if len(ends) > 1 else np.zeros((1, 2), int)
-    return pairs, interpolation.transition(means[pairs[:, 0]], means[pairs[:, 1]], SHOWN - 2)
+    chosen = np.stack([ends[: len(ends) - half], ends[half:]], axis=1) if len(ends) > 1 else np.zeros((1, 2), int)
+    return chosen, interpolation.transition(means[chosen[:, 0]], means[chosen[:, 1]], between, kind)
+
+
+def transition_rows(images: np.ndarray, pairs: np.ndarray, decoded: np.ndarray) -> list[np.ndarray]:
+    """For each pair one row: an image, the decoded codes ``[pairs, n, h, w, c]``, the other image."""
+    ends = zip(pairs, decoded, strict=True)
+    return [np.concatenate([images[[a]], between, images[[b]]]) for (a, b), between in ends]
 
 
 def transition_grid(images: np.ndarray, pairs: np.ndarray, decoded: np.ndarray) -> np.ndarray:
-    """One row a pair: an image, the decoded combinations ``[pairs, n, h, w, c]``, the other image."""
-    ends = zip(pairs, decoded, strict=True)
-    return grid([np.concatenate([images[[a]], between, images[[b]]]) for (a, b), between in ends])
+    """The grid of ``transition_rows``."""
+    return grid(transition_rows(images, pairs, decoded))
 
 
 def save_png(path: epath.Path, image: np.ndarray) -> None:
-    """Writes ``[h, w, 3]`` uint8; the file is there only when it is whole."""
+    """Writes ``[h, w, 3]`` uint8 atomically."""
     encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, format="PNG")
     write_atomically(path, encoded.getvalue())

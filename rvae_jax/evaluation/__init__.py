@@ -1,1 +1,1 @@
-"""How good a trained model is, and what is wrong with it."""
+"""Evaluation of a trained model, and diagnosis of its problems."""

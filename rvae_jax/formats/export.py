@@ -73,45 +73,46 @@ def keras(model: StoredModel) -> Iterator[File]:
 
 
 def hub(model: StoredModel, name: str, license: str, data_dir: str | None = None) -> Iterator[File]:
-    """A directory to share, in the layout of the Hugging Face hub: ``safetensors``, and what tells people about it.
+    """A directory to share, in the layout of the Hugging Face hub: ``safetensors``, pictures and a model card.
 
-    With the moments of the training images' codes, so that sampling from their Gaussian needs no training images.
-    Pictures are drawn, as many as can be without the data set where that is gone; the evaluation is that of the work
-    directory, if there is one of this step.
+    It has the mean and covariance of the training images' codes, so that sampling from their Gaussian needs no training
+    images. Pictures that need the data set are left out if it is missing. The evaluation is that of the work directory,
+    if it has one of this step.
 
     Args:
       model: the model.
-      name: that it is to have.
-      license: of the weights, by the hub's identifier.
-      data_dir: folder of prepared data sets, if it is not where the run had it.
+      name: its name on the card.
+      license: the hub's identifier of the weights' licence.
+      data_dir: folder of prepared data sets, if not the run's own.
     """
     with needs("interop", command=False):
-        from rvae_jax.drawing.figures import Drawer
-        from rvae_jax.evaluation import diagnosis, evaluator
+        from rvae_jax.drawing import figures
+        from rvae_jax.drawing.scene import Scene
+        from rvae_jax.evaluation import results
+        from rvae_jax.evaluation.diagnosis import diagnose
         from rvae_jax.inference import trained_vae
         from rvae_jax.reporting import model_card
     trained = trained_vae.from_stored(model, data_dir)
     try:
         model = dataclasses.replace(model, moments=trained.moments)
     except UserError as error:
-        print(f"Left out: the moments of the training images' codes: {error}")
+        print(f"Left out: mean and covariance of the training images' codes: {error}")
     yield from safetensors(model)
     pictures = []
-    drawer = Drawer(trained, enlarged=True)
-    for picture, figure in drawer.all(_PICTURES):
+    for picture, figure in figures.draw(Scene(trained, enlarged=True), _PICTURES):
         content, suffix = figure.encoded()
         pictures.append((f"pictures/{picture}.{suffix}", figure.caption))
         yield pictures[-1][0], content
     rows = read_metrics(model.folder)
     if rows:
         yield METRICS_FILE, (model.folder / METRICS_FILE).read_bytes()
-    evaluation = evaluator.read(model.folder, model.step)
-    found = []
+    evaluation = results.read(model.folder, model.step)
+    verdicts = []
     if evaluation is not None:
-        evaluation["model"]["workdir"] = name
-        found = diagnosis.verdicts(evaluation, rows, model.config)
-        yield evaluator.FILE, evaluator.to_bytes(evaluation)
-    yield model_card.FILE, model_card.card(name, model, license, pictures, evaluation, found).encode()
+        evaluation = dataclasses.replace(evaluation, model=dataclasses.replace(evaluation.model, workdir=name))
+        verdicts = diagnose(evaluation, rows, model.config)
+        yield results.FILE, results.to_bytes(evaluation)
+    yield model_card.FILE, model_card.make_card(name, model, license, pictures, evaluation, verdicts).encode()
 
 
 FORMATS = {"safetensors": safetensors, "hub": hub, "stablehlo": stablehlo, "onnx": onnx, "keras": keras}

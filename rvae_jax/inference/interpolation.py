@@ -1,4 +1,4 @@
-"""Ways through the latent space: between two codes, along a dimension, along an attribute. Codes are ``[n, d]``."""
+"""Paths through the latent space: between two codes, along dimensions, along attributes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Interpolation = Literal["linear", "spherical"]
 
 
 def transition(start: np.ndarray, end: np.ndarray, count: int, kind: Interpolation = "linear") -> np.ndarray:
-    """Codes between pairs of codes, both ends included.
+    """Interpolates between pairs of codes, both ends included.
 
-    ``linear``: ``(1 - t) a + t b``, the paper's. ``spherical``: direction and length of a code turn and change evenly
-    (Shoemake, 1985), so that codes between are not nearer to the origin than the ends; where two codes point the same
-    way, or opposite ways, it is the linear one.
+    ``linear``: ``(1 - t) a + t b``, as in the paper. ``spherical``: the direction turns at a constant rate and the
+    length changes at a constant rate (Shoemake, 1985), so that codes in between are no nearer to the origin than the
+    nearer end. Where two codes point in the same or in opposite directions, spherical falls back to linear.
 
     Args:
       start: ``[n, d]``.
       end: ``[n, d]``.
-      count: codes of each transition, at least 2.
+      count: number of codes per transition, at least 2.
       kind: ``linear`` or ``spherical``.
 
     Returns:
@@ -45,12 +45,12 @@ def transition(start: np.ndarray, end: np.ndarray, count: int, kind: Interpolati
 
 
 def variants(code: np.ndarray, dimensions: tuple[int, int], steps: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Codes that differ from one in two dimensions, every combination: the paper's figure 4.
+    """Moves a code along two dimensions, in every combination of steps: the paper's figure 4.
 
     Args:
       code: ``[d]``.
-      dimensions: the two.
-      steps: what is added to each, ``[r]`` and ``[c]``.
+      dimensions: indices of the two dimensions.
+      steps: what is added to the first, ``[r]``, and to the second, ``[c]``.
 
     Returns:
       ``[r, c, d]``.
@@ -62,7 +62,7 @@ def variants(code: np.ndarray, dimensions: tuple[int, int], steps: tuple[np.ndar
 
 
 def along(code: np.ndarray, directions: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Codes along each direction: ``code + step direction``.
+    """Moves a code along each direction: ``code + step * direction``.
 
     Args:
       code: ``[d]``.
@@ -78,19 +78,22 @@ def along(code: np.ndarray, directions: np.ndarray, steps: np.ndarray) -> np.nda
 def attribute_directions(
     means: np.ndarray, attributes: Mapping[str, np.ndarray], orthogonal: bool = False, least: int = 5
 ) -> dict[str, np.ndarray]:
-    """For each attribute, the mean code of the images that have it less that of those that do not, ``[d]``.
+    """For each attribute, the mean code of images with it minus the mean code of images without it, ``[d]``.
 
-    Attributes that occur together have directions that are alike. ``orthogonal`` takes instead the orthogonal
-    directions that are nearest to all of them at once (Loewdin, 1950; their order does not matter), as long as before.
+    Attributes that occur together have similar directions. With ``orthogonal`` they are replaced by the nearest set of
+    orthogonal directions (Löwdin, 1950), whatever their order, with their lengths kept.
 
     Args:
       means: codes of the images, ``[n, d]``.
       attributes: name to bool ``[n]``.
-      orthogonal: whether they are made orthogonal; of more attributes than dimensions they cannot be.
-      least: images that must have, and must not have, an attribute for it to be taken.
+      orthogonal: whether to make the directions orthogonal.
+      least: an attribute is left out unless this many images have it and this many do not.
+
+    Returns:
+      Name of each attribute that is kept to its direction.
 
     Raises:
-      ValueError: orthogonal, with more attributes than dimensions.
+      ValueError: ``orthogonal`` with more attributes than dimensions.
     """
     names = [name for name, has in attributes.items() if least <= has.sum() <= len(has) - least]
     if not names:

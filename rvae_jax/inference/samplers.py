@@ -1,6 +1,6 @@
-"""Where codes of new images are drawn from: the prior, or a distribution fitted to the population of codes.
+"""Samplers of codes for new images: the prior, or a distribution fitted to the population of codes.
 
-How much better images from a fitted one are tells how far the population is from the prior.
+The more a fitted sampler improves on the prior, the further the population is from the prior.
 """
 
 from __future__ import annotations
@@ -19,11 +19,7 @@ COMPONENTS = 10
 
 
 def check_name(name: str) -> None:
-    """Finds that there is such a sampler.
-
-    Raises:
-      UserError: there is none.
-    """
+    """Raises ``UserError`` unless there is a sampler of this name."""
     if name not in get_args(SamplerName):
         raise UserError(f"sampler={name!r}: expected {', '.join(map(repr, get_args(SamplerName)))}")
 
@@ -37,14 +33,17 @@ def prior(latent_dim: int) -> Draw:
     return draw
 
 
-def moments(mean: np.ndarray, log_var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean ``[d]`` and covariance ``[d, d]`` of the mixture of posteriors, ``[n, d]`` each; float64."""
+def mean_and_covariance(mean: np.ndarray, log_var: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean ``[d]`` and covariance ``[d, d]`` of the population of codes, in float64.
+
+    The population is the mixture of the posteriors, whose means and log variances are ``[n, d]`` each.
+    """
     mean, var = mean.astype(np.float64), np.exp(log_var.astype(np.float64))
     return mean.mean(axis=0), np.cov(mean, rowvar=False, bias=True) + np.diag(var.mean(axis=0))
 
 
 def gaussian(mean: np.ndarray, covariance: np.ndarray) -> Draw:
-    """The Gaussian with a mean ``[d]`` and a covariance ``[d, d]``, such as ``moments`` has them."""
+    """A Gaussian with the given mean ``[d]`` and covariance ``[d, d]``; see ``mean_and_covariance``."""
     values, vectors = np.linalg.eigh(covariance.astype(np.float64))
     root = vectors * np.sqrt(np.maximum(values, 0.0))
 
@@ -56,15 +55,18 @@ def gaussian(mean: np.ndarray, covariance: np.ndarray) -> Draw:
 
 
 def mixture(mean: np.ndarray, log_var: np.ndarray, seed: int = 0) -> Draw:
-    """A mixture of ten Gaussians, fitted by scikit-learn to one code of each posterior.
+    """A mixture of ten Gaussians, fitted to one code drawn from each posterior.
 
-    Each component has a covariance of its own where there are five codes of it for each dimension; else all share one.
+    Each component has its own covariance if it has at least five codes per dimension; otherwise all share one.
+
+    Raises:
+      UserError: there are fewer than two codes.
     """
     with needs("evaluate", command=False):
         from sklearn.mixture import GaussianMixture
     n, d = mean.shape
     if n < 2:
-        raise UserError(f"{n} training image; expected at least 2, to fit a mixture of Gaussians to their codes")
+        raise UserError(f"{n} training image; expected at least 2 to fit a mixture of Gaussians to their codes")
     rng = np.random.default_rng(seed)
     codes = mean + np.exp(0.5 * log_var) * rng.standard_normal(mean.shape)
     components = min(COMPONENTS, max(1, n // 2))
@@ -75,6 +77,6 @@ def mixture(mean: np.ndarray, log_var: np.ndarray, seed: int = 0) -> Draw:
     def draw(n: int, seed: int = 0) -> np.ndarray:
         fitted.random_state = seed
         z, _ = fitted.sample(n)
-        return np.random.default_rng(seed).permutation(z).astype(np.float32)  # they come by component
+        return np.random.default_rng(seed).permutation(z).astype(np.float32)  # scikit-learn orders them by component
 
     return draw

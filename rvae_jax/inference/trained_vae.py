@@ -139,12 +139,12 @@ class TrainedVAE:
 
     @functools.cached_property
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and covariance of the population of codes; see ``samplers.moments``.
+        """Mean and covariance of the population of codes; see ``samplers.mean_and_covariance``.
 
         Raises:
           UserError: they are not stored with the model, and the training images are not there.
         """
-        return samplers.moments(*self.population) if self._moments is None else self._moments
+        return samplers.mean_and_covariance(*self.population) if self._moments is None else self._moments
 
     @functools.cached_property
     def population(self) -> tuple[np.ndarray, np.ndarray]:

@@ -1,1 +1,1 @@
-"""Pages about trained models: the report and the model card."""
+"""Pages on trained models: the report and the model card."""

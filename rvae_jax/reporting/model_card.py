@@ -1,8 +1,7 @@
-"""The README.md of a model that is shared, with the header that the Hugging Face hub reads."""
+"""The model card: the README.md of a shared model, with the header that the Hugging Face hub reads."""
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,32 +11,36 @@ import yaml
 
 from rvae_jax.config import Config
 from rvae_jax.evaluation.diagnosis import Verdict
-from rvae_jax.reporting import pages
+from rvae_jax.evaluation.results import Evaluation, measured
+from rvae_jax.reporting import templating
 from rvae_jax.storage import weights
 from rvae_jax.storage.stored_model import StoredModel
 
 FILE = "README.md"
 
 
-def card(
+def make_card(
     name: str,
     model: StoredModel,
     license: str,
     pictures: Sequence[tuple[str, str]] = (),
-    evaluation: dict[str, Any] | None = None,
+    evaluation: Evaluation | None = None,
     verdicts: Sequence[Verdict] = (),
 ) -> str:
-    """Fills it in.
+    """Writes the card.
 
     Args:
-      name: of the model.
+      name: name of the model.
       model: the model.
-      license: of the weights, by the hub's identifier.
-      pictures: files beside the card, and what they show.
+      license: the hub's identifier of the weights' licence.
+      pictures: names and captions of pictures beside the card.
       evaluation: of the model, or None.
-      verdicts: that rest on it.
+      verdicts: on the model's problems; needs the evaluation.
+
+    Returns:
+      Markdown with a YAML header.
     """
-    template = pages.environment(autoescape=False).get_template("model_card.md.jinja")
+    template = templating.environment(autoescape=False).get_template("model_card.md.jinja")
     text = template.render(
         name=name,
         config=model.config,
@@ -54,22 +57,20 @@ def card(
     return f"---\n{header}---\n\n{text}\n"
 
 
-def _header(name: str, config: Config, license: str, evaluation: dict[str, Any] | None) -> dict[str, Any]:
-    found = {
+def _header(name: str, config: Config, license: str, evaluation: Evaluation | None) -> dict[str, Any]:
+    header = {
         "license": license,
         "library_name": "rvae_jax",
         "pipeline_tag": "unconditional-image-generation",
         "tags": ["jax", "flax", "vae", *(["vae-gan"] if config.loss.adversarial != "none" else [])],
     }
     if evaluation is None:
-        return found
-    measured = itertools.chain(
-        evaluation["reconstruction"].items(),
-        ((f"{metric}_prior", value) for metric, value in evaluation["generation"]["prior"].items()),
-    )
+        return header
+    metrics = measured(evaluation.reconstruction)
+    metrics |= {f"{metric}_prior": value for metric, value in measured(evaluation.generation.prior).items()}
     result = {
         "task": {"type": "unconditional-image-generation", "name": "reconstruction and generation"},
         "dataset": {"type": config.data.name, "name": config.data.name, "split": config.data.validation_split},
-        "metrics": [{"type": metric, "name": metric, "value": value} for metric, value in measured],
+        "metrics": [{"type": metric, "name": metric, "value": value} for metric, value in metrics.items()],
     }
-    return {**found, "model-index": [{"name": name, "results": [result]}]}
+    return {**header, "model-index": [{"name": name, "results": [result]}]}

@@ -31,7 +31,7 @@ class StoredModel:
       folder: the directory, or the one that the file is in.
       source: where it was read from, in words.
       moments: mean and covariance of the training images' codes, or None where they were not stored; see
-        ``samplers.moments``.
+        ``samplers.mean_and_covariance``.
     """
 
     config: Config

@@ -29,7 +29,7 @@ from rvae_jax.system.files import is_remote
 
 FORMAT = "rvae_jax 1"
 
-# Mean and covariance of a population of codes; see ``samplers.moments``.
+# Mean and covariance of a population of codes; see ``samplers.mean_and_covariance``.
 Moments = tuple[np.ndarray, np.ndarray]
 
 _MOMENTS = ("population.mean", "population.covariance")

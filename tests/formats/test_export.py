@@ -237,24 +237,13 @@ def test_a_model_card_is_what_the_hub_reads(run, monkeypatch, tmp_path):
 
 
 def test_a_model_card_has_the_evaluation_and_what_is_wrong(run, monkeypatch):
-    dimensions = ("mean", "var_means", "var_mixture", "sigma", "kl", "excess_kurtosis")
-    evaluation = {
-        "model": {"workdir": str(run), "step": 0},
-        "settings": {"format": 1},
-        "protocol": {"held_out_images": 60, "held_out_split": "test", "samples_of_each_sampler": 60},
+    evaluation = json.loads((ROOT / "tests" / "evaluation" / "evaluation_of_0_1.json").read_text())
+    samples = {"sharpness": 0.3, "lpips_diversity": 0.1}
+    evaluation |= {
+        "model": evaluation["model"] | {"workdir": str(run), "step": 0},
         "reconstruction": {"l1": 0.25, "l1_training": 0.24, "sharpness": 0.2},
-        "generation": {
-            name: {"sharpness": 0.3, "lpips_diversity": 0.1} for name in ("real", "prior", "gaussian", "mixture")
-        },
-        "latent": {
-            "training": {
-                "active_units": 24, "dimensions": 24, "rate": 30.0, "images": 100, "population_kl_gaussian": 2.0
-            },
-            "dimensions": {name: [1.0] * 24 for name in dimensions},
-        },
-        "memorisation": {},
-        "skipped": {"memorisation": "too few"},
-    }  # fmt: skip
+        "generation": dict.fromkeys(("real", "prior", "gaussian", "mixture"), samples),
+    }
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     run_export(monkeypatch, "--format=hub", f"--workdir={run}")
     card = huggingface_hub.ModelCard.load(run / "export" / "README.md")
@@ -265,7 +254,7 @@ def test_a_model_card_has_the_evaluation_and_what_is_wrong(run, monkeypatch):
     assert "| l1 | 0.25 |" in card.text and "| generation | real | prior | gaussian | mixture |" in card.text
     assert "- **blur**: Reconstructions have 0.20" in card.text and "posterior collapse" not in card.text
     assert json.loads((run / "export" / "evaluation.json").read_text())["model"]["workdir"] == "run"
-    (run / "evaluation.json").write_text(json.dumps(evaluation | {"model": {"workdir": str(run), "step": 1}}))
+    (run / "evaluation.json").write_text(json.dumps(evaluation | {"model": evaluation["model"] | {"step": 1}}))
     run_export(monkeypatch, "--format=hub", f"--workdir={run}")
     assert "Not evaluated" in (run / "export" / "README.md").read_text()
 

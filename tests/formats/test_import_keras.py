@@ -15,9 +15,12 @@ from some_models import config_of
 
 import rvae_jax
 from rvae_jax import prepare
-from rvae_jax.drawing.figures import Drawer
+from rvae_jax.drawing import figures
+from rvae_jax.drawing.scene import Scene
 from rvae_jax.errors import UserError
-from rvae_jax.evaluation import evaluator
+from rvae_jax.evaluation import results
+from rvae_jax.evaluation.evaluator import evaluate
+from rvae_jax.evaluation.settings import EvaluationSettings
 from rvae_jax.formats import author_run
 from rvae_jax.formats.author_run import import_keras
 from rvae_jax.formats.export import hub, safetensors, write
@@ -72,14 +75,15 @@ def test_the_author_s_outputs_come_out(imported):
     assert relative_error(model.decode(FIXTURE["in/z_given"]), FIXTURE["out/decoder_z_given"]) < 1e-5
 
 
-def test_it_is_judged_and_shown(imported, tmp_path):
+def test_it_is_evaluated_and_drawn(imported, tmp_path):
     shutil.copytree(imported, tmp_path / "run")
     model = rvae_jax.load(tmp_path / "run")
-    found = evaluator.evaluate(model, evaluator.Settings(images=6, training_images=24), progress=False)
-    assert found["reconstruction"]["l1"] > 0
-    assert {"reconstructions", "samples_gaussian"} <= {name for name, _ in Drawer(model).all()}
-    evaluator.write(model, found)
-    html = page.make_report([model], evaluator.Settings(images=6, training_images=24))
+    settings = EvaluationSettings(images=6, training_images=24)
+    evaluation = evaluate(model, settings, progress=False)
+    assert evaluation.reconstruction.l1 > 0
+    assert {"reconstructions", "samples_gaussian"} <= {name for name, _ in figures.draw(Scene(model))}
+    results.write(model.workdir, evaluation)
+    html = page.make_report([model], settings, progress=False)
     assert "metrics.jsonl has no rows of the last tenth of the run." in html
 
 

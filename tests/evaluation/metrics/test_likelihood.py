@@ -53,7 +53,7 @@ def bounds(linear_model, samples, repeats=400):
     return np.asarray(jax.vmap(bound)(keys))
 
 
-def test_bound_is_below_the_likelihood_and_comes_nearer(linear_model):
+def test_bound_is_below_the_likelihood_and_tightens_with_more_samples(linear_model):
     *_, exact = linear_model
     means = []
     for samples in (1, 8, 64, 512):
@@ -65,7 +65,7 @@ def test_bound_is_below_the_likelihood_and_comes_nearer(linear_model):
     np.testing.assert_allclose(means[-1], exact, atol=0.01)
 
 
-def test_bound_is_exact_where_the_code_says_nothing():
+def test_bound_is_exact_where_the_decoder_ignores_the_code():
     x = np.random.default_rng(1).uniform(-1, 1, (3, 4, 4, 1)).astype(np.float32)
 
     def log_likelihood(x, z):
@@ -76,6 +76,6 @@ def test_bound_is_exact_where_the_code_says_nothing():
     np.testing.assert_allclose(found, log_likelihood(x, zeros), rtol=1e-5)
 
 
-def test_bits_of_a_uniform_density():
+def test_bits_per_dimension_of_a_uniform_density():
     # Over [-1, 1] it is 1/2 a value; 255 steps between 256 levels.
     assert likelihood.bits_per_dimension(-10 * math.log(2.0), 10) == pytest.approx(math.log2(255))

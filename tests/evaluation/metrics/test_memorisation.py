@@ -26,7 +26,7 @@ def by_hand(image, training, mirrored):
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("shape", [(32, 40, 1), (70, 65, 3)])
-def test_nearest_is_that_found_by_hand(shape, mirrored):
+def test_nearest_against_brute_force_on_pixels(shape, mirrored):
     rng = np.random.default_rng(0)
     # Large patches, so that images differ in how near they are, and some that are all but their own mirror image.
     patches = rng.integers(0, 256, (14, 4, 4, shape[2]))
@@ -41,7 +41,7 @@ def test_nearest_is_that_found_by_hand(shape, mirrored):
         assert list(indices[row]) == where
 
 
-def test_a_copy_is_told_though_it_is_its_own_mirror_image():
+def test_a_copy_is_found_even_if_it_is_its_own_mirror_image():
     rng = np.random.default_rng(1)
     training = rng.integers(0, 256, (20, 32, 32, 1), dtype=np.uint8)
     training[0] = training[0, :, ::-1] // 2 + training[0] // 2
@@ -57,7 +57,7 @@ def test_a_copy_is_told_though_it_is_its_own_mirror_image():
     assert memorisation.copies(mirror, training, False) == 0
 
 
-def test_one_training_image_is_too_few():
+def test_a_single_training_image_is_refused():
     images = np.zeros((2, 32, 32, 1), np.uint8)
     with pytest.raises(ValueError, match="1 training images; expected at least 2"):
         memorisation.nearest(images, images[:1], False)

@@ -30,7 +30,7 @@ def test_psnr_and_ssim_against_scikit_image(pair, channels):
     np.testing.assert_allclose(similarity.ssim(clean, noisy), ssim, atol=2e-5)
 
 
-def test_equal_images(pair):
+def test_equal_images_have_infinite_psnr_and_ssim_1(pair):
     clean, _ = pair
     assert np.isinf(similarity.psnr(clean, clean)).all()
     np.testing.assert_allclose(similarity.ssim(clean, clean), 1.0, atol=1e-5)
@@ -44,7 +44,7 @@ def test_sharpness_of_a_step_and_of_blur(pair):
     assert (similarity.sharpness(noisy) > similarity.sharpness(clean)).all()
 
 
-def test_lpips_is_that_of_pytorch():
+def test_lpips_agrees_with_pytorch():
     reference = np.load(Path(__file__).parents[2] / "reference" / "metrics.npz")
     images, others = reference["inception/colour/in"], reference["lpips/other"]
     found = similarity.lpips(similarity.load_lpips(), images, others)

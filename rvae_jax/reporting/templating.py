@@ -1,26 +1,27 @@
-"""Pages filled in from the templates."""
+"""The environment that templates are rendered in."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rvae_jax.errors import needs
+from rvae_jax.evaluation.results import measured
 
 with needs("evaluate", command=False):
     import jinja2
 
 
 def environment(*, autoescape: bool) -> jinja2.Environment:
-    """Where templates are rendered; they have the filter ``number``."""
+    """The environment of the templates, with the filters ``number`` and ``measured``."""
     found = jinja2.Environment(
         loader=jinja2.PackageLoader("rvae_jax.reporting"), autoescape=autoescape, trim_blocks=True, lstrip_blocks=True
     )
-    found.filters["number"] = number
+    found.filters |= {"number": number, "measured": measured}
     return found
 
 
 def number(value: Any) -> str:
-    """A value as a table has it: floats to four digits."""
+    """Formats a value for a table: floats with four significant digits."""
     if value is None:
         return ""
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,124 @@
+"""What the figures of an evaluation are measured on: images of the run, their codes and reconstructions, and samples.
+
+Images are uint8, ``[n, H, W, C]``; codes are posteriors' means and log variances, ``[n, d]`` each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rvae_jax.config import Config
+from rvae_jax.data import reading
+from rvae_jax.data.pixels import to_float
+from rvae_jax.evaluation.settings import EvaluationSettings
+from rvae_jax.inference import samplers
+from rvae_jax.inference.batching import Batched
+from rvae_jax.inference.trained_vae import TrainedVAE
+
+Label = Callable[[str], str | None]  # what a progress bar is called; None for no bar
+
+
+class Codes(NamedTuple):
+    """Posteriors of a set of images."""
+
+    mean: np.ndarray
+    log_var: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The run's images.
+
+    Attributes:
+      held_out: the held-out images.
+      training: the training images.
+      training_total: size of the training split, of which ``training`` may be a part.
+      matched: indices into ``training`` of as many images as there are held-out ones, drawn at random.
+    """
+
+    held_out: np.ndarray
+    training: np.ndarray
+    training_total: int
+    matched: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.held_out.shape[1:3]
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """Everything that is made with the model once and measured by several figures.
+
+    Attributes:
+      images: the run's images.
+      held_out: codes of the held-out images.
+      training: codes of the training images.
+      reconstructions: of the held-out images, decoded from the posteriors' means.
+      samples: as many images as there are held-out ones, by the sampler's name.
+      matched_reconstructions: of the training images ``images.matched``.
+    """
+
+    images: Images
+    held_out: Codes
+    training: Codes
+    reconstructions: np.ndarray
+    samples: dict[str, np.ndarray]
+    matched_reconstructions: np.ndarray
+
+
+def prepare(model: TrainedVAE, settings: EvaluationSettings, label: Label) -> Material:
+    """Reads images, encodes and decodes them, and draws samples.
+
+    Raises:
+      UserError: the run's data set is missing, or has too few images.
+    """
+    images = read_images(model.config, settings)
+    encoder, decoder = _encoder(model), _decoder(model)
+    held_out = Codes(*encoder(images.held_out, label=label("encode held-out images")))
+    training = Codes(*encoder(images.training, label=label("encode training images")))
+    reconstructions = decoder(held_out.mean, label=label("reconstruct held-out images"))
+    draws = {
+        "prior": samplers.prior(model.config.model.latent_dim),
+        "gaussian": samplers.gaussian(*samplers.mean_and_covariance(*training)),
+        "mixture": samplers.mixture(*training, seed=settings.seed),
+    }
+    samples = {
+        name: decoder(draw(len(images.held_out), settings.seed), label=label(f"samples: {name}"))
+        for name, draw in draws.items()
+    }
+    matched = decoder(training.mean[images.matched], label=label("reconstruct training images"))
+    return Material(images, held_out, training, reconstructions, samples, matched)
+
+
+def read_images(config: Config, settings: EvaluationSettings) -> Images:
+    """Reads the run's held-out and training images.
+
+    Raises:
+      UserError: the run's data set is missing.
+    """
+    held_out = reading.read_split(config, settings.split, settings.images)
+    training = reading.read_split(config, "train", settings.training_images)
+    order = np.random.default_rng(settings.seed).permutation(len(training))
+    return Images(held_out, training, reading.count(config, "train"), np.sort(order[: len(held_out)]))
+
+
+def _encoder(model: TrainedVAE) -> Batched:
+    encode = functools.partial(model.vae.apply, method="encode")
+    return Batched(lambda variables, images: encode(variables, to_float(images)), model.variables)
+
+
+def _decoder(model: TrainedVAE) -> Batched:
+    def decode(variables: Any, z: jax.Array) -> jax.Array:
+        x = jnp.clip(model.vae.apply(variables, z, method="decode"), -1.0, 1.0)
+        return jnp.round((x + 1.0) * 127.5).astype(jnp.uint8)
+
+    return Batched(decode, model.variables)

@@ -1,0 +1,267 @@
+"""The result of an evaluation, and the file ``evaluation.json`` that holds it; docs/metrics.md defines every figure.
+
+A field that is None by default was not measured, and is not in the file; ``Evaluation.skipped`` has the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import dacite
+import numpy as np
+from etils import epath
+
+from rvae_jax.system.files import write_atomically
+
+FILE = "evaluation.json"
+FORMAT = 1  # of the file
+
+_EMPTY_UNLESS_MEASURED = ("memorisation", "likelihood")  # {} in the file
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluatedModel:
+    """Which model was evaluated."""
+
+    workdir: str
+    step: int
+    steps: int
+    data: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ReconstructionFigures:
+    """How close reconstructions are to their images."""
+
+    l1: float
+    l1_training: float
+    sharpness: float
+    psnr: float | None = None
+    ssim: float | None = None
+    lpips: float | None = None
+    rfid: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleFigures:
+    """The quality of one set of images: of one sampler, or of real ones."""
+
+    sharpness: float
+    lpips_diversity: float | None = None
+    fid: float | None = None
+    kid: float | None = None
+    kid_std: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    density: float | None = None
+    coverage: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationFigures:
+    """Samples of each sampler, and training images (``real``) as what a perfect generator would reach."""
+
+    real: SampleFigures
+    prior: SampleFigures
+    gaussian: SampleFigures
+    mixture: SampleFigures
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentFigures:
+    """The latent space on one set of images; see ``metrics.latent.summary`` and ``metrics.latent.decompose``."""
+
+    images: int
+    active_units: float
+    dimensions: float
+    rate: float
+    population_kl_means: float
+    population_kl_mixture: float
+    population_kl_gaussian: float
+    population_mean_rms: float
+    population_std: float
+    population_std_mixture: float
+    sigma_mean: float
+    sigma_min: float
+    excess_kurtosis_mean: float
+    correlation_rms: float
+    correlation_max: float
+    correlation_noise: float
+    mutual_information: float | None = None
+    marginal_kl: float | None = None
+    mutual_information_limit: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DimensionFigures:
+    """One value for each latent dimension; see ``metrics.latent.dimensions``."""
+
+    mean: tuple[float, ...]
+    var_means: tuple[float, ...]
+    var_mixture: tuple[float, ...]
+    sigma: tuple[float, ...]
+    kl: tuple[float, ...]
+    excess_kurtosis: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentSpaceFigures:
+    """The latent space on held-out and on training images, and each dimension on training images."""
+
+    held_out: LatentFigures
+    training: LatentFigures
+    dimensions: DimensionFigures
+
+
+@dataclasses.dataclass(frozen=True)
+class MemorisationFigures:
+    """Shares of images that are copies of training images, and how many training images were searched."""
+
+    copies: float
+    copies_among_held_out: float
+    training_images: int
+    training_images_in_all: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodFigures:
+    """Importance-weighted bounds on the log likelihood, with the trained scale and with the fitted one."""
+
+    iwae: float
+    bits_per_dimension: float
+    scale: float
+    iwae_fitted: float
+    bits_per_dimension_fitted: float
+    scale_fitted: float
+    samples: int
+    images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What the figures rest on: two evaluations can be compared if their protocols agree."""
+
+    held_out_split: str
+    held_out_images: int
+    training_split: str
+    training_images: int
+    samples_of_each_sampler: int
+    image_shape: tuple[int, int, int]
+    images: str
+    lpips: str
+    ssim: str
+    seed: int
+    jax: str
+    device: str
+    inception_checksum: str | None = None
+    inception_resizer: str | None = None
+    distances: str | None = None
+    channels: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedSettings:
+    """The settings that the figures depend on; ``inception`` is the checksum of its weights, if there are any."""
+
+    images: int
+    training_images: int
+    split: str
+    inception: str | None
+    likelihood_samples: int
+    least_for_distances: int
+    seed: int
+    format: int = FORMAT
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Everything that was measured of a model.
+
+    Attributes:
+      model: which model.
+      reconstruction: how close reconstructions are to their images.
+      generation: the quality of samples.
+      latent: the latent space.
+      memorisation: copies of training images among samples; None if not measured.
+      likelihood: bounds on the log likelihood; None if not measured.
+      protocol: what the figures rest on.
+      settings: the options.
+      skipped: name of each figure that was not measured, and why.
+    """
+
+    model: EvaluatedModel
+    reconstruction: ReconstructionFigures
+    generation: GenerationFigures
+    latent: LatentSpaceFigures
+    memorisation: MemorisationFigures | None
+    likelihood: LikelihoodFigures | None
+    protocol: Protocol
+    settings: RecordedSettings
+    skipped: dict[str, str]
+
+
+def measured(figures: Any) -> dict[str, Any]:
+    """The fields of one of the classes above by name, without those that were not measured."""
+    values = ((field, getattr(figures, field.name)) for field in dataclasses.fields(figures))
+    return {field.name: value for field, value in values if value is not None or field.default is not None}
+
+
+def to_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """The content of ``evaluation.json``: numbers have six significant digits."""
+    content = _plain(evaluation)
+    return content | {name: content[name] or {} for name in _EMPTY_UNLESS_MEASURED}
+
+
+def from_dict(content: dict[str, Any]) -> Evaluation:
+    """The inverse of ``to_dict``.
+
+    Raises:
+      ValueError: the content is not that of ``evaluation.json``.
+    """
+    try:
+        content = content | {name: content[name] or None for name in _EMPTY_UNLESS_MEASURED}
+        if content["settings"]["format"] != FORMAT:
+            raise ValueError(f"format {content['settings']['format']}; expected {FORMAT}")
+        return dacite.from_dict(Evaluation, content, dacite.Config(cast=[tuple]))
+    except (dacite.DaciteError, KeyError, TypeError) as error:
+        raise ValueError(f"not an evaluation: {type(error).__name__}: {error}") from error
+
+
+def rounded(evaluation: Evaluation) -> Evaluation:
+    """The evaluation as it would be read from its file."""
+    return from_dict(to_dict(evaluation))
+
+
+def to_bytes(evaluation: Evaluation) -> bytes:
+    """``evaluation.json`` as bytes."""
+    return (json.dumps(to_dict(evaluation), indent=1) + "\n").encode()
+
+
+def write(folder: epath.Path, evaluation: Evaluation) -> epath.Path:
+    """Writes ``evaluation.json`` into a folder, and returns its path."""
+    path = folder / FILE
+    write_atomically(path, to_bytes(evaluation))
+    return path
+
+
+def read(folder: epath.Path, step: int) -> Evaluation | None:
+    """Reads ``evaluation.json`` in a folder; None if it is missing, damaged, or of another step or format."""
+    try:
+        evaluation = from_dict(json.loads((folder / FILE).read_text()))
+    except (FileNotFoundError, ValueError):  # of JSON, too
+        return None
+    return evaluation if evaluation.model.step == step else None
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {name: _plain(part) for name, part in measured(value).items()}
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(part) for part in value]
+    if isinstance(value, float | np.floating):
+        return float(f"{float(value):.6g}")
+    return value

@@ -1,0 +1,54 @@
+import json
+import re
+import shutil
+
+import pytest
+from trained_runs import SMALL, run_command
+
+from rvae_jax import evaluate, figures, report
+
+pytestmark = pytest.mark.usefixtures("without_lpips")
+
+
+def test_the_command_writes_json_and_prints_a_table(workdir, monkeypatch, capsys):
+    run_command(evaluate, monkeypatch, f"--workdir={workdir}", *SMALL)
+    found = json.loads((workdir / "evaluation.json").read_text())
+    printed = capsys.readouterr().out
+    for name in (*found["reconstruction"], *found["generation"]["prior"], *found["protocol"]):
+        assert name in printed
+    assert "Not measured: fid" in printed and f"Wrote {workdir / 'evaluation.json'}" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--images=0",), "--images=0: expected at least 1"),
+        (("--split=nowhere",), "nowhere"),
+        (("--step=7",), "no checkpoint of step 7"),
+    ],
+)
+def test_bad_arguments_are_refused(workdir, monkeypatch, arguments, message):
+    with pytest.raises(SystemExit, match=message) as stopped:
+        run_command(evaluate, monkeypatch, f"--workdir={workdir}", *arguments)
+    assert str(stopped.value.code).startswith("Error: ")
+
+
+@pytest.mark.parametrize("module", [evaluate, figures, report])
+def test_an_empty_folder_is_refused(module, monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match="is an empty folder; expected the --workdir of a run"):
+        run_command(module, monkeypatch, f"--workdir={tmp_path}")
+
+
+def test_a_run_without_a_checkpoint_is_refused(workdir, monkeypatch):
+    shutil.rmtree(workdir / "checkpoints")
+    with pytest.raises(SystemExit, match="holds no checkpoint; train there first"):
+        run_command(evaluate, monkeypatch, f"--workdir={workdir}")
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(workdir, monkeypatch):
+    config = json.loads((workdir / "config.json").read_text())
+    config["model"]["latent_dim"] = 9
+    (workdir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SystemExit, match="is of another configuration than") as stopped:
+        run_command(evaluate, monkeypatch, f"--workdir={workdir}")
+    assert re.search(r"is of shape \(.*\) there and of shape \(.*\) by the configuration", str(stopped.value.code))

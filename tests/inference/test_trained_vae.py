@@ -1,0 +1,48 @@
+import shutil
+
+import numpy as np
+import pytest
+from trained_runs import FACTORS, SIZE, waves
+
+from rvae_jax.errors import UserError
+
+
+def test_each_sampler_gives_its_own_images(healthy):
+    prior = healthy.sample(5, seed=3)
+    assert prior.shape == (5, SIZE, SIZE, 1)
+    np.testing.assert_array_equal(prior, healthy.sample(5, seed=3, sampler="prior"))
+    for sampler in ("gaussian", "mixture"):
+        assert np.abs(healthy.sample(5, seed=3, sampler=sampler) - prior).max() > 0.1
+    with pytest.raises(UserError, match="sampler='flow'"):
+        healthy.sample(1, sampler="flow")
+
+
+def test_images_that_are_not_floats_are_refused(healthy):
+    with pytest.raises(UserError, match="images are uint8; expected float32"):
+        healthy.encode(np.zeros((1, SIZE, SIZE, 1), np.uint8))
+
+
+def test_many_images_are_encoded_in_batches(healthy):
+    images = healthy.images("train")
+    assert len(images) == 1000
+    mean, log_var = healthy.encode(images)
+    assert mean.shape == log_var.shape == (1000, FACTORS)
+    one, _ = healthy.encode(images[700:701])
+    np.testing.assert_allclose(mean[700:701], one, atol=1e-4)
+
+
+def test_a_folder_is_encoded(healthy, waves_dir, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(waves_dir / "pictures" / "waves" / "test", folder / "test")
+    (folder / "z_broken.png").write_bytes(b"no picture")
+    count = healthy.encode_folder(folder, tmp_path / "codes.npz")
+    codes = np.load(tmp_path / "codes.npz")
+    assert count == len(codes["names"]) == len(codes["mean"]) == 60
+    assert "z_broken.png" in codes["skipped"][0]
+    index = list(codes["names"]).index("test/17.png")
+    image = waves(60, 3)[0][17][None, ..., None] / np.float32(127.5) - 1
+    mean, log_var = healthy.encode(image.astype(np.float32))
+    np.testing.assert_allclose(codes["mean"][index], mean[0], atol=1e-4)
+    np.testing.assert_allclose(codes["log_var"][index], log_var[0], atol=1e-4)
+    with pytest.raises(UserError, match="nothing"):
+        healthy.encode_folder(tmp_path / "nothing", tmp_path / "codes.npz")
