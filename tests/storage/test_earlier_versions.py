@@ -1,7 +1,6 @@
 """What the program wrote before its folders were rearranged (reference/v0_1.zip) is read unchanged."""
 
 import dataclasses
-import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -9,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reference import relative_error
-from rvae_jax.evaluation.results import read_evaluation
 
 import rvae_jax
 from rvae_jax.config import DataConfig, ModelConfig
 from rvae_jax.data import catalog
+from rvae_jax.evaluation import results
 from rvae_jax.formats.author_run import import_keras
 from rvae_jax.storage.checkpoints import Checkpoints
 from rvae_jax.storage.workdir import read_config
@@ -77,6 +76,5 @@ def test_a_prepared_data_set_is_found_by_its_name(files):
 
 
 def test_an_evaluation_is_read_and_written_unchanged(files):
-    path = files / "run" / "evaluation.json"
-    evaluation = read_evaluation(path.parent, step=4)
-    assert evaluation.to_json() == json.loads(path.read_text())
+    evaluation = results.read(files / "run", step=4)
+    assert results.to_bytes(evaluation) == (files / "run" / results.FILE).read_bytes()
