@@ -12,7 +12,7 @@ import numpy as np
 from rvae_jax.data import pipeline
 from rvae_jax.distributed import processes, sharding
 from rvae_jax.errors import UserError
-from rvae_jax.losses import ACTIVE_UNIT_VARIANCE
+from rvae_jax.evaluation.metrics import latent
 from rvae_jax.training.run import Run
 
 # Comparing every reconstruction with every image is quadratic.
@@ -124,14 +124,9 @@ def validate(
 def latent_metrics(means: np.ndarray, log_vars: np.ndarray) -> dict[str, float]:
     """The state of the latent space, from the posteriors ``[n, d]`` of a set of images."""
     means, log_vars = means.astype(np.float64), log_vars.astype(np.float64)
-    var = means.var(axis=0)
     sigma = np.exp(0.5 * log_vars)
     return {
-        "active_units": np.sum(var > ACTIVE_UNIT_VARIANCE),
-        "population_mean_rms": np.sqrt(np.mean(np.square(means.mean(axis=0)))),
-        "population_std": np.sqrt(var).mean(),
-        "sigma_mean": sigma.mean(),
-        "sigma_min": sigma.min(),
+        **latent.population_statistics(means.mean(axis=0), means.var(axis=0), sigma),
         "kl_per_image": 0.5 * np.mean(np.sum(np.square(means) + np.square(sigma) - 1.0 - log_vars, axis=1)),
     }
 

@@ -14,7 +14,7 @@ def images(rng, n):
     return rng.uniform(-1, 1, (n, 4, 6, 1)).astype(np.float32)
 
 
-def test_evaluation_counts_each_image_once(rng):
+def test_each_image_counts_once(rng):
     x, mean_image = images(rng, 5), images(rng, 1)[0]
     x_hat, mean, log_var = x * 0.5, rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
     arrays = (x_hat, mean, log_var)
@@ -30,7 +30,7 @@ def test_evaluation_counts_each_image_once(rng):
         assert result.metrics[name] == pytest.approx(value)
 
 
-def test_no_image_to_evaluate_on_is_told(rng):
+def test_images_that_do_not_count_are_an_error(rng):
     x = images(rng, 2)
     batches = [(x, np.array([False, False]))]
     with pytest.raises(UserError, match="no image to evaluate on"):
