@@ -56,7 +56,9 @@ def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, prog
         skipped=skipped,
     )
     distances = measure_distances(material, settings, label, skipped)
+    checksum = None
     if distances is not None:
+        checksum = distances.checksum
         reconstruction, generation = with_distances(reconstruction, generation, distances)
     evaluation = Evaluation(
         model=EvaluatedModel(str(model.workdir), model.step, config.steps, config.data.name),
@@ -65,7 +67,7 @@ def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, prog
         latent=latent,
         memorisation=memorisation,
         likelihood=likelihood,
-        protocol=record_protocol(config, settings, material.images, distances and distances.checksum),
+        protocol=record_protocol(config, settings, material.images, checksum),
         settings=record_settings(settings),
         skipped=skipped,
     )

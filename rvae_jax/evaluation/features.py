@@ -57,7 +57,7 @@ def measure_distances(
 
     def of_real(images: np.ndarray, name: str) -> np.ndarray:
         cached = None if settings.cache is None else _cache_file(settings.cache, images, network.checksum)
-        features = cached and _read_features(cached, len(images))
+        features = None if cached is None else _read_features(cached, len(images))
         if features is None:
             features = extract(images, label=label(f"features: {name}"))
             if cached is not None:

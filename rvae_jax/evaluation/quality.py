@@ -56,13 +56,16 @@ def measure_reconstruction(
     equal = np.isinf(values["psnr"]).sum()
     if equal:
         skipped["psnr"] = f"{equal} reconstructions are equal to their image"
+    lpips = None
+    if compare.lpips is not None:
+        lpips = compare.lpips(images.held_out, material.reconstructions, label=label("LPIPS")).mean()
     return ReconstructionFigures(
         l1=values["l1"].mean(),
         l1_training=of_training["l1"].mean(),
         sharpness=values["sharpness_hat"].mean() / values["sharpness"].mean(),
         psnr=None if equal else values["psnr"].mean(),
         ssim=values["ssim"].mean() if "ssim" in values else None,
-        lpips=compare.lpips and compare.lpips(images.held_out, material.reconstructions, label=label("LPIPS")).mean(),
+        lpips=lpips,
     )
 
 
@@ -73,7 +76,7 @@ def measure_generation(compare: Comparison, material: Material, seed: int, label
 
     def figures(name: str, shown: np.ndarray) -> SampleFigures:
         diversity = None
-        if compare.lpips and len(shown) > 1:
+        if compare.lpips is not None and len(shown) > 1:
             half = len(shown) // 2
             order = np.random.default_rng(seed).permutation(len(shown))
             pairs = shown[order[:half]], shown[order[half : 2 * half]]
