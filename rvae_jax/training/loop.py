@@ -21,6 +21,7 @@ from etils import epath
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.data import catalog, pipeline
+from rvae_jax.data.prepare.on_demand import prepare_for
 from rvae_jax.data.records import DamagedError, Images
 from rvae_jax.distributed import processes, sharding
 from rvae_jax.distributed.preemption import StopRequest
@@ -67,7 +68,7 @@ def train(config: Config, workdir: epath.PathLike, init_from: epath.PathLike | N
     _require_same_program(config, workdir)
     with processes.together():
         config_lib.validate(config, jax.device_count())
-        config = catalog.resolve(config, before_work=lambda resolved: workdir_lib.require_same(workdir, resolved))
+        config = prepare_for(config, before_work=lambda resolved: workdir_lib.require_same(workdir, resolved))
         sources = {
             name: catalog.load_dataset(config.data, split)
             for name, split in (
