@@ -59,7 +59,9 @@ def ours(folder: Path, size: int, from_records: bool) -> Iterator[np.ndarray]:
     """Our training input; from JPEGs in a TFDS data set, or from raw records."""
     from rvae_jax.config import Config, DataConfig, ModelConfig
     from rvae_jax.data import catalog, pipeline
+    from rvae_jax.data.process_tuning import tune_this_process
 
+    tune_this_process()
     data = DataConfig("faces", data_dir=str(folder / f"datasets{size}"))
     if not from_records:
         data = DataConfig("jpegs", data_dir=str(folder / "tfds"), crop=(CROP, CROP))

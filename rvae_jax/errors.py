@@ -9,6 +9,11 @@ class UserError(Exception):
     """Bad input. The message is one line: which field or file, what was found, what was expected, what to do."""
 
 
+def one_line(error: BaseException) -> str:
+    """An error's message in one line; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class MissingError(ImportError):
     """A package that an extra brings is not installed; the message says which extra."""
 

@@ -1,14 +1,11 @@
-"""Which data set a configuration means, and what is prepared here."""
+"""Finds prepared data sets: the one that a configuration means, and all that there are."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import difflib
-import os
-import shutil
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +15,8 @@ from tensorflow_datasets.core.utils import file_utils
 
 from rvae_jax.config import Config, DataConfig
 from rvae_jax.data import records
-from rvae_jax.data.prepare import faces, orl, preparation, sources
-from rvae_jax.data.prepare.preparation import STAGING, Settings, config_name, read_record
-from rvae_jax.errors import UserError
+from rvae_jax.data.prepared import FACE_SET_NAMES, STAGING, VERSION, Shape, config_name, read_record
+from rvae_jax.errors import UserError, one_line
 
 
 def default_data_dir(data_dir: str | None) -> Path:
@@ -29,35 +25,24 @@ def default_data_dir(data_dir: str | None) -> Path:
 
 
 def _expanded(data_dir: str | None) -> str | None:
-    return data_dir and str(Path(data_dir).expanduser())  # a shell leaves the ~ of --data_dir=~/sets alone
+    return data_dir and str(Path(data_dir).expanduser())  # a shell does not expand the ~ of --data_dir=~/sets
 
 
-def resolve(config: Config, before_work: Callable[[Config], None] = lambda config: None) -> Config:
-    """The configuration with the data set that it means, prepared where that can be done here and now.
+def resolve(config: Config) -> Config:
+    """The configuration with the full name of its data set; nothing is prepared.
 
-    ``data.folder`` is prepared at the model's size and becomes ``data.name``, with the splits ``train``, ``validation``
-    (which selects the checkpoint) and ``test``. The name has a hash of the folder's files: a run that goes on finds the
-    same images or is refused. A name without a size becomes the one of the model's size. ``orl`` prepares itself.
-
-    Args:
-      config: the configuration.
-      before_work: is called with the configuration that will be returned, and may raise, before pictures are prepared.
+    A name without a size becomes that of the model's size, where it is of a data set prepared by this program.
+    ``prepare.on_demand.prepare_for`` finds what ``data.folder`` means, too.
 
     Raises:
-      UserError: there is neither folder nor name, the folder cannot be prepared, or the data set has another size or
-        number of channels.
+      UserError: there is no name, or the data set has another size or number of channels.
     """
-    data, shape = config.data, config.model.image_shape
-    if data.folder is not None:
-        return _prepare_folder(config, before_work)
+    data = config.data
     if not data.name:
         raise UserError(
             "--config.data.name: not given; expected a prepared data set, or --config.data.folder=PATH of pictures"
         )
-    if data.name == "orl":
-        orl.prepare(_expanded(data.data_dir))
-    else:
-        data = dataclasses.replace(data, name=_with_size(data, shape))
+    data = dataclasses.replace(data, name=_with_size(data, config.model.image_shape))
     return dataclasses.replace(config, data=data)
 
 
@@ -72,8 +57,8 @@ def load_dataset(data: DataConfig, split: str) -> records.Images:
       The images in the order of the files, grey ``[h, w, 1]`` or RGB ``[h, w, 3]``.
 
     Raises:
-      UserError: the data set is unknown, not prepared or only in part, not in array_record format, without a feature
-        ``image``, or has no images in that split.
+      UserError: the data set is unknown, not prepared, incomplete, not in array_record format, has no feature
+        ``image``, or no images in that split.
     """
     builder = _find_prepared(data)
     info = builder.info
@@ -86,53 +71,13 @@ def load_dataset(data: DataConfig, split: str) -> records.Images:
     return records.open_split(builder, split, where)
 
 
-@contextlib.contextmanager
-def opened_source(source: str, path: Path | None, data_dir: Path, height: int) -> Iterator[sources.Source]:
-    """The pictures that ``source`` names: ``celeb_a``, ``celeb_a_hq``, ``lfw``, a folder, a zip or a tar.
-
-    Args:
-      source: the name or path.
-      path: where the archives of a named one are, if not where TFDS has them.
-      data_dir: folder of prepared data sets; a compressed tar is unpacked there, and removed on leaving.
-      height: the largest wanted height.
-
-    Raises:
-      UserError: it is not there, or not to be had.
-    """
-    here = f".unpacked.{socket.gethostname()}."
-    for left in data_dir.glob(f"{here}*"):
-        try:
-            os.kill(int(left.name.removeprefix(here)), 0)
-        except ProcessLookupError:  # it was killed
-            shutil.rmtree(left, ignore_errors=True)
-        except (PermissionError, ValueError):  # it is somebody else's, or of a host whose name is longer
-            continue
-    scratch = data_dir / f"{here}{os.getpid()}"
-    try:
-        yield _open_source(source, path, data_dir, scratch, height)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _open_source(source: str, path: Path | None, data_dir: Path, scratch: Path, height: int) -> sources.Source:
-    try:
-        if source in faces.FACE_SETS:
-            return faces.FACE_SETS[source].open(path, data_dir, scratch, height)
-        folder = Path(source).expanduser()
-        if faces.is_celebamask_hq(folder):
-            return faces.open_celebamask_hq(folder)
-        return sources.open_source(folder, scratch)
-    except OSError as error:
-        raise UserError(f"{error.filename or source}: {error.strerror or error}; expected pictures to read") from error
-
-
 def listing(data_dir: Path) -> Iterator[dict[str, Any]]:
-    """What is prepared in ``data_dir``, by name: a row for each data set.
+    """What is prepared in ``data_dir``, in the order of names: a row for each data set.
 
     Returns:
       Rows with ``name``, ``shape``, ``encoding``, ``splits`` (a dictionary of counts), ``bytes`` and ``source``. One
-      that was begun and not finished has ``name`` and ``parts``, how many parts are done; a broken one has ``name`` and
-      ``unreadable``, the reason.
+      that was begun and not finished has ``name`` and ``parts``, how many parts are done. A damaged one has ``name``
+      and ``unreadable``, the reason.
     """
     if not data_dir.is_dir():
         return
@@ -143,8 +88,8 @@ def listing(data_dir: Path) -> Iterator[dict[str, Any]]:
         name = reference.tfds_name(include_version=False)
         try:
             info = tfds.core.read_only_builder.builder_from_directory(folder).info
-        except Exception as error:  # whatever TFDS meets in the files of others
-            yield {"name": name, "unreadable": f"{folder}: {_one_line(error)}"}
+        except Exception as error:  # whatever TFDS meets in damaged files
+            yield {"name": name, "unreadable": f"{folder}: {one_line(error)[:200]}"}
             continue
         image = dict(info.features.items()).get("image")
         yield {
@@ -161,7 +106,7 @@ def listing(data_dir: Path) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without TFDS's warnings of folders that are no data sets."""
+    """Without TFDS's warnings about folders that are not data sets."""
     before = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:
@@ -170,42 +115,21 @@ def _quiet() -> Iterator[None]:
         absl.logging.set_verbosity(before)
 
 
-def _prepare_folder(config: Config, before_work: Callable[[Config], None]) -> Config:
-    data, shape = config.data, config.model.image_shape
-    if not data.folder:
-        raise UserError("--config.data.folder is empty; expected the path of a folder, zip or tar of pictures")
-    if shape[2] not in (1, 3):
-        raise UserError(f"--config.model.image_shape={shape}: expected 1 or 3 channels, as pictures have")
-    folder = Path(data.folder).expanduser().resolve()
-    data_dir = default_data_dir(data.data_dir)
-    settings = Settings(shapes=(shape,), crop=data.crop)
-    with opened_source(str(folder), None, data_dir, shape[0]) as source:
-        mark = preparation.fingerprint(source, settings)[:8]
-        made = "_".join(filter(None, ("folder", preparation.name_of(folder), mark)))
-        name = f"{made}/{config_name(shape)}"
-        if data.name not in (None, name):
-            raise UserError(
-                f"--config.data.name={data.name} and --config.data.folder={data.folder}: expected one of them"
-                f" (the folder's pictures, as they are now, are {name})"
-            )
-        config = dataclasses.replace(config, data=dataclasses.replace(data, name=name, crop=None))
-        before_work(config)
-        print(f"The pictures in {folder} are data.name={name} in {data_dir}")
-        preparation.prepare(source, settings, made, data_dir)
-    return config
+def _with_size(data: DataConfig, shape: Shape) -> str:
+    """The name with the size of the model's images, where it is of a data set prepared by this program.
 
-
-def _with_size(data: DataConfig, shape: tuple[int, int, int]) -> str:
-    """The name with the size of the model's images, where it is of a data set prepared by this program."""
+    Raises:
+      UserError: it is prepared, but not at that size.
+    """
     name, _, config = data.name.partition(":")[0].partition("/")
     folder = default_data_dir(data.data_dir) / name
     made = {
         version.parent.name: record
-        for version in folder.glob(f"*/{preparation.VERSION}")
+        for version in folder.glob(f"*/{VERSION}")
         if (record := read_record(version)) is not None
     }
-    if not made and name in _face_set_names():
-        return f"{name}/{config or config_name(shape)}"  # so that what is missing is told with its size
+    if not made and name in FACE_SET_NAMES.values():
+        return f"{name}/{config or config_name(shape)}"  # so that the error that follows names the size, too
     if not made or (config and config not in made):
         return data.name
     wanted = config or config_name(shape)
@@ -219,10 +143,6 @@ def _with_size(data: DataConfig, shape: tuple[int, int, int]) -> str:
     )
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 def _by(shape: Any) -> str:
     return "x".join(map(str, shape))
 
@@ -234,15 +154,16 @@ def _find_prepared(data: DataConfig) -> tfds.core.DatasetBuilder:
         pass
     except Exception as error:  # of the name, or whatever TFDS meets in damaged files
         raise UserError(
-            f"data.name={data.name}: {_one_line(error)}; expected name, name/config or name:version, of a whole set"
+            f"data.name={data.name}: {one_line(error)[:200]}; expected name, name/config or name:version, of a complete"
+            " data set"
         ) from None
 
     name = data.name.partition("/")[0].partition(":")[0]
     data_dir = default_data_dir(data.data_dir)
     names = [row["name"] for row in listing(data_dir) if "splits" in row]
     there = ", ".join([*names[:8], *(["..."] if len(names) > 8 else [])]) or "none"
-    if name not in _face_set_names():
-        known = [*_face_set_names(), "orl", *tfds.list_builders(with_community_datasets=False)]
+    if name not in FACE_SET_NAMES.values():
+        known = [*FACE_SET_NAMES.values(), "orl", *tfds.list_builders(with_community_datasets=False)]
         if name not in known:
             known += [prepared.partition("/")[0] for prepared in names]
             similar = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
@@ -257,16 +178,11 @@ def _find_prepared(data: DataConfig) -> tfds.core.DatasetBuilder:
     )
 
 
-def _face_set_names() -> dict[str, str]:
-    """Names of what is prepared from the known face sets, and these."""
-    return {face_set.name: source for source, face_set in faces.FACE_SETS.items()}
-
-
 def _prepare_command(name: str, data_dir: str) -> str:
-    """How to prepare a data set of ours, or of TFDS."""
+    """How to prepare a data set of this program's, or of TFDS."""
     stem, _, config = name.partition("/")
-    for face_set, source in _face_set_names().items():
-        if stem in (face_set, source):
+    for source, prepared_name in FACE_SET_NAMES.items():
+        if stem in (source, prepared_name):
             size = config.removesuffix("_grey") or "SIZE"
             grey = " --grey" if config.endswith("_grey") else ""
             return f"run python -m rvae_jax.prepare {source} --size={size}{grey} --data_dir={data_dir}"

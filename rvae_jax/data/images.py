@@ -1,4 +1,4 @@
-"""What happens to the pixels of an image on its way to a model: cut out, scaled, made grey or RGB. All uint8."""
+"""Cuts, scales, and converts images between grey and RGB; all uint8."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-cv2.setNumThreads(0)  # images are worked on in threads already; more of them inside each only get in the way
-# Made and freed: glibc then keeps freed memory of up to this size for what comes next. Otherwise it would give that of
-# every image back to the system and fetch it anew, which at 256x256 takes as long as all the rest of preparing.
-bytes(31 << 20)
-
 
 class Box(NamedTuple):
-    """A part of an image, in pixels; it may reach beyond the border."""
+    """A rectangle in an image, in pixels; it may reach beyond the border."""
 
     left: float
     top: float
@@ -31,7 +26,7 @@ class Box(NamedTuple):
         return Box(left, top, self.width * (1 + 2 * margin), self.height * (1 + 2 * margin))
 
     def with_aspect(self, height: int, width: int) -> Box:
-        """The smallest box about the same centre that contains this one and has the shape ``height``:``width``."""
+        """The smallest box of the shape ``height``:``width`` that has the same centre and contains this one."""
         new_width, new_height = (
             max(self.width, self.height * width / height),
             max(self.height, self.width * height / width),
@@ -53,13 +48,13 @@ def largest_crop(h: int, w: int, height: int, width: int) -> tuple[int, int]:
 def centre_crop(h: int, w: int, crop: tuple[int, int] | None, height: int, width: int) -> Box:
     """The largest box of the shape ``height``:``width`` in the middle of an image of ``h`` x ``w``, or of its ``crop``.
 
-    So nothing is distorted, whatever the shape of the (height, width) of the centre crop.
+    Nothing is distorted by scaling this box, whatever the shape of ``crop``, the (height, width) of the centre crop.
     """
     return centre_box(h, w, largest_crop(*(crop or (h, w)), height, width))
 
 
 def cut(image: np.ndarray, box: Box) -> np.ndarray:
-    """The part of ``image`` ``[h, w, c]`` in ``box``, to the nearest pixel; beyond the border, the image's mirror."""
+    """The part of ``image`` ``[h, w, c]`` in ``box``, to the nearest pixel; mirrored beyond the border."""
     h, w = image.shape[:2]
     left, top = round(box.left), round(box.top)
     right, bottom = max(left + 1, round(box.left + box.width)), max(top + 1, round(box.top + box.height))
@@ -69,7 +64,7 @@ def cut(image: np.ndarray, box: Box) -> np.ndarray:
 
 
 def _mirrored(start: int, stop: int, size: int) -> np.ndarray:
-    """Places in 0 to ``size - 1`` that stand for ``start`` to ``stop - 1`` where the border is a mirror."""
+    """The indices ``start`` to ``stop - 1``, mirrored at the borders into 0 to ``size - 1``."""
     if size == 1:
         return np.zeros(stop - start, int)
     place = np.arange(start, stop) % (2 * size - 2)
@@ -78,7 +73,7 @@ def _mirrored(start: int, stop: int, size: int) -> np.ndarray:
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """``image`` ``[h, w, c]`` at another size: averaged over areas where it shrinks, cubic where it grows."""
-    # In two steps, since the area filter does not average along one axis while the other one grows.
+    # In two steps: the area filter does not average along one axis while the other one grows.
     shrunk = min(width, image.shape[1]), min(height, image.shape[0])
     resized = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
     if shrunk != (width, height):

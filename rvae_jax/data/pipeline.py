@@ -1,7 +1,7 @@
-"""The batches that training and evaluation see.
+"""The batches for training and evaluation.
 
-Grain makes them: training's batch k depends on the seed and k alone, so that a resumed run needs no other state than
-its step, and any number of hosts read parts of the same batches.
+Grain makes them. Training's batch k depends on the seed and k alone: a resumed run needs no state but its step, and any
+number of hosts read parts of the same batches.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ ImageSource = Sequence[np.ndarray]  # uint8 images [h, w, c] of any size; one th
 
 
 def preprocess(image: np.ndarray, image_shape: tuple[int, int, int], crop: tuple[int, int] | None) -> np.ndarray:
-    """Cuts the middle out of an image, scales it without aliasing, and makes it grey or RGB as the model wants it.
+    """Cuts the middle out of an image, scales it without aliasing, and makes it grey or RGB as the model's images are.
 
-    Nothing is distorted: of the crop, the largest box of the model's aspect ratio is taken.
+    Nothing is distorted: the largest box of the model's aspect ratio is cut out of the crop.
 
     Args:
       image: ``[h, w, c]``, uint8.
       image_shape: the model's (height, width, channels).
-      crop: (height, width) of the centre crop, or None for the whole image.
+      crop: (height, width) of the centre crop, or None for the entire image.
 
     Returns:
       ``[height, width, channels]``, uint8.
@@ -58,9 +58,9 @@ def train_batches(
 ) -> Iterator[np.ndarray]:
     """Endless batches for training, from step ``start_step`` on; batch k is a function of ``config.seed`` and k alone.
 
-    Each epoch has every image once, in an order and with mirrorings of its own. An epoch may begin within a batch. Host
-    i of n reads the i-th of n equal parts of each batch, and nothing else. For an image that cannot be read stands the
-    next one that can; ``source.damaged`` counts them.
+    Each epoch has every image once, in an order of its own, and mirrored anew. An epoch may begin within a batch. Host
+    i of n reads the i-th of n equal parts of each batch, and nothing else. An image that cannot be read is replaced by
+    the next one that can be; ``source.damaged`` counts them.
 
     Args:
       source: the images.
@@ -73,7 +73,7 @@ def train_batches(
       An iterator of uint8 ``[batch_size / hosts, height, width, channels]``; see ``to_float``.
 
     Raises:
-      UserError: there are fewer images than the batch has, the hosts cannot share it equally, or see ``preprocess``.
+      UserError: there are fewer images than in a batch, the hosts cannot share it equally, or see ``preprocess``.
     """
     if len(source) < config.batch_size:
         raise UserError(
@@ -86,7 +86,7 @@ def train_batches(
     images = _Replacing(source)
     part_size = config.batch_size // hosts
 
-    # The unit of Grain's is a part of a batch: by the single image, it would cost ten times what reading one does.
+    # Grain's unit is a part of a batch: for each unit it takes ten times as long as reading an image.
     def read(position: int, indices: np.ndarray) -> np.ndarray:
         step, part = divmod(position, hosts)
         draws = np.random.default_rng((config.seed, step)).random((config.batch_size, 4))
@@ -104,18 +104,18 @@ def train_batches(
 def eval_batches(
     source: ImageSource, config: Config, batch_size: int, host: int = 0, hosts: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every image once, in order; the last batch is filled up. All hosts see as many batches.
+    """Every image once, in order; the last batch is padded. All hosts get the same number of batches.
 
     Args:
       source: the images.
       config: its image shape and ``data.crop``.
-      batch_size: images a batch, over all hosts, which divide it.
-      host: index of this host, which sees its part of each batch.
+      batch_size: images in a batch over all hosts; a multiple of ``hosts``.
+      host: index of this host, which gets its part of each batch.
       hosts: number of hosts.
 
     Returns:
       An iterator of images, float32 ``[batch_size / hosts, height, width, channels]`` in [-1, 1], and a mask, bool
-      ``[batch_size / hosts]``, that is False for what fills up, and for images that cannot be read.
+      ``[batch_size / hosts]``, that is False for padding and for images that cannot be read.
 
     Raises:
       UserError: see ``preprocess``.
@@ -138,12 +138,12 @@ def eval_batches(
 
 
 def mean_image(source: ImageSource, config: Config, limit: int = 4096) -> np.ndarray:
-    """Mean of the preprocessed images, or of at most ``limit`` of them at equal distances.
+    """Mean of the preprocessed images, or of at most ``limit`` of them, evenly spaced.
 
     Args:
       source: the images.
       config: its image shape and ``data.crop``.
-      limit: largest number of images that are read.
+      limit: the largest number of images to read.
 
     Returns:
       ``[height, width, channels]``, float32 in [-1, 1].
@@ -163,17 +163,17 @@ def mean_image(source: ImageSource, config: Config, limit: int = 4096) -> np.nda
 
 
 def _read_options(source: ImageSource) -> grain.ReadOptions:
-    """How batches are read ahead; Grain's own options would hold 500 of them.
+    """How batches are read ahead; Grain's defaults would hold 500 of them.
 
-    Decoding leaves Python's lock to others, and is done in threads. Raw pixels leave so little to do between two locks
-    that a second thread only gets in the way of the first: 2 are 0.9 times as fast as 1, and 4 are 0.6 times.
+    Images are decoded in threads, without Python's lock. Raw pixels need so little work without it that more threads
+    are slower: 2 are 0.9 times as fast as 1, and 4 are 0.6 times.
     """
     threads = 1 if getattr(source, "is_raw", False) else _THREADS
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * _THREADS)
 
 
 class _Replacing(Sequence):
-    """Images, of which each that cannot be read is replaced by the next one that can."""
+    """Images; one that cannot be read is replaced by the next one that can be."""
 
     def __init__(self, source: ImageSource) -> None:
         self._source = source
@@ -189,12 +189,12 @@ class _Replacing(Sequence):
 
 
 def _check_settings(source: ImageSource, config: Config) -> None:
-    """Tells of a wrong setting now, and not from a thread."""
+    """Raises the UserError of a wrong setting now, and not in a thread."""
     preprocess(_Replacing(source)[0], config.model.image_shape, config.data.crop)
 
 
 def _augment(image: np.ndarray, draws: np.ndarray, data: DataConfig) -> np.ndarray:
-    """Mirrors, zooms and shifts by four numbers in [0, 1)."""
+    """Mirrors, zooms and shifts an image, as four numbers in [0, 1) decide."""
     if data.flip and draws[0] < 0.5:
         image = cv2.flip(image, 1).reshape(image.shape)
     if data.jitter:
@@ -204,11 +204,11 @@ def _augment(image: np.ndarray, draws: np.ndarray, data: DataConfig) -> np.ndarr
 
 
 def zoom_and_shift(image: np.ndarray, zoom: float, shift: np.ndarray) -> np.ndarray:
-    """Zooms about the centre and shifts. What comes in from beyond the border is the image's mirror.
+    """Zooms about the centre and shifts; the image is mirrored beyond its border.
 
     Args:
       image: ``[h, w, c]``, uint8.
-      zoom: above 1 makes larger what is seen.
+      zoom: above 1 enlarges.
       shift: to the right and down, ``[2]``, as shares of the width and the height.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Pixels as bytes and as floats, and which of many images are looked at."""
+"""Conversions between bytes and floats, and indices that are evenly spaced."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Images for a trained model: those of its run's data set, or of a folder of the user's own."""
+"""Images for a trained model, from its run's data set or from the user's own pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import numpy as np
 
 from rvae_jax.config import Config
 from rvae_jax.data import catalog, pipeline
-from rvae_jax.data.prepare import decode, sources
+from rvae_jax.data.prepare.decode import decode
+from rvae_jax.data.prepare.on_demand import prepare_for
+from rvae_jax.data.prepare.sources.opening import open_path
+from rvae_jax.data.prepare.sources.source import UnusableError, is_picture
 from rvae_jax.data.records import DamagedError, Images
 from rvae_jax.errors import UserError
 
@@ -22,23 +25,23 @@ _SPLITS = ("train", "selection", "validation")
 
 
 def split_name(config: Config, split: str) -> str:
-    """What ``train``, ``selection`` and ``validation`` are in a run, in TFDS's syntax, which anything else is in."""
+    """A split in TFDS's syntax: that of the run for ``train``, ``selection`` and ``validation``, else ``split``."""
     return getattr(config.data, f"{split}_split") if split in _SPLITS else split
 
 
 def read_split(config: Config, split: str, limit: int | None = None) -> np.ndarray:
-    """Images of a run's data set, as its model takes them; those that cannot be read are left out.
+    """Reads images of a run's data set, as its model takes them; those that cannot be read are left out.
 
     Args:
       config: of the run.
       split: see ``split_name``.
-      limit: take this many at equal distances, or None for all.
+      limit: how many to read, evenly spaced, or None for all.
 
     Returns:
       uint8, ``[n, H, W, C]``.
 
     Raises:
-      UserError: the data set or the split is not there, or none of it can be read.
+      UserError: the data set or the split is not there, or none of its images can be read.
     """
     return read_labelled(config, split, limit)[0]
 
@@ -53,14 +56,14 @@ def count(config: Config, split: str) -> int:
 
 
 def _open(config: Config, split: str) -> Images:
-    # A run's configuration has the name that a folder was prepared under; the folder may be gone.
+    # A run's configuration has the name that its folder was prepared under; the folder may be gone.
     data = dataclasses.replace(config.data, folder=None if config.data.name else config.data.folder)
-    data = catalog.resolve(dataclasses.replace(config, data=data)).data
+    data = prepare_for(dataclasses.replace(config, data=data)).data
     return catalog.load_dataset(data, split_name(config, split))
 
 
 def read_labelled(config: Config, split: str, limit: int | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """As ``read_split``, with those labels that are true or false: name to bool ``[n]``; none for most data sets."""
+    """As ``read_split``, with the labels that are true or false: name to bool ``[n]``; most data sets have none."""
     source = _open(config, split)
     count = len(source) if limit is None else min(limit, len(source))
 
@@ -80,27 +83,27 @@ def read_labelled(config: Config, split: str, limit: int | None = None) -> tuple
 
 
 def read_folder(path: Path, config: Config) -> tuple[list[str], np.ndarray, list[str]]:
-    """Pictures of a folder, zip or tar, or a single one, as a run's model takes them.
+    """Reads the pictures of a folder, zip or tar, or a single one, as a run's model takes them.
 
-    They are turned upright, cut to the model's shape (or to the run's ``data.crop``) and scaled; grey and RGB are
-    converted as the model wants them.
+    They are turned upright, cut to the model's shape (or to the run's ``data.crop``), scaled, and made grey or RGB as
+    the model's images are.
 
     Args:
       path: the pictures.
       config: of the run.
 
     Returns:
-      Names, images (uint8 ``[n, H, W, C]``), and what cannot be used, each with the reason.
+      Names, images (uint8 ``[n, H, W, C]``), and lines that name the unusable pictures with the reasons.
 
     Raises:
-      UserError: there is nothing, or nothing that can be used.
+      UserError: there is no usable picture.
     """
     path = path.expanduser()
-    if path.is_file() and sources.is_picture(path.name):
+    if path.is_file() and is_picture(path.name):
         names, read = [path.name], lambda _: path.read_bytes()
         return _decoded(path, names, read, config)
     with tempfile.TemporaryDirectory() as scratch:
-        source = sources.open_source(path, Path(scratch))
+        source = open_path(path, Path(scratch))
         return _decoded(path, sorted(source.files), source.read, config)
 
 
@@ -110,14 +113,14 @@ def _decoded(
     found, images, skipped = [], [], []
     for name in names:
         try:
-            picture = decode.decode(read(name)).pixels
+            picture = decode(read(name)).pixels
             crop = config.data.crop
             if crop is not None and (crop[0] > picture.shape[0] or crop[1] > picture.shape[1]):
-                raise decode.UnusableError(f"smaller than data.crop={crop}")
+                raise UnusableError(f"smaller than data.crop={crop}")
             images.append(pipeline.preprocess(picture, config.model.image_shape, crop))
             found.append(name)
-        except (decode.UnusableError, OSError) as error:
+        except (UnusableError, OSError) as error:
             skipped.append(f"{name}: {error}")
     if not images:
-        raise UserError(f"{path}: no picture that can be used; {skipped[0] if skipped else 'expected JPEG, PNG, ...'}")
+        raise UserError(f"{path}: no usable picture; {skipped[0] if skipped else 'expected JPEG, PNG, ...'}")
     return found, np.stack(images), skipped

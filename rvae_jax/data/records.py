@@ -1,4 +1,4 @@
-"""The images of a prepared data set, in array_record files, read when asked for. TensorFlow is not needed."""
+"""The images of a prepared data set, read from array_record files when asked for. TensorFlow is not needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, one_line
 
 MAX_DAMAGED = 0.01  # share of a split's images
 
@@ -25,8 +25,8 @@ class DamagedError(Exception):
 class Images(Sequence):
     """The images of a split.
 
-    TFDS's own decoding goes through every feature of an example in Python: for CelebA with its 50 labels that is 1 ms
-    besides the picture, in one thread at a time.
+    TFDS would decode every feature of an example in Python: for CelebA with its 50 labels that takes 1 ms besides the
+    picture, in one thread at a time.
 
     Attributes:
       is_raw: whether the images are stored as pixels, which need no decoding.
@@ -49,16 +49,16 @@ class Images(Sequence):
 
         Raises:
           DamagedError: it cannot be read.
-          UserError: this is so of more than ``MAX_DAMAGED`` of the images.
+          UserError: more than a share ``MAX_DAMAGED`` of the images cannot be read.
           IndexError: there is no such image.
         """
-        index = range(len(self))[index]  # an index beyond the end must be an IndexError, by which iteration ends
+        index = range(len(self))[index]  # raises the IndexError, by which iteration ends
         try:
             return self._read(index)
         except MemoryError:
             raise
-        except Exception as error:  # of the file's, the message's or the image's format
-            reason = " ".join(str(error).split())
+        except Exception as error:  # of the format of the file, the example or the image
+            reason = one_line(error)
             with self._lock:
                 self.damaged[index] = reason
                 count = len(self.damaged)
@@ -70,9 +70,9 @@ class Images(Sequence):
         raise DamagedError(f"{self._where}: image {index} cannot be read: {reason}")
 
     def attributes(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
-        """Labels that are true or false of the images of these indices: name to bool ``[n]``; none for most data sets.
+        """The labels of these images that are true or false: name to bool ``[n]``; most data sets have none.
 
-        Those that are whole numbers with the two values 0 and 1, or -1 and 1, throughout.
+        A label is one if all its values are 0 and 1, or -1 and 1, and it has both.
         """
         columns: dict[str, list[int]] = {}
         for index in indices:
@@ -116,7 +116,7 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str, where: str) -> Ima
     """Opens a split of a prepared data set.
 
     Args:
-      builder: the data set's.
+      builder: of the data set.
       split: a split or a slice of one in TFDS's syntax, ``train[80%:]``.
       where: what the data set is called in errors.
 
@@ -124,7 +124,7 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str, where: str) -> Ima
       The images in the order of the files.
 
     Raises:
-      UserError: it has no usable feature ``image``, no images in that split, or a file is missing or not whole.
+      UserError: it has no usable feature ``image``, no images in that split, or a file is missing or incomplete.
     """
     info = builder.info
     features = dict(info.features.items())
@@ -141,8 +141,17 @@ def open_split(builder: tfds.core.DatasetBuilder, split: str, where: str) -> Ima
         raise UserError(f"{where}: split {split!r}: {reason}; expected one of {splits}, or a slice such as train[:90%]")
     records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES).data_source
     for instruction in info.splits[split].file_instructions:
-        _require_whole(Path(instruction.filename), instruction.examples_in_shard, where)
+        _require_complete(Path(instruction.filename), instruction.examples_in_shard, where)
     return Images(where, records, feature)
+
+
+def count_records(path: Path) -> int:
+    """How many records an array_record file has; 0 if it is damaged."""
+    reader = array_record_module.ArrayRecordReader(str(path), options="readahead_buffer_size:0")
+    count = reader.num_records() if reader.ok() else 0
+    with contextlib.suppress(RuntimeError):  # a reader that is not ok raises it
+        reader.close()
+    return count
 
 
 def _is_usable(feature: tfds.features.FeatureConnector | None) -> bool:
@@ -152,13 +161,10 @@ def _is_usable(feature: tfds.features.FeatureConnector | None) -> bool:
     return len(feature.shape) == 3 and feature.shape[-1] in (1, 3) and not (is_raw and None in feature.shape)
 
 
-def _require_whole(path: Path, count: int, where: str) -> None:
+def _require_complete(path: Path, count: int, where: str) -> None:
     if not path.is_file():
         raise UserError(f"{where} is incomplete: no {path}; delete the folder and prepare it again")
-    reader = array_record_module.ArrayRecordReader(str(path), options="readahead_buffer_size:0")
-    there = reader.num_records() if reader.ok() else 0
-    with contextlib.suppress(RuntimeError):  # of a reader that is not ok
-        reader.close()
+    there = count_records(path)
     if there != count:
         raise UserError(
             f"{where} is incomplete: {path} has {there:,} of {count:,} images; delete the folder and prepare it again"

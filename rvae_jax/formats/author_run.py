@@ -15,7 +15,7 @@ from rvae_jax.training.program import make_program
 with needs("interop", command=False):
     import jax
 
-    from rvae_jax.data import catalog
+    from rvae_jax.data.prepare.on_demand import prepare_for
     from rvae_jax.formats import keras_layout
 
 
@@ -41,7 +41,7 @@ def import_keras(weights: epath.Path, config: Config, workdir: epath.PathLike) -
         if (workdir / name).exists():
             raise UserError(f"--workdir={workdir} holds a run, there is {name}; give another")
     found = keras_layout.read(weights, config)
-    config = catalog.resolve(config)
+    config = prepare_for(config)
     workdir_lib.make_folder(workdir)
     state = make_program(config).create_state(jax.random.key(config.seed))
     taken, left_out = take_over(state.weights, found)

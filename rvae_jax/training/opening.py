@@ -15,6 +15,7 @@ from etils import epath
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.data import catalog
+from rvae_jax.data.prepare.on_demand import prepare_for
 from rvae_jax.data.records import DamagedError, Images
 from rvae_jax.distributed import processes, sharding
 from rvae_jax.errors import UserError
@@ -46,7 +47,7 @@ def open_run(
     _require_same_program(config, workdir, local_device_count)
     with processes.together():
         config_lib.validate(config, device_count)
-        config = catalog.resolve(config, before_work=lambda resolved: workdir_lib.require_same(workdir, resolved))
+        config = prepare_for(config, before_work=lambda resolved: workdir_lib.require_same(workdir, resolved))
         splits = {
             "train": config.data.train_split,
             "selection": config.data.selection_split,

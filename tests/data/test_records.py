@@ -11,8 +11,10 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from rvae_jax.data import records
-from rvae_jax.data.prepare import preparation, sources
-from rvae_jax.data.prepare.examples import Settings
+from rvae_jax.data.prepare import preparation
+from rvae_jax.data.prepare.settings import PreparationSettings
+from rvae_jax.data.prepare.sources.opening import open_path
+from rvae_jax.data.prepare.sources.source import SPLITS
 from rvae_jax.data.records import DamagedError, Images
 from rvae_jax.errors import UserError
 
@@ -38,10 +40,10 @@ def pictures(tmp_path_factory):
 def prepared(pictures, tmp_path_factory):
     """By encoding and number of channels, the folder."""
     data_dir = tmp_path_factory.mktemp("data")
-    source = sources.open_source(pictures[0], data_dir / "scratch")
+    source = open_path(pictures[0], data_dir / "scratch")
     folders = {}
     for encoding in ("raw", "png"):
-        made = preparation.prepare(source, Settings(SHAPES, encoding=encoding), f"cats_{encoding}", data_dir)
+        made = preparation.prepare(source, PreparationSettings(SHAPES, encoding=encoding), f"cats_{encoding}", data_dir)
         folders |= {(encoding, shape[2]): folder for shape, folder in zip(SHAPES, made, strict=True)}
     return folders
 
@@ -80,7 +82,7 @@ def _error(call, *args):
 def test_images_are_those_of_tfds_and_of_the_pictures(encoding, channels, prepared, pictures):
     folder = prepared[encoding, channels]
     seen = 0
-    for split in sources.SPLITS:
+    for split in SPLITS:
         images = records.open_folder(folder, split)
         assert images.is_raw == (encoding == "raw")
         by_tfds = tfds.builder_from_directory(folder).as_data_source(split)

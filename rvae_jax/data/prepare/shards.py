@@ -19,14 +19,17 @@ from typing import Any
 
 from array_record.python import array_record_module
 
-from rvae_jax.data.prepare import decode
-from rvae_jax.data.prepare.examples import Maker, Settings, config_name
-from rvae_jax.data.prepare.sources import Source
+from rvae_jax.data.prepare.examples import Maker
+from rvae_jax.data.prepare.settings import PreparationSettings
+from rvae_jax.data.prepare.sources.source import Source
+from rvae_jax.data.prepared import config_name
+from rvae_jax.data.process_tuning import tune_this_process
+from rvae_jax.data.records import count_records
 from rvae_jax.errors import UserError
 
-# Compression saves a tenth of raw pixels, and costs most of the speed; so do several threads in the writer.
+# Compression would save a tenth of raw pixels and take most of the time; so would several threads in the writer.
 _WRITER_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
-_DONE, _SKIPPED, _STOP = range(3)  # of the array that the processes share
+_DONE, _SKIPPED, _STOP = range(3)  # places in the array that the processes share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,39 +37,42 @@ class Shard:
     """A shard to write.
 
     Attributes:
-      index: of it among all.
+      split: the split that it is a part of.
       names: of the pictures, in order.
       paths: configuration to the file.
+      report: file of what became of its pictures, which is there when the shard is done.
     """
 
-    index: int
+    split: str
     names: Sequence[str]
     paths: dict[str, Path]
+    report: Path
 
 
-# By configuration: "images", with name, (height, width) of the picture and a hash of the pixels; "skipped", with name
-# and reason.
+# "images" and "skipped", each by configuration. An image's row has the name, (height, width) of the picture and a hash
+# of the pixels; a skipped picture's has the name and the reason.
 Report = dict[str, dict[str, list[Sequence[Any]]]]
-Tell = Callable[[bool], None]  # is called after each picture, with whether it was skipped; may raise
+Tell = Callable[[bool], None]  # called after each picture, with whether it was skipped; may raise
 
 
 def write_shards(
     source: Source,
-    settings: Settings,
+    settings: PreparationSettings,
     shards: Sequence[Shard],
     processes: int,
     on_progress: Callable[[int, int], None],
 ) -> Iterator[tuple[Shard, Report]]:
-    """Writes shards, each by one process; a file appears under its name when it is whole.
+    """Writes shards, each by one process; a file appears under its name when it is complete.
 
-    Processes, and not threads: a picture takes less than a millisecond, of which Python's lock would be a large part.
+    Processes and not threads: a picture takes less than a millisecond, and threads would wait for Python's lock for
+    much of it.
 
     Args:
       source: the pictures.
       settings: what is made of them.
       shards: what to write.
       processes: how many; none is started for one.
-      on_progress: is called now and then with the numbers of pictures done and skipped so far.
+      on_progress: called now and then with the numbers of pictures done and skipped so far.
 
     Returns:
       Each shard when it is written, in any order, and what became of its pictures.
@@ -81,7 +87,7 @@ def write_shards(
     shared = context.Array("q", 3)
     arguments = source, settings, shared, context.Lock()
     pool = ProcessPoolExecutor(min(processes, len(shards)), context, _begin_worker, arguments)
-    # What starts meanwhile inherits this: Ctrl-C is for this process, which ends the others.
+    # The processes that start now inherit this: Ctrl-C is for this process, which ends the others.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         futures = {pool.submit(_work, shard): shard for shard in shards}
@@ -94,8 +100,8 @@ def write_shards(
             on_progress(shared[_DONE], shared[_SKIPPED])
     except BrokenProcessPool:
         raise UserError(
-            f"{source.title}: a process that decodes died, by lack of memory or a picture that crashes the decoder;"
-            " take fewer by --processes, or with --processes=1 see what happens. The same command goes on from here"
+            f"{source.title}: a process that decodes died, for lack of memory or of a picture that crashes the decoder;"
+            " use fewer --processes, or see what happens with --processes=1. The same command goes on from here"
         ) from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -136,15 +142,17 @@ class _Worker:
 _worker: _Worker
 
 
-def _begin_worker(source: Source, settings: Settings, shared: SynchronizedArray, large_picture_lock: Any) -> None:
+def _begin_worker(
+    source: Source, settings: PreparationSettings, shared: SynchronizedArray, large_picture_lock: Any
+) -> None:
     global _worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    decode.one_large_picture = large_picture_lock
-    _worker = _Worker(Maker(source, settings), shared)
+    tune_this_process()
+    _worker = _Worker(Maker(source, settings, large_picture_lock), shared)
 
 
 def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for work for ever."""
+    """Ends this process when its parent was killed; it would wait for work for ever."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
@@ -156,14 +164,14 @@ def _work(shard: Shard) -> Report:
 def _write_shard(maker: Maker, shard: Shard, tell: Tell) -> Report:
     configs = [config_name(shape) for shape in maker.settings.shapes]
     report: Report = {what: {config: [] for config in configs} for what in ("images", "skipped")}
-    # Named by the process: one whose parent died, and that does not know it yet, must not write into another's file.
+    # Named by the process: one that does not know yet that its parent died must not write into another's file.
     parts = {config: path.with_name(f"{path.name}.{os.getpid()}.part") for config, path in shard.paths.items()}
     writers = {
         config: array_record_module.ArrayRecordWriter(str(part), _WRITER_OPTIONS) for config, part in parts.items()
     }
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of odd files; one that matters becomes a reason
+            warnings.simplefilter("ignore")  # Pillow's, of odd files; what matters becomes a reason
             for name in shard.names:
                 outcome = maker(name)
                 for config in configs:
@@ -176,24 +184,19 @@ def _write_shard(maker: Maker, shard: Shard, tell: Tell) -> Report:
                 tell(not outcome.digests)
     finally:
         for writer in writers.values():
-            with contextlib.suppress(RuntimeError):  # as when the disk is full; what is there is counted below
+            with contextlib.suppress(RuntimeError):  # the disk may be full; what was written is counted below
                 writer.close()
     for config, part in parts.items():
-        _require_whole(part, len(report["images"][config]))
+        _require_complete(part, len(report["images"][config]))
         part.replace(shard.paths[config])
     return report
 
 
-def _require_whole(path: Path, count: int) -> None:
-    """Flushes a shard to the disk, and reads how much of it is there."""
+def _require_complete(path: Path, count: int) -> None:
+    """Flushes a shard to the disk, and raises a UserError unless all of it is there."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    if count == 0:
-        return
-    reader = array_record_module.ArrayRecordReader(str(path))
-    there = reader.num_records() if reader.ok() else 0
-    with contextlib.suppress(RuntimeError):  # of a reader that is not ok
-        reader.close()
+    there = count_records(path) if count else 0
     if there != count:
         path.unlink()
         raise UserError(

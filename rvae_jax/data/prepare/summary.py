@@ -1,4 +1,4 @@
-"""What will be trained on, to look at: a contact sheet, and statistics."""
+"""A contact sheet and statistics of what will be trained on, to look at."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS, COLUMNS = 6, 12
 _TILE, _GAP, _LINE = 96, 2, 22
 _MEAN_OF = 1024  # images at most
 
-# An image in a split: its split, name, original (height, width), and a hash of its pixels.
+# An image's split, name, original (height, width), and a hash of its pixels.
 Row = Sequence[Any]
 
 
@@ -30,7 +30,15 @@ def write(
     duplicates: Sequence[Sequence[str]],
     ignored: dict[str, int],
 ) -> dict[str, Any]:
-    """Writes ``summary.json`` and ``summary.png`` into the folder of a data set that is otherwise whole.
+    """Writes ``summary.json`` and ``summary.png`` into the folder of a data set that is otherwise complete.
+
+    Args:
+      folder: of the data set.
+      shape: of its images.
+      rows: all images.
+      skipped: the pictures that were skipped.
+      duplicates: name, split, and those of the image with the same pixels, for each image that is one of another.
+      ignored: the numbers of files that were not looked at, by kind.
 
     Returns:
       The statistics, as ``summary.json`` has them: counts, sizes of the original pictures in pixels, and mean and
@@ -69,14 +77,14 @@ def write(
 
 
 def in_words(statistics: dict[str, Any]) -> str:
-    """One line."""
+    """The statistics in one line."""
     height, width, channels = statistics["shape"]
     counts = ", ".join(f"{count:,} {split}" for split, count in statistics["images"].items())
     from_sizes = " x ".join(_span(statistics[side]) for side in ("original_height", "original_width"))
     words = f"{height}x{width} {'grey' if channels == 1 else 'RGB'}: {counts}; from pictures of {from_sizes}"
     words += f"; {statistics['skipped']:,} skipped, {statistics['duplicates']:,} duplicates"
     if statistics["duplicates_in_another_split"]:
-        words += f" ({statistics['duplicates_in_another_split']:,} of one in another split)"
+        words += f" ({statistics['duplicates_in_another_split']:,} of an image in another split)"
     if statistics["ignored_files"]:
         kinds = sorted(statistics["ignored_files"].items(), key=lambda item: -item[1])[:5]
         words += f"; not looked at: {', '.join(f'{count:,} {kind}' for kind, count in kinds)}"
@@ -92,7 +100,7 @@ def _range(values: np.ndarray) -> dict[str, int]:
 
 
 def _sheet(shown: np.ndarray, mean: np.ndarray, std: np.ndarray, title: str) -> Image.Image:
-    """Images at left; at right their mean and standard deviation at each place, which tell whether they are aligned."""
+    """Images at left; at right, their mean and standard deviation by pixel, which tell whether they are aligned."""
     scale = _TILE / max(shown.shape[1:3])
     height, width = (max(1, round(side * scale)) for side in shown.shape[1:3])
     rows = -(-len(shown) // COLUMNS)
@@ -104,16 +112,16 @@ def _sheet(shown: np.ndarray, mean: np.ndarray, std: np.ndarray, title: str) -> 
     for index, image in enumerate(shown):
         y, x = divmod(index, COLUMNS)
         sheet.paste(_tile(image, height, width), (x * pitch_x, _LINE + y * pitch_y))
-    write = ImageDraw.Draw(sheet)
+    draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
-    write.text((2, 3), title, "black", font)
+    draw.text((2, 3), title, "black", font)
     top = _LINE
     for picture, caption in (
         (mean, "mean: sharp where all are aligned"),
         (std * (255 / max(std.max(), 1e-9)), "deviation: dark where all are alike"),
     ):
         sheet.paste(_tile(np.round(picture).astype(np.uint8), *large), (left, top))
-        write.text((left, top + large[0] + 3), caption, "black", font)
+        draw.text((left, top + large[0] + 3), caption, "black", font)
         top += large[0] + _LINE
     return sheet
 

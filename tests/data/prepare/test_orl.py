@@ -18,6 +18,7 @@ from PIL import Image
 from rvae_jax.config import Config, DataConfig
 from rvae_jax.data import catalog
 from rvae_jax.data.prepare import orl
+from rvae_jax.data.prepare.on_demand import prepare_for
 from rvae_jax.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -32,7 +33,7 @@ def data_dir(tmp_path_factory):
 
 def _open(data_dir, split):
     data = DataConfig(name="orl", data_dir=str(data_dir))
-    return catalog.load_dataset(catalog.resolve(Config(data=data)).data, split)
+    return catalog.load_dataset(prepare_for(Config(data=data)).data, split)
 
 
 def _environment():
@@ -119,7 +120,7 @@ def test_orl_prepares_itself_once_and_says_so(tmp_path, capfd):
 def test_orl_killed_on_the_way_leaves_nothing_that_passes_for_whole(tmp_path):
     script = """
 import os, signal, sys, cv2
-from rvae_jax.data import orl
+from rvae_jax.data.prepare import orl
 encode, calls = cv2.imencode, []
 def encode_and_die(*args):
     calls.append(args)
@@ -196,8 +197,9 @@ find_spec = PathFinder.find_spec
 PathFinder.find_spec = lambda name, *args: None if name == "tensorflow" else find_spec(name, *args)
 from rvae_jax.config import Config, DataConfig, ModelConfig
 from rvae_jax.data import catalog, pipeline
+from rvae_jax.data.prepare.on_demand import prepare_for
 config = Config(batch_size=2, model=ModelConfig(image_shape=(8, 8, 1)), data=DataConfig("orl", data_dir=sys.argv[1]))
-source = catalog.load_dataset(catalog.resolve(config).data, "train")
+source = catalog.load_dataset(prepare_for(config).data, "train")
 assert next(pipeline.train_batches(source, config)).shape == (2, 8, 8, 1)
 assert "tensorflow" not in sys.modules
 """

@@ -1,4 +1,5 @@
 import csv
+import functools
 import io
 import os
 import re
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from making import interrupted_at
 from PIL import Image
 
 from rvae_jax import prepare
-from rvae_jax.data.prepare import preparation, shards, sources
-from rvae_jax.data.prepare.examples import Settings
+from rvae_jax.data.prepare import preparation
+from rvae_jax.data.prepare.settings import PreparationSettings
+from rvae_jax.data.prepare.sources import opening
 
 ROOT = Path(__file__).parents[3]
 
@@ -105,10 +108,12 @@ def _tree(folder):
 _SMALL = """\
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from rvae_jax.data import preparation
-preparation._WORTH_A_PROCESS, preparation._SHARD_PICTURES = 1, 4
+import functools
+from rvae_jax.data.prepare import preparation
+preparation.prepare = functools.partial(preparation.prepare, shard_pictures=4, worth_processes=1)
 from rvae_jax.prepare import main
-main()
+if __name__ == "__main__":
+    main()
 """
 
 
@@ -195,11 +200,9 @@ def test_thirty_broken_pictures_are_named(pictures, tmp_path):
 @pytest.fixture(scope="module")
 def undisturbed(pictures, tmp_path_factory):
     data_dir = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "_SHARD_PICTURES", 4)
-        source = sources.open_source(pictures, Path("/nowhere"))
-        settings = Settings(shapes=((32, 32, 3),))
-        preparation.prepare(source, settings, "album", data_dir, max_skipped=0.2, processes=1)
+    source = opening.open_path(pictures, Path("/nowhere"))
+    settings = PreparationSettings(shapes=((32, 32, 3),))
+    preparation.prepare(source, settings, "album", data_dir, max_skipped=0.2, processes=1, shard_pictures=4)
     return _tree(data_dir)
 
 
@@ -328,7 +331,7 @@ def test_numbers_that_make_no_sense_are_refused(call, few, tmp_path, option):
     ("arguments", "message"),
     [
         (["{tmp}/none", "--size=16"], "no such folder or file; expected a folder of pictures, a zip or a tar"),
-        (["{tmp}/text", "--size=16"], "expected a folder of pictures, a zip or a tar"),
+        (["{tmp}/text", "--size=16"], "expected a folder of pictures, or a complete zip or tar"),
         (["{tmp}/datasets", "--size=16"], "no picture there, but nothing at all"),
         (["{few}", "--size=16", "--name=My Cats"], "--name=My Cats: expected small letters"),
         (["{few}", "--size=16", "--name=orl"], "--name=orl: expected small letters"),
@@ -377,14 +380,14 @@ def test_a_folder_that_cannot_be_written_is_told(call, few, where):
 
 
 def test_a_disk_that_is_full_is_told(call, few, tmp_path, monkeypatch):
-    write = Path.write_text
+    replace = os.replace
 
-    def full(path, *args, **kwargs):
-        if path.name.startswith("shard_"):
+    def full(path, target):
+        if "shard_" in str(path):
             raise OSError(28, "No space left on device", str(path))
-        return write(path, *args, **kwargs)
+        return replace(path, target)
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "replace", full)
     status, _, err = call(few, "--size=16", f"--data_dir={tmp_path}")
     assert status == 1
     assert re.search("Error: .*No space left on device", err)
@@ -405,7 +408,7 @@ def test_options_reach_the_preparation(call, few, tmp_path, monkeypatch):
         *("--enlarge=3", "--max_skipped=0.25", "--replace", "--processes=3", "--split_by=folder"),
     )
     assert status == 0
-    assert seen["settings"] == Settings(
+    assert seen["settings"] == PreparationSettings(
         shapes=((16, 16, 1), (24, 8, 1)),
         boxes=tmp_path / "boxes.csv",
         margin=0.5,
@@ -418,7 +421,7 @@ def test_options_reach_the_preparation(call, few, tmp_path, monkeypatch):
     assert f"--config.data.name=cats --config.data.data_dir={tmp_path}" in out
     assert "40 pictures, split 80, 10 and 10 % by a hash of each picture's folder" in out
     status, out, _ = call(few, "--size=16", f"--data_dir={tmp_path}/d d", "--crop=20x10")
-    assert (status, seen["settings"]) == (0, Settings(shapes=((16, 16, 3),), crop=(20, 10)))
+    assert (status, seen["settings"]) == (0, PreparationSettings(shapes=((16, 16, 3),), crop=(20, 10)))
     assert f"--config.data.name=few '--config.data.data_dir={tmp_path}/d d'" in out
     monkeypatch.setenv("HOME", str(tmp_path))
     status, _, _ = call(few, "--size=16", "--data_dir=~/d", "--boxes=~/boxes.csv", "--labels=~/labels.csv")
@@ -445,11 +448,13 @@ def test_a_script_without_a_guard_is_told(few, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from rvae_jax.data import preparation, sources\n"
-        "preparation._WORTH_A_PROCESS, preparation._SHARD_PICTURES = 1, 8\n"
-        f"source = sources.open_source(Path({str(few)!r}), Path())\n"
-        "settings = preparation.Settings(shapes=((16, 16, 3),))\n"
-        f"preparation.prepare(source, settings, 'few', Path({str(tmp_path)!r}), processes=2)\n"
+        "from rvae_jax.data.prepare import preparation\n"
+        "from rvae_jax.data.prepare.settings import PreparationSettings\n"
+        "from rvae_jax.data.prepare.sources.opening import open_path\n"
+        f"source = open_path(Path({str(few)!r}), Path())\n"
+        "settings = PreparationSettings(shapes=((16, 16, 3),))\n"
+        f"folder, few = Path({str(tmp_path)!r}), {{'shard_pictures': 8, 'worth_processes': 1}}\n"
+        "preparation.prepare(source, settings, 'few', folder, processes=2, **few)\n"
     )
     result = subprocess.run([sys.executable, script], check=False, capture_output=True, text=True, timeout=100)
     assert result.returncode == 1
@@ -462,16 +467,13 @@ def test_nothing_prepared_is_listed_as_such(call, tmp_path):
 
 
 def test_what_was_begun_is_listed(call, few, tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "_SHARD_PICTURES", 8)
-    write, calls = shards._write_shard, []
+    small = functools.partial(preparation.prepare, shard_pictures=8)
 
-    def interrupted(*args):
-        calls.append(args)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return write(*args)
+    def interrupted(source, *args):
+        monkeypatch.setattr(preparation, "prepare", small)
+        return small(interrupted_at(source, 25, KeyboardInterrupt), *args)
 
-    monkeypatch.setattr(shards, "_write_shard", interrupted)
+    monkeypatch.setattr(preparation, "prepare", interrupted)
     status, _, err = call(few, "--size=16", f"--data_dir={tmp_path}")
     assert status == 130
     assert err.endswith("Stopped. The same command goes on from here.\n")

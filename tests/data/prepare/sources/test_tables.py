@@ -6,7 +6,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from rvae_jax.data.prepare import tables
+from rvae_jax.data.prepare.sources import tables
 from rvae_jax.errors import UserError
 
 
@@ -118,7 +118,8 @@ def test_rows_that_name_no_picture_are_told(tmp_path, capsys):
     assert capsys.readouterr().out == f"{path}: 2 of 3 rows name no picture\n"
     tables.read_boxes(path, FILES)
     assert capsys.readouterr().out == ""
-    script = "import sys, multiprocessing; from pathlib import Path; from rvae_jax.data.tables import read_boxes\n"
+    script = "import sys, multiprocessing; from pathlib import Path\n"
+    script += "from rvae_jax.data.prepare.sources.tables import read_boxes\n"
     script += "if __name__ == '__main__':\n"
     script += "    arguments = Path(sys.argv[1]), {'a.png': 1}\n"
     script += "    multiprocessing.get_context('spawn').Pool(1).apply(read_boxes, arguments)\n"

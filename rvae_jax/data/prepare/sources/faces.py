@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rvae_jax.data.prepare import sources
-from rvae_jax.data.prepare.sources import Source
-from rvae_jax.data.prepare.tables import Table
-from rvae_jax.errors import UserError
+from rvae_jax.data.prepare.sources.opening import open_path
+from rvae_jax.data.prepare.sources.source import Source, folder_of
+from rvae_jax.data.prepare.sources.tables import Table
+from rvae_jax.errors import UserError, one_line
 from rvae_jax.system.units import format_bytes
 
 _CELEBA_TERMS = (
@@ -36,13 +36,11 @@ class FaceSet:
     """One of the known data sets.
 
     Attributes:
-      name: of what is prepared from it, unless the user gives another.
       crop: (height, width) of the usual centre crop, or None for the largest one of the wanted shape.
-      open: from the file or folder given by the user or None, the TFDS folder, a scratch folder, and the largest wanted
-        height, makes the source. Raises UserError.
+      open: makes the source of the user's file or folder (or None), the folder of data sets, a scratch folder, and the
+        largest height wanted. Raises UserError.
     """
 
-    name: str
     crop: tuple[int, int] | None
     open: Callable[[Path | None, Path, Path, int], Source]
 
@@ -50,14 +48,14 @@ class FaceSet:
 def open_celeba(path: Path | None, data_dir: Path, scratch: Path, height: int) -> Source:
     """CelebA's 202,599 aligned faces, with its partition, 40 attributes, landmarks and identities.
 
-    Its five files are taken from ``path``, or from ``data_dir/downloads/manual``, or are downloaded by TFDS.
+    Its five files are taken from ``path`` or ``data_dir/downloads/manual``, or downloaded by TFDS.
 
     Raises:
-      UserError: a file is missing and cannot be had, or is not the right one.
+      UserError: a file is missing and cannot be downloaded, or is not the right one.
     """
     del scratch, height
     files = _fetch("celeb_a", path, data_dir)
-    archive = sources.open_source(files["img_align_celeba.zip"], Path())
+    archive = open_path(files["img_align_celeba.zip"], Path())
     prefix = "img_align_celeba/"
     numbers = {"0": "train", "1": "validation", "2": "test"}
     partition = _read_words(files["list_eval_partition.txt"], prefix, header=False)[1]
@@ -84,8 +82,8 @@ def open_celeba(path: Path | None, data_dir: Path, scratch: Path, height: int) -
 def open_celeba_hq(path: Path | None, data_dir: Path, scratch: Path, height: int) -> Source:
     """CelebA-HQ's 30,000 faces, from CelebAMask-HQ's folder, or from the archive of TFDS's ``celeb_a_hq``.
 
-    The archive ``data{R}x{R}.tar`` is looked for in ``path`` or ``data_dir/downloads/manual``: the smallest that is
-    large enough. Anything else with pictures in it may be given, too.
+    Of the archives ``data{R}x{R}.tar`` in ``path`` or ``data_dir/downloads/manual``, the smallest that is large enough
+    is taken. ``path`` may also be any other folder or archive of pictures.
 
     Raises:
       UserError: it is not there.
@@ -97,32 +95,32 @@ def open_celeba_hq(path: Path | None, data_dir: Path, scratch: Path, height: int
     large_enough = [archive for size, archive in archives.items() if size >= height and archive.is_file()]
     if path is None and not large_enough:
         raise UserError(
-            f"celeb_a_hq: {folder} has no data{{R}}x{{R}}.tar with R of at least {height}; CelebA-HQ is not to be"
-            " downloaded as it is. Make the archives by"
+            f"celeb_a_hq: {folder} has no data{{R}}x{{R}}.tar with R of at least {height}; CelebA-HQ cannot be"
+            " downloaded directly. Make the archives by"
             " https://github.com/tkarras/progressive_growing_of_gans#preparing-datasets-for-training, or get"
             " CelebAMask-HQ from https://github.com/switchablenorms/CelebAMask-HQ, then name the file or folder with"
             f" --from. {_CELEBA_TERMS}"
         )
-    source = sources.open_source(large_enough[0] if large_enough else folder, scratch)
+    source = open_path(large_enough[0] if large_enough else folder, scratch)
     return _celeba_hq(source)
 
 
 def open_celebamask_hq(folder: Path) -> Source:
     """CelebAMask-HQ's folder: its pictures without the masks, with its 40 attributes.
 
-    The partition is CelebA's own, by the file that maps the pictures to those: 24,183, 2,993 and 2,824 pictures.
+    The partition is CelebA's own, by the file that maps these pictures to CelebA's: 24,183, 2,993 and 2,824 pictures.
     Without that file it is by hash.
 
     Raises:
-      UserError: no picture is there, or one has no attributes.
+      UserError: there are no pictures, or one has no attributes.
     """
-    source = sources.open_source(folder / _MASK_HQ_PICTURES, Path())
+    source = open_path(folder / _MASK_HQ_PICTURES, Path())
     labels, splits = {}, None
     if (folder / _MASK_HQ_ATTRIBUTES).is_file():
         attributes = _flags(*_read_words(folder / _MASK_HQ_ATTRIBUTES, ""))
         missing = next((name for name in source.files if name not in attributes), None)
         if missing:
-            raise UserError(f"{folder / _MASK_HQ_ATTRIBUTES}: nothing of {missing}; expected a line for each picture")
+            raise UserError(f"{folder / _MASK_HQ_ATTRIBUTES}: no line for {missing}; expected a line for each picture")
         labels = {"attributes": attributes}
     if (folder / _MASK_HQ_MAPPING).is_file():
         lines = (folder / _MASK_HQ_MAPPING).read_text().splitlines()[1:]
@@ -133,17 +131,17 @@ def open_celebamask_hq(folder: Path) -> Source:
 
 
 def open_lfw(path: Path | None, data_dir: Path, scratch: Path, height: int) -> Source:
-    """Labeled Faces in the Wild: 13,233 faces of 5,749 people; nobody is in two splits.
+    """Labeled Faces in the Wild: 13,233 faces of 5,749 people; all of one person are in one split.
 
-    From ``path`` (``lfw.tgz`` or the folder inside it), or ``data_dir/downloads/manual``, or downloaded by TFDS.
+    Taken from ``path`` (``lfw.tgz`` or the folder inside it) or ``data_dir/downloads/manual``, or downloaded by TFDS.
 
     Raises:
-      UserError: it cannot be had, or is not the right file.
+      UserError: it cannot be downloaded, or is not the right file.
     """
     del height
     if path is None or (path.is_dir() and (path / "lfw.tgz").is_file()):
         path = _fetch("lfw", path, data_dir)["lfw.tgz"]
-    source = sources.open_source(path, scratch)
+    source = open_path(path, scratch)
     names = [name for name in source.files if "/" in name]
     people = np.array([name.split("/")[-2] for name in names], dtype=object)
     return dataclasses.replace(
@@ -151,7 +149,7 @@ def open_lfw(path: Path | None, data_dir: Path, scratch: Path, height: int) -> S
         title="Labeled Faces in the Wild",
         files={name: source.files[name] for name in names},
         labels={"attributes": Table(names, {"person": people})},
-        group=sources.folder_of,
+        group=folder_of,
         splits=None,
         terms=_LFW_TERMS,
         citation=_citation("lfw"),
@@ -171,10 +169,10 @@ def _celeba_hq(source: Source) -> Source:
     )
 
 
-FACE_SETS = {
-    "celeb_a": FaceSet("celeba", (148, 148), open_celeba),
-    "celeb_a_hq": FaceSet("celeba_hq", None, open_celeba_hq),
-    "lfw": FaceSet("lfw_faces", None, open_lfw),
+FACE_SETS = {  # by the names that TFDS has for them; see also ``prepared.FACE_SET_NAMES``
+    "celeb_a": FaceSet((148, 148), open_celeba),
+    "celeb_a_hq": FaceSet(None, open_celeba_hq),
+    "lfw": FaceSet(None, open_lfw),
 }
 
 
@@ -184,7 +182,11 @@ def is_celebamask_hq(path: Path) -> bool:
 
 
 def _fetch(name: str, path: Path | None, data_dir: Path) -> dict[str, Path]:
-    """The files of a TFDS data set by name: from the user's folder if all are there, else downloaded by TFDS."""
+    """The files of a TFDS data set, by name: from the user's folder if all are there, else downloaded by TFDS.
+
+    Raises:
+      UserError: a file is not the one that TFDS knows, one is missing in ``path``, or the download fails.
+    """
     folder = path or data_dir / "downloads/manual"
     infos = {info.filename: (url, info) for url, info in tfds.builder_cls(name).url_infos.items()}
     there = {file: folder / file for file in infos if (folder / file).is_file()}
@@ -210,7 +212,7 @@ def _fetch(name: str, path: Path | None, data_dir: Path) -> dict[str, Path]:
         )
         paths = manager.download({file: url for file, (url, _) in infos.items()})
     except Exception as error:  # whatever the network or the server does
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise _not_fetched(name, folder, infos, f"TFDS cannot download them ({reason})") from None
     return {file: Path(path) for file, path in paths.items()}
 
@@ -220,7 +222,7 @@ def _not_fetched(name: str, folder: Path, infos: dict, reason: str) -> UserError
         f"\n  {file}  {info.size:,} bytes, SHA-256 {info.checksum}, from {url}" for file, (url, info) in infos.items()
     )
     return UserError(
-        f"{name}: {reason}. A host that counts downloads may refuse for a day. By a browser, put these into {folder},"
+        f"{name}: {reason}. The host may refuse downloads for a day. With a browser, put these into {folder},"
         f" and run the same command again, which then needs no network:{files}"
     )
 
@@ -235,7 +237,10 @@ def _citation(name: str) -> str:
 
 
 def _read_words(path: Path, prefix: str, header: bool = True) -> tuple[list[str], dict[str, list[str]]]:
-    """CelebA's lists: a count and column names on two lines, if there is a header, then a name and values a line."""
+    """Reads one of CelebA's lists.
+
+    A header, if there is one, has a count and the columns' names on two lines. Each further line has a name and values.
+    """
     lines = path.read_text().splitlines()
     columns = lines[1].split() if header else []
     rows = (line.split() for line in lines[2 if header else 0 :])

@@ -1,4 +1,4 @@
-"""What is known of pictures, by their names: labels and boxes from a CSV."""
+"""Tables of what is known of pictures, by their names: labels and boxes from a CSV."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class Table:
 
 
 def normalized(name: str) -> str:
-    """The same name looks different on macOS."""
+    """A name in one form of Unicode: macOS spells letters with accents differently."""
     return unicodedata.normalize("NFC", name)
 
 
 def read_table(path: Path, files: Mapping[str, int]) -> Table:
     """Reads labels from a CSV with a header, whose first column has the pictures' names.
 
-    A name is a path within the source, or just the file's name where no other has the same. A column is bool where all
-    its values are true and false, 0 and 1, or -1 and 1; int64 where all are whole numbers as they are usually written;
-    text where some of these have leading zeros or over 64 bits; else float32 or text, whichever the values allow.
+    A name is a path within the source, or the file's name alone where no other file has the same. A column is bool
+    where its values are true and false, 0 and 1, or -1 and 1; int64 where all are integers as they are usually written;
+    text where some of the integers have leading zeros or over 64 bits; else float32 where all are numbers; else text.
 
     Raises:
-      UserError: the file is missing, has no header, two columns of one name or another number of columns in some row,
-        no row is a picture's, or two rows of one picture differ.
+      UserError: the file is missing; it has no header, two columns of one name, or a row of another length; no row is a
+        picture's; or two rows of one picture differ.
     """
     header, rows = _read_rows(path, files)
     known: dict[str, tuple[int, list[str]]] = {}
@@ -68,10 +68,10 @@ def read_table(path: Path, files: Mapping[str, int]) -> Table:
 def read_boxes(path: Path, files: Mapping[str, int]) -> Table:
     """Reads a CSV with the header ``name,left,top,width,height``, in pixels of the upright picture.
 
-    Of several boxes of a picture the largest counts.
+    Of several boxes of a picture the largest is taken.
 
     Raises:
-      UserError: as ``read_table``, but for rows that differ, or the columns are others.
+      UserError: as ``read_table``, except for rows that differ; or the columns are others.
     """
     header, rows = _read_rows(path, files)
     expected = ["left", "top", "width", "height"]
@@ -84,13 +84,13 @@ def read_boxes(path: Path, files: Mapping[str, int]) -> Table:
         else:
             usable = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1)
             areas = np.where(usable, boxes[:, 2] * boxes[:, 3], 0)
-            largest = {rows[i][1]: i for i in np.argsort(areas, kind="stable")}  # the last of a name stays
+            largest = {rows[i][1]: i for i in np.argsort(areas, kind="stable")}  # the last of each name stays
             return Table(list(largest), dict(zip(header, boxes[list(largest.values())].T, strict=True)))
     raise UserError(f"{path}: has the columns name, {found}; expected name, {', '.join(expected)}, in pixels")
 
 
 def _read_rows(path: Path, files: Mapping[str, int]) -> tuple[list[str], list[tuple[int, str, list[str]]]]:
-    """Names of the columns; line, picture and values of the rows that name a picture."""
+    """The columns' names, and the rows that name a picture: line, picture and values of each."""
     (_, header), *rows = _read_csv(path)
     full_names = _full_names(files)
 
@@ -114,13 +114,13 @@ def _read_rows(path: Path, files: Mapping[str, int]) -> tuple[list[str], list[tu
 
 @functools.cache
 def _say_once(line: str) -> None:
-    """Each process that makes pictures reads the boxes; only the first one says this."""
+    """Prints a line in the first process only: each process that makes examples reads the boxes."""
     if multiprocessing.parent_process() is None:
         print(line, flush=True)
 
 
 def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
-    """Lines and rows, the header first, all with as many columns as it has."""
+    """Rows with the numbers of their lines, the header first; all have as many columns as the header."""
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.reader(file)
@@ -138,7 +138,7 @@ def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _full_names(files: Mapping[str, int]) -> dict[str, str]:
-    """Names by which a CSV may call a picture: all of its path, or its last part where that is unique."""
+    """The names that a CSV may use for a picture: the path, or its last part where that is unique."""
     last_parts: dict[str, list[str]] = {}
     for name in files:
         last_parts.setdefault(normalized(PurePosixPath(name).name), []).append(name)
@@ -153,11 +153,11 @@ def _typed(values: Sequence[str]) -> np.ndarray:
         if set(lower) <= {false, true}:
             return np.array([text == true for text in lower])
     if all(re.fullmatch(r"-?\d+", text) for text in texts):
-        with contextlib.suppress(ValueError, OverflowError):  # of thousands of digits, of more than 64 bits
+        with contextlib.suppress(ValueError, OverflowError):  # thousands of digits, or more than 64 bits
             numbers = np.array([int(text) for text in texts], np.int64)
-            if [str(number) for number in numbers.tolist()] == texts:  # else they are no numbers, such as 00004
+            if [str(number) for number in numbers.tolist()] == texts:  # else they are codes such as 00004
                 return numbers
-    elif not any("_" in text for text in texts):  # which Python skips in a number
+    elif not any("_" in text for text in texts):  # Python ignores it in a number
         with contextlib.suppress(ValueError):
             return np.array([np.float32(text) for text in texts], np.float32)
     return np.array(values, dtype=object)

@@ -11,9 +11,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from rvae_jax.data import catalog
-from rvae_jax.data.prepare import faces, preparation, sources
-from rvae_jax.data.prepare.examples import Settings
+from rvae_jax.data.prepare import preparation
+from rvae_jax.data.prepare.settings import PreparationSettings
+from rvae_jax.data.prepare.sources import faces
+from rvae_jax.data.prepare.sources import source as sources
+from rvae_jax.data.prepare.sources.named import open_named
 from rvae_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -61,8 +63,8 @@ def _claim(monkeypatch, name, files):
 
 
 def _prepare(name, data_dir, *shapes, path=None, **settings):
-    settings = Settings(shapes=shapes or ((16, 16, 3),), **settings)
-    with catalog.opened_source(name, path, data_dir, max(shape[0] for shape in settings.shapes)) as source:
+    settings = PreparationSettings(shapes=shapes or ((16, 16, 3),), **settings)
+    with open_named(name, path, data_dir, max(shape[0] for shape in settings.shapes)) as source:
         preparation.prepare(source, settings, "them", data_dir, processes=1)
     return source
 
@@ -319,7 +321,7 @@ def test_celebamask_hq_may_lack_its_lists(mask_hq, data_dir):
 
 def test_a_picture_without_attributes_is_told(mask_hq):
     (mask_hq / "CelebA-HQ-img/6.jpg").write_bytes(_jpeg(6, 64, 64))
-    assert "nothing of 6.jpg" in _error(faces.open_celebamask_hq, mask_hq)
+    assert "no line for 6.jpg" in _error(faces.open_celebamask_hq, mask_hq)
 
 
 # LFW
@@ -376,7 +378,7 @@ def test_another_lfw_is_refused(data_dir, tmp_path):
 def test_a_plain_folder_has_no_labels(data_dir, tmp_path):
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain/0.jpg").write_bytes(_jpeg(0, 20, 20))
-    with catalog.opened_source(str(tmp_path / "plain"), None, data_dir, 64) as source:
+    with open_named(str(tmp_path / "plain"), None, data_dir, 64) as source:
         pass
     assert (source.labels, source.terms, source.splits) == ({}, "", None)
     assert sources.folder_of("a/b/c.jpg") == "a/b"

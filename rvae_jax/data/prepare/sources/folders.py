@@ -1,0 +1,62 @@
+"""The pictures in a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from pathlib import Path
+
+from rvae_jax.data.prepare.sources.source import Source, UnusableError, hash_of, pictures_among
+from rvae_jax.errors import UserError
+
+
+def open_folder(path: Path) -> Source:
+    """The pictures in a folder and in the folders below it; data sets of TFDS are left out.
+
+    Raises:
+      UserError: a folder cannot be read.
+    """
+    sizes: dict[str, int] = {}
+    times: dict[str, int] = {}
+    others = []
+    seen = set()
+    for folder, folders, entries in os.walk(path, onerror=_refuse_folder, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder that was seen already, or that this one is in
+            folders.clear()
+            continue
+        seen.add(real)
+        if {"dataset_info.json", "features.json"} <= set(entries):  # its summary.png is not a picture to prepare
+            others.append("prepared data set")
+            folders.clear()
+            continue
+        folders.sort()
+        for entry in entries:
+            file = Path(folder, entry)
+            name = file.relative_to(path).as_posix()
+            try:
+                status = file.stat()
+                sizes[name], times[name] = status.st_size, status.st_mtime_ns
+            except OSError:
+                sizes[name] = times[name] = -1
+
+    files, ignored = pictures_among(sizes, others)
+    modified = hash_of("\0".join(f"{name}\0{times[name]}" for name in files)).hex()
+    return Source(f"the folder {path.resolve().name}", files, _FolderReader(path), ignored, modified=modified)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(f"{error.filename}: {error.strerror}; expected a folder that may be read")
+
+
+@dataclasses.dataclass(frozen=True)
+class _FolderReader:
+    path: Path
+
+    def __call__(self, name: str) -> bytes:
+        path = os.path.join(self.path, name)  # noqa: PTH118 - twice as fast as pathlib, and called for each picture
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - reading from a pipe would wait for ever
+            raise UnusableError("not a regular file")
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            return file.readall()

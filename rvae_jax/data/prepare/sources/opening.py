@@ -1,0 +1,77 @@
+"""Opens the pictures at a path: in a folder, a zip or a tar."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from rvae_jax.data.prepare.sources import folders, tars, zips
+from rvae_jax.data.prepare.sources.source import SUFFIXES, Source, hash_of
+from rvae_jax.errors import UserError
+
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+
+
+def open_path(path: Path, scratch: Path) -> Source:
+    """The pictures in a folder, a zip or a tar.
+
+    Where all of them lie in folders ``train``, ``val`` (``valid``, ``validation``) and ``test``, these are the
+    partition; these may lie in another folder that all pictures share.
+
+    Args:
+      path: the folder or file.
+      scratch: folder into which a compressed tar is unpacked.
+
+    Raises:
+      UserError: there is no such path, it cannot be read, it has no pictures, or only some of them lie in such folders.
+    """
+    if path.is_dir():
+        source = folders.open_folder(path)
+    elif not path.exists():
+        raise UserError(f"{path}: no such folder or file; expected a folder of pictures, a zip or a tar")
+    elif zipfile.is_zipfile(path):
+        source = zips.open_zip(path, _modified(path))
+    elif tars.is_tar(path):
+        source = tars.open_tar(path, scratch, _modified(path))
+    else:
+        raise UserError(f"{path}: expected a folder of pictures, or a complete zip or tar")
+    if not source.files:
+        found = ", ".join(f"{count:,} {kind}" for kind, count in source.ignored.items()) or "nothing at all"
+        raise UserError(f"{path}: no picture there, but {found}; expected files {' '.join(SUFFIXES)}")
+    return dataclasses.replace(source, splits=_partition(path, source.files))
+
+
+def _modified(archive: Path) -> str:
+    status = archive.stat()
+    return hash_of(f"{status.st_size} {status.st_mtime_ns}").hex()
+
+
+def _partition(path: Path, files: Mapping[str, int]) -> dict[str, str | None] | None:
+    """The partition by the first folder that not all pictures share, if such folders are named as splits are."""
+    parents = [name.split("/")[:-1] for name in files]
+    ends = zip(min(parents), max(parents), strict=False)  # what these two share, all share
+    shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
+    first = {name: name.split("/")[shared] for name in files}
+    splits = {name: _SPLIT_FOLDERS.get(folder.lower()) for name, folder in first.items()}
+    there = set(splits.values()) - {None}
+    if "train" not in there or len(there) < 2:
+        return None
+    outside = [name for name, split in splits.items() if split is None]
+    if outside:
+        found = ", ".join(sorted({folder for name, folder in first.items() if splits[name]}))
+        raise UserError(
+            f"{path}: {len(outside):,} of {len(files):,} pictures lie outside of the folders {found}, such as"
+            f" {outside[0]}; expected all in them: move or remove the others, or rename the folders"
+        )
+    if len(there) == 2:
+        return {name: "train" if split == "train" else None for name, split in splits.items()}
+    return splits

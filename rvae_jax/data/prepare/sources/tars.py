@@ -1,0 +1,119 @@
+"""The pictures in a tar."""
+
+from __future__ import annotations
+
+import dataclasses
+import lzma
+import posixpath
+import shutil
+import tarfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from rvae_jax.data.prepare.sources.source import Source, UnusableError, pictures_among
+from rvae_jax.errors import UserError, one_line
+
+_LONGEST_END = 1 << 20  # bytes of zeros after a tar
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is a tar, compressed or not, and perhaps damaged."""
+    try:
+        return tarfile.is_tarfile(path)
+    except (EOFError, zlib.error, lzma.LZMAError):  # compressed and damaged
+        return True
+
+
+def open_tar(path: Path, scratch: Path, modified: str) -> Source:
+    """The pictures in a tar; ``modified`` is the source's. A compressed one is unpacked into ``scratch``.
+
+    Raises:
+      UserError: it cannot be read, or is incomplete.
+    """
+    plain = path
+    with path.open("rb") as file:
+        try:
+            tarfile.open(fileobj=file, mode="r:").close()
+        except tarfile.ReadError:
+            plain = _unpacked(path, scratch)
+    try:
+        members = _members(plain)
+    except tarfile.ReadError as error:
+        raise UserError(f"{path}: not a complete tar ({error}); expected one complete archive") from None
+    found, others = {}, []
+    for name in members:
+        member = _followed(name, members)
+        if member is None:
+            others.append("broken link")
+        elif member.issparse():  # stored in pieces
+            others.append("sparse file")
+        elif member.isfile():
+            found[name] = member
+    files, ignored = pictures_among({name: member.size for name, member in found.items()}, others)
+    places = {name: (found[name].offset_data, size) for name, size in files.items()}
+    return Source(f"the archive {path.name}", files, _TarReader(plain, places), ignored, modified=modified)
+
+
+def _members(path: Path) -> dict[str, tarfile.TarInfo | None]:
+    """What a tar holds, by name; a hard link is what it leads to, None if nothing.
+
+    Raises:
+      tarfile.ReadError: it is damaged or incomplete.
+    """
+    members: dict[str, tarfile.TarInfo | None] = {}
+    with tarfile.open(path, "r:") as archive:
+        for member in archive:
+            name = posixpath.normpath(member.name)
+            # A hard link leads to an earlier member, perhaps of its own name: a file that was added twice.
+            members[name] = members.get(posixpath.normpath(member.linkname)) if member.islnk() else member
+        # tarfile takes whatever is not a header for the end. The end is zeros, at least a block and not many.
+        archive.fileobj.seek(archive.offset)
+        end = archive.fileobj.read(_LONGEST_END + 1)
+        if not tarfile.BLOCKSIZE <= len(end) <= _LONGEST_END or any(end):
+            raise tarfile.ReadError(
+                f"it is damaged or ends at byte {archive.offset:,}, or is several archives in one file"
+            )
+    return members
+
+
+def _followed(name: str, members: Mapping[str, tarfile.TarInfo | None]) -> tarfile.TarInfo | None:
+    """The member to which symbolic links lead from a name; None if there is none, or they lead in a circle."""
+    for _ in range(40):  # as many links as Linux follows
+        member = members.get(name)
+        if member is None or not member.issym():
+            return member
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _TarReader:
+    path: Path
+    places: Mapping[str, tuple[int, int]]  # name to offset and size
+
+    def __call__(self, name: str) -> bytes:
+        offset, size = self.places[name]
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+        if len(data) < size:
+            raise UnusableError("the archive ends before it does")
+        return data
+
+
+def _unpacked(path: Path, scratch: Path) -> Path:
+    """The tar inside a compressed one, in ``scratch``: a compressed file can be read from its beginning only."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    plain = scratch / f"{path.name}.tar"
+    print(f"Unpacking {path}", flush=True)
+    try:
+        with tarfile.open(path) as archive, plain.open("wb") as file:
+            archive.fileobj.seek(0)
+            shutil.copyfileobj(archive.fileobj, file, 1 << 20)
+    except (EOFError, OSError, tarfile.ReadError, zlib.error, lzma.LZMAError) as error:
+        plain.unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: cannot be unpacked ({one_line(error)}); expected a complete archive, and room for it"
+        ) from None
+    return plain

@@ -1,0 +1,31 @@
+"""How data sets that this program prepares lie on the disk: ``DATA_DIR/NAME/CONFIG/VERSION``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+VERSION = "1.0.0"
+RECORD_FILE = "preparation.json"
+STAGING = "incomplete"  # folder of a data set that is being prepared, in the place of CONFIG
+
+# The names of the known face data sets in TFDS, and the names under which they are prepared.
+FACE_SET_NAMES = {"celeb_a": "celeba", "celeb_a_hq": "celeba_hq", "lfw": "lfw_faces"}
+
+Shape = tuple[int, int, int]  # height, width, channels
+
+
+def config_name(shape: Shape) -> str:
+    """The name of a shape's TFDS configuration: ``64``, ``64x48`` (height first), ``64_grey``."""
+    height, width, channels = shape
+    return (f"{height}" if height == width else f"{height}x{width}") + ("_grey" if channels == 1 else "")
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What the data set in ``folder`` was prepared from, or None where this program did not prepare it."""
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and {"fingerprint", "modified"} <= record.keys() else None

@@ -1,0 +1,1 @@
+"""Makes ``making`` importable from all tests below this folder."""

@@ -1,0 +1,1 @@
+"""Makes ``archives`` importable from the tests in this folder."""

@@ -1,0 +1,169 @@
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+
+import pytest
+from archives import IGNORED, NAMES, OTHERS, assert_holds, content_of, fill_with, make_tar, opened
+from making import user_error
+
+from rvae_jax.data.prepare.sources.source import UnusableError
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_tar(mode, tmp_path):
+    source = opened(make_tar(tmp_path / "cats.tar", NAMES + OTHERS, mode))
+    assert_holds(source, NAMES)
+    assert source.ignored == IGNORED
+    assert (tmp_path / "scratch").exists() == (mode != "w")
+
+
+def test_tar_of_a_dot(tmp_path):
+    for format in (tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
+        assert_holds(opened(make_tar(tmp_path / f"{format}.tar", NAMES, before="./", format=format)), NAMES)
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_truncated_compressed_tar(mode, tmp_path):
+    path = make_tar(tmp_path / "cats.tar.z", NAMES, mode)
+    data = path.read_bytes()
+    for length in (1, 3, 12, 30, 100, len(data) // 2, len(data) - 20, len(data) - 1):
+        path.write_bytes(data[:length])
+        assert "complete" in user_error(opened, path)
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_damaged_compressed_tar(mode, tmp_path):
+    path = make_tar(tmp_path / "cats.tar.z", NAMES, mode)
+    data = path.read_bytes()
+    for place in (len(data) // 3, len(data) // 2, len(data) - 5):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
+        assert "complete" in user_error(opened, path)
+        assert not list(tmp_path.rglob("*.part"))
+    path.write_bytes(data)
+    assert_holds(opened(path), NAMES)
+
+
+@pytest.mark.parametrize("place", ["in a picture", "in the last picture", "in a header", "between two pictures"])
+def test_truncated_tar(place, tmp_path):
+    path = make_tar(tmp_path / "cats.tar", [f"{i}.png" for i in range(6)], format=tarfile.USTAR_FORMAT)
+    data = path.read_bytes()
+    header = data.index(b"3.png")
+    length = {
+        "in a picture": header + 1000,
+        "in the last picture": data.index(b"5.png") + 600,
+        "in a header": header + 100,
+        "between two pictures": header,
+    }[place]
+    path.write_bytes(data[:length])
+    assert "complete" in user_error(opened, path)
+
+
+def test_damaged_header_within_a_tar(tmp_path):
+    path = make_tar(tmp_path / "cats.tar", [f"{i}.png" for i in range(6)], format=tarfile.USTAR_FORMAT)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"3.png")] ^= 1
+    path.write_bytes(data)
+    assert "complete" in user_error(opened, path)
+
+
+def test_tar_that_was_cut_since(tmp_path):
+    path = make_tar(tmp_path / "cats.tar", ["a.png", "b.png"])
+    source = opened(path)
+    os.truncate(path, path.read_bytes().index(content_of("b.png")) + 10)
+    assert source.read("a.png") == content_of("a.png")
+    with pytest.raises(UnusableError, match="archive ends"):
+        source.read("b.png")
+
+
+def _tar_of(path, *entries):
+    """Of names of files, and (type, name, link)."""
+    with tarfile.open(path, "w") as archive:
+        for entry in entries:
+            kind, name, link = (tarfile.REGTYPE, entry, "") if isinstance(entry, str) else entry
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size = kind, link, 2000 if kind == tarfile.REGTYPE else 0
+            archive.addfile(member, io.BytesIO(content_of(name)))
+    return path
+
+
+HARD, SYMBOLIC, FOLDER = tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE
+
+
+def test_links_in_a_tar(tmp_path):
+    links = {
+        "b/hard.png": (HARD, "./a.png"),
+        "b/hard again.png": (HARD, "b/hard.png"),
+        "b/up.png": (SYMBOLIC, "../a.png"),
+        "b/beside.png": (SYMBOLIC, "./up.png"),
+        "c/hard and up.png": (HARD, "b/up.png"),
+        "before.png": (SYMBOLIC, "z"),
+    }
+    entries = [(kind, f"./{name}", link) for name, (kind, link) in links.items()]
+    source = opened(_tar_of(tmp_path / "cats.tar", "a.png", (FOLDER, "b", ""), (SYMBOLIC, "d", "b"), *entries, "z"))
+    assert list(source.files) == sorted(["a.png", *links])
+    for name, size in source.files.items():
+        assert size == 2000
+        assert source.read(name) == content_of("z" if name == "before.png" else "a.png")
+    assert source.ignored == {"without a suffix": 1}
+
+
+def test_links_that_lead_nowhere_in_a_tar(tmp_path):
+    links = [
+        (HARD, "b.png", "nowhere.png"),
+        (SYMBOLIC, "c.png", "/a.png"),
+        (SYMBOLIC, "d.png", "../a.png"),
+        (SYMBOLIC, "e/f.png", "a.png"),
+        (SYMBOLIC, "itself.png", "itself.png"),
+        (SYMBOLIC, "g.png", "h.png"),
+        (SYMBOLIC, "h.png", "g.png"),
+        (SYMBOLIC, "i.png", "g.png"),
+    ]
+    source = opened(_tar_of(tmp_path / "cats.tar", "a.png", "notes.txt", *links))
+    assert_holds(source, ["a.png"])
+    assert source.ignored == {".txt": 1, "broken link": 8}
+
+
+def test_file_that_is_twice_in_a_tar(tmp_path):
+    """GNU tar makes the second a hard link to itself."""
+    assert_holds(opened(_tar_of(tmp_path / "cats.tar", "a.png", (HARD, "./a.png", "a.png"))), ["a.png"])
+
+
+@pytest.mark.skipif(not shutil.which("tar"), reason="needs GNU tar")
+@pytest.mark.parametrize("options", ["--format=gnu", "--sparse-version=0.0", "--sparse-version=0.1", ""])
+def test_sparse_file_in_a_tar(options, tmp_path):
+    fill_with(tmp_path / "cats", "a.png", "z.png")
+    with (tmp_path / "cats" / "b.png").open("wb") as file:
+        file.seek(1 << 20)
+        file.write(b"x")
+    if (tmp_path / "cats" / "b.png").stat().st_blocks * 512 > 1 << 20:
+        pytest.skip("the file system has no sparse files")
+    command = ["tar", "-S", *(options or "--format=posix").split(), "-cf", tmp_path / "cats.tar", "."]
+    if subprocess.run(command, cwd=tmp_path / "cats").returncode:
+        pytest.skip("another tar")
+    source = opened(tmp_path / "cats.tar")
+    assert_holds(source, ["a.png", "z.png"])
+    assert source.ignored == {"sparse file": 1}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_several_tars_in_one_file(mode, tmp_path):
+    first, second = make_tar(tmp_path / "1.tar", ["a.png"], mode), make_tar(tmp_path / "2.tar", ["b.png"], mode)
+    (tmp_path / "cats.tar").write_bytes(first.read_bytes() + second.read_bytes())
+    message = user_error(opened, tmp_path / "cats.tar")
+    assert "or is several archives in one file); expected one complete archive" in message
+
+
+def test_tar_with_zeros_for_its_end(tmp_path):
+    path = tmp_path / "cats.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("a.png", "b.png"):
+            member = tarfile.TarInfo(name)
+            member.size = 1 << 20
+            archive.addfile(member, io.BytesIO(bytes(1 << 20)))
+    whole = path.read_bytes()
+    assert len(opened(path).files) == 2
+    second = (1 << 20) + 512
+    path.write_bytes(whole[:second] + bytes(len(whole) - second))
+    assert "not a complete tar" in user_error(opened, path)
