@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from rvae_jax.config import Config
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, one_line
 from rvae_jax.system.units import format_bytes
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def compile_step(
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return None, " ".join(str(error).split())[:300]
+        return None, one_line(error)
 
 
 def require_room(
