@@ -2,8 +2,8 @@
 
     python -m rvae_jax.preflight --config=configs/celeba.py --config.batch_size=128 --topology=v5e:4x4
 
-With ``--topology`` the training step is compiled for a TPU slice, or for GPUs such as ``h200:8``, which this machine need
-not have. Without, it is compiled for the local devices and run for a few steps. No data is needed.
+With ``--topology`` the training step is compiled for a TPU slice, or for GPUs such as ``h200:8``, which this machine
+need not have. Without, it is compiled for the local devices and run for a few steps. No data is needed.
 """
 
 from __future__ import annotations

@@ -128,8 +128,8 @@ _AMPERE = Gpu(
 _FLAT_SLICES = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBIC_SLICES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 
-# By default (jax_default_matmul_precision) TPUs multiply float32 as bfloat16, GPUs as TF32. Links are published for both
-# directions together, as 3.2 Tbps or 400 GB/s; `link` is half of that. What CUDA reports of a GPU is taken from
+# By default (jax_default_matmul_precision) TPUs multiply float32 as bfloat16, GPUs as TF32. Links are published for
+# both directions together, as 3.2 Tbps or 400 GB/s; `link` is half of that. What CUDA reports of a GPU is taken from
 # https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs.
 ACCELERATORS = {
     "v5e": Accelerator(

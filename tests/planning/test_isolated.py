@@ -13,7 +13,7 @@ def test_the_result_of_the_function_is_returned():
     assert isolated.run(math.gcd, 12, 18, what="a divisor", time_limit_s=60.0) == 6
 
 
-def test_a_function_that_takes_too_long_is_ended(capfd):
+def test_a_function_that_takes_too_long_is_ended():
     with pytest.raises(NotCompiledError, match="4 images per device: not compiled within 1s; raise --time_limit_s"):
         isolated.run(time.sleep, 60.0, what="4 images per device", time_limit_s=1.0)
 
