@@ -86,7 +86,7 @@ def test_that_no_batch_fits_is_said():
 
 
 def test_a_step_that_the_compiler_refuses_does_not_fit():
-    with pytest.raises(UserError, match="more than the 10.00 GB that each device has; expected at most 8, "):
+    with pytest.raises(UserError, match=r"more than the 10.00 GB that each device has; expected at most 8, "):
         memory.require_room(
             Config(batch_size=64), 1, math.inf, 10 * GB, lambda size: (0.1 + size) * GB if size < 20 else math.inf
         )
