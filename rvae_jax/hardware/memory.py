@@ -75,7 +75,7 @@ def require_room(
     Raises:
       UserError: ``needed`` is more than ``available``.
     """
-    shortage = f"--config.batch_size={config.batch_size}: a step needs {_compared(needed, available)}"
+    shortage = f"--config.batch_size={config.batch_size}: a step needs {_shortage(needed, available)}"
     if needed > available:
         print(f"{shortage}. Compiling smaller batches to find one that fits", flush=True)
         raise UserError(f"{shortage}; {_advice(config, devices, needed, available, bytes_of)}")
@@ -83,7 +83,7 @@ def require_room(
         print(f"Warning: {shortage}; it may not fit")
 
 
-def _compared(needed: float, available: float) -> str:
+def _shortage(needed: float, available: float) -> str:
     if math.isfinite(needed):
         return f"{format_bytes(needed)} per device, which has {format_bytes(available)}"
     return f"more than the {format_bytes(available)} that each device has"
