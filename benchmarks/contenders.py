@@ -19,7 +19,7 @@ from benchmarks import machine
 from benchmarks.peers import Peer
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, one_line
 
 PEERS = {
     "rvae_jax": "ours.Ours",
@@ -139,7 +139,7 @@ def _serve(pipe: Any, name: str, fields: dict[str, Any], arrays: pathlib.Path) -
             function = functools.partial(_take_steps, peer) if method == "take_steps" else getattr(peer, method)
             pipe.send((function(*arguments), None))
     except Exception as error:
-        pipe.send((None, f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"))
+        pipe.send((None, f"{type(error).__name__}: {one_line(error, limit=600)}"))
 
 
 def _take_steps(peer: Any, seconds: float) -> Block:

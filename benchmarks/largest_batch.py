@@ -18,7 +18,7 @@ from rvae_jax.config import Config, ModelConfig, validate
 from rvae_jax.errors import UserError
 from rvae_jax.hardware import accelerators, memory
 from rvae_jax.planning import compilation
-from rvae_jax.planning.preflight import require_compiler
+from rvae_jax.planning.target import require_compiler
 from rvae_jax.preflight import TIME_LIMIT_S, TOPOLOGY
 from rvae_jax.system.units import format_bytes
 

@@ -27,7 +27,7 @@ from rvae_jax import command_line
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.distributed import sharding
-from rvae_jax.hardware import accelerators, cost
+from rvae_jax.hardware import accelerators, cost, speed
 from rvae_jax.training.program import Program, batch_shape, make_program
 from rvae_jax.training.state import TrainState
 
@@ -125,11 +125,11 @@ def predict(config: Config) -> None:
         chip = accelerators.ACCELERATORS[name]
         for count in counts:
             for images in (8, 32):
-                work = accelerators.Work(images, flops * images, 0.0, size)
+                work = speed.Work(images, flops * images, 0.0, size)
                 peak = chip.flops[config.model.dtype]
-                exchange = accelerators.all_reduce_seconds(size, count, chip.link)
+                exchange = speed.all_reduce_seconds(size, count, chip.link)
                 shares = [
-                    accelerators.efficiency(work, count, flops=each, bandwidth=chip.bandwidth, link=chip.link)
+                    speed.efficiency(work, count, flops=each, bandwidth=chip.bandwidth, link=chip.link)
                     for each in (peak, peak / 2)
                 ]
                 print(

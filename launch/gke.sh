@@ -4,11 +4,11 @@
 #     launch/gke.sh render|apply|status|logs|delete|xpk [--dry-run] [--follow] [-- ARGUMENTS]
 #
 #   render  prints the manifest
-#   apply   submits it to the cluster that kubectl speaks to
+#   apply   submits it to kubectl's current cluster
 #   status  the JobSet and its pods
-#   logs    copies each pod's log to $LOG_DIR (default: logs); with --follow shows all of them as they grow
-#   delete  ends the run: the pods get SIGTERM and save
-#   xpk     submits the same image and command by xpk instead
+#   logs    copies each pod's log to $LOG_DIR (default: logs); with --follow prints all of them as they grow
+#   delete  ends the run: the pods get SIGTERM, and save
+#   xpk     submits the same image and command with xpk
 #
 # Variables: NAME, IMAGE, ACCELERATOR (tpu-v5-lite-podslice), TOPOLOGY (4x4), HOSTS, CHIPS_A_HOST (default: 4),
 # SERVICE_ACCOUNT (default: default), DATA_BUCKET (without gs://; mounted read-only at /data), MAX_RESTARTS
@@ -36,12 +36,12 @@ import json, os, re, sys
 NUMBERS = ("HOSTS", "CHIPS_A_HOST", "MAX_RESTARTS")
 
 def as_json(value):
-    return json.dumps(value, ensure_ascii=False)  # YAML knows no surrogates
+    return json.dumps(value, ensure_ascii=False)  # YAML has no escapes for surrogates
 
 def value(match):
     name = match[1]
     if name == "ARGUMENTS":
-        return as_json([each.replace("$", "$$") for each in sys.argv[2:]])  # Kubernetes reads $(NAME), and $$ as $
+        return as_json([each.replace("$", "$$") for each in sys.argv[2:]])  # Kubernetes expands $(NAME), and $$ to $
     if name in NUMBERS and not os.environ[name].isdecimal():
         sys.exit(f"Error: ${name} is {os.environ[name]!r}; expected a number")
     return os.environ[name] if name in NUMBERS else as_json(os.environ[name])
@@ -55,7 +55,7 @@ PYTHON
 apply() {
     local manifest
     manifest=$(render)
-    echo "starts $HOSTS pods of $CHIPS_A_HOST chips each; their nodes cost money" >&2
+    echo "starting $HOSTS pods with $CHIPS_A_HOST chips each; their nodes cost money" >&2
     if [[ -n $DRY_RUN ]]; then
         printf "kubectl apply -f - << 'END'\n%s\nEND\n" "$manifest"
     else
@@ -90,12 +90,12 @@ logs() {
 
 delete() {
     require_env NAME celeba
-    echo "deletes the JobSet $NAME; its pods save first. The node pool stays, and costs money, unless it scales to zero"
+    echo "deleting the JobSet $NAME; its pods save first. The node pool stays, and costs money unless it scales to zero"
     run kubectl delete jobset "$NAME" --wait=true
 }
 
-# xpk runs the command in a shell that passes SIGTERM on to its child: exec makes the program that child. By itself xpk
-# restarts after the statuses 42 and 127 to 255 only.
+# xpk runs the command in a shell that passes SIGTERM on to its child; exec makes the program that child. By default xpk
+# restarts only after the statuses 42 and 127 to 255.
 xpk_create() {
     require_env NAME celeba
     require_env IMAGE europe-docker.pkg.dev/my-project/images/rvae_jax:1

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What the scripts of this folder share. To be sourced.
+# Functions that the scripts of this folder share. To be sourced.
 
 DRY_RUN=${DRY_RUN:-}
 FOLLOW=""
 
-# The workers of a slice cannot be reached, or did not all start: nothing that the program said.
+# Exit status if workers of a slice cannot be reached or did not start; the program itself never ends with it.
 # shellcheck disable=SC2034 # for the scripts that source this
 UNREACHABLE=69
 
@@ -13,19 +13,19 @@ fail() {
     exit 1
 }
 
-# require_env NAME EXAMPLE: ends with one line unless the variable is set.
+# require_env NAME EXAMPLE: fails unless the variable is set.
 require_env() {
-    [[ -n ${!1:-} ]] || fail "\$$1 is not set; expected such as: export $1=$2"
+    [[ -n ${!1:-} ]] || fail "\$$1 is not set; for example: export $1=$2"
 }
 
-# The arguments, quoted so that a shell reads them back as they are.
+# quoted ARGUMENT...: prints the arguments, quoted for a shell.
 quoted() {
     local words
     printf -v words '%q ' "$@"
     echo "${words% }"
 }
 
-# run COMMAND...: runs it, or with --dry-run prints it so that it can be pasted.
+# run COMMAND...: runs the command, or with --dry-run prints it, quoted for a shell.
 run() {
     if [[ -n $DRY_RUN ]]; then
         quoted "$@"
@@ -34,7 +34,7 @@ run() {
     fi
 }
 
-# parse_arguments "$@": takes --dry-run, --follow and what follows -- ; leaves COMMAND (the first word) and ARGUMENTS.
+# parse_arguments "$@": sets DRY_RUN, FOLLOW, COMMAND (the first word) and ARGUMENTS (all that follows --).
 # shellcheck disable=SC2034 # for the scripts that source this
 parse_arguments() {
     COMMAND="" ARGUMENTS=()
@@ -47,9 +47,9 @@ parse_arguments() {
                 ARGUMENTS=("$@")
                 return
                 ;;
-            -*) fail "$1: unknown option; the program's own come after --" ;;
+            -*) fail "$1: unknown option; options of the program come after --" ;;
             *)
-                [[ -z $COMMAND ]] || fail "$1: unexpected after $COMMAND; the program's own arguments come after --"
+                [[ -z $COMMAND ]] || fail "$1: unexpected after $COMMAND; arguments of the program come after --"
                 COMMAND=$1
                 ;;
         esac
@@ -58,11 +58,11 @@ parse_arguments() {
 }
 
 require_arguments() {
-    ((${#ARGUMENTS[@]})) || fail "no arguments for the program; expected them after --"
+    ((${#ARGUMENTS[@]})) || fail "no arguments for the program; give them after --"
 }
 
-# verdict STATUS...: what to do, and the status that says so, by how the program ended in each process. README.md lists
-# the statuses.
+# verdict STATUS...: from the exit status of each process, prints what to do (finished, restart or stop) and the status
+# that decided it. README.md lists the statuses.
 verdict() {
     local status restart="" unknown=""
     for status in "$@"; do
@@ -84,16 +84,16 @@ verdict() {
     fi
 }
 
-# A sleep that a signal to this script ends at once.
+# nap SECONDS: sleeps, but a signal to this script ends it at once.
 nap() {
     sleep "$1" > /dev/null 2>&1 &
     wait $!
 }
 
-# keep_running COMMAND...: runs it until its verdict is not restart, and ends with the status that decided. The command
-# leaves the processes' statuses in STATUSES, and STOPPED=1 where a person ended them. Before each restart it waits
-# RESTART_WAIT_S, twice as long each time up to ten minutes; MAX_RESTARTS in a row is the most. A run of an hour or more
-# makes it forget those before.
+# keep_running COMMAND...: runs the command until its verdict is not restart, and exits with the status that decided.
+# The command sets STATUSES to the exit status of each process, and STOPPED=1 if the user stopped them. Before a restart
+# it waits $RESTART_WAIT_S, twice as long each time, up to ten minutes. It restarts at most $MAX_RESTARTS times in a
+# row; a run of an hour or more resets the count.
 keep_running() {
     local restarts=0 wait_s=${RESTART_WAIT_S:-15} began decision status
     while true; do
@@ -108,7 +108,7 @@ keep_running() {
         fi
         restarts=$((restarts + 1))
         ((restarts <= ${MAX_RESTARTS:-10})) ||
-            fail "restarted ${MAX_RESTARTS:-10} times, less than an hour apart; expected at most \$MAX_RESTARTS"
+            fail "restarted ${MAX_RESTARTS:-10} times in a row; \$MAX_RESTARTS allows no more"
         echo "restart $restarts in $wait_s s"
         nap "$wait_s"
         wait_s=$((wait_s * 2 > 600 ? 600 : wait_s * 2))

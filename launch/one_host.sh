@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains on one machine, on all its GPUs, in one process; starts again after a crash or a SIGTERM to the program.
+# Trains on one machine, on all its GPUs, in one process; restarts after a crash or a SIGTERM to the program.
 #
 #     launch/one_host.sh [--dry-run] -- --config=configs/celeba.py --workdir=runs/celeba
 #
-# SIGTERM or Ctrl-C to this script goes to the program, which saves, and ends both. Variables: PYTHON (default: python),
-# LOG_DIR (default: logs), MAX_RESTARTS, RESTART_WAIT_S.
+# SIGTERM or Ctrl-C to this script is passed on to the program, which saves; then both end. Variables: PYTHON (default:
+# python), LOG_DIR (default: logs), MAX_RESTARTS, RESTART_WAIT_S.
 set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -12,20 +12,20 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 PYTHON=${PYTHON:-python}
 LOG_DIR=${LOG_DIR:-logs}
 
-# JAX falls back to the CPU where it finds no usable GPU, and would train a hundred times slower without a word.
+# If JAX finds no usable GPU, it silently uses the CPU, and training is a hundred times slower.
 require_gpus() {
     local platform
     [[ ${JAX_PLATFORMS:-} != cpu ]] || return 0
     nvidia-smi --list-gpus 2> /dev/null | grep GPU > /dev/null || return 0
     platform=$("$PYTHON" -c 'import jax; print(jax.default_backend())') || fail "$PYTHON cannot import jax"
     [[ $platform == gpu ]] ||
-        fail "nvidia-smi lists GPUs, and JAX sees only the $platform; pip install -e '.[train,cuda]', or set" \
+        fail "nvidia-smi lists GPUs, but JAX finds only the $platform; pip install -e '.[train,cuda]', or set" \
             "JAX_PLATFORMS=cpu"
 }
 
 program="" interrupted=""
 
-# pass_on SIGNAL STATUS: to the program; between two programs there is nothing to save.
+# pass_on SIGNAL STATUS: passes a signal on to the program; if none runs, exits with the status.
 pass_on() {
     interrupted=1
     [[ -n $program ]] || exit "$2"
@@ -34,8 +34,8 @@ pass_on() {
 
 train_once() {
     local status=0 stopped=""
-    # With job control the program is a process group of its own: Ctrl-C reaches it once, from here. The log goes on
-    # until the program has ended.
+    # Job control gives the program a process group of its own, so that Ctrl-C reaches it once, from this script. tee
+    # ignores the signals, and writes the log until the program has ended.
     set -m
     "$PYTHON" -m rvae_jax.main "${ARGUMENTS[@]}" < /dev/null \
         > >(
@@ -47,7 +47,7 @@ train_once() {
     while true; do
         interrupted="" status=0
         wait "$program" || status=$?
-        [[ -n $interrupted ]] || break # else it was a signal to this script that ended the wait
+        [[ -n $interrupted ]] || break # otherwise a signal to this script ended the wait
         stopped=1
     done
     program=""

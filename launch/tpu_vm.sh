@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
-# Trains on all workers of a TPU VM slice that exists.
+# Trains on all workers of an existing TPU VM slice.
 #
 #     launch/tpu_vm.sh setup|stage|check|run|status|logs|stop|delete [--dry-run] [--follow] [-- ARGUMENTS]
 #
 #   setup   copies this commit to all workers and installs it there
-#   stage   copies prepared data sets from $DATA_BUCKET to $DATA_DIR of all workers; with MOUNT=1 mounts the bucket
-#           there
-#   check   refuses when a worker lacks this commit, its packages, free disk, devices, or the same data as the others
-#   run     checks, starts `python -m rvae_jax.main ARGUMENTS` on all workers, waits, and restarts what asks for it;
-#           where it runs already, it only waits
-#   status  one line a worker: running, or the status it ended with
-#   logs    copies the workers' logs to $LOG_DIR (default: logs); with --follow shows that of worker $WORKER
+#   stage   copies prepared data sets from $DATA_BUCKET to $DATA_DIR on all workers; with MOUNT=1 mounts the bucket
+#   check   fails if a worker lacks this commit, its packages, free disk, devices, or has other data than the others
+#   run     checks, starts `python -m rvae_jax.main ARGUMENTS` on all workers, waits, and restarts it if that helps; if
+#           the program runs already, only waits
+#   status  prints one line per worker: running, or the status that the program ended with
+#   logs    copies the workers' logs to $LOG_DIR (default: logs); with --follow prints that of worker $WORKER
 #           (default: 0)
-#   stop    SIGTERM to all workers: they save at the same step, and end; `run` does not restart them
-#   delete  deletes the slice, and with it the workers' disks
+#   stop    sends SIGTERM to all workers: they save at the same step, and end; `run` does not restart them
+#   delete  deletes the slice with the workers' disks
 #
 # Variables: TPU_NAME, ZONE, PROJECT; DATA_DIR, DATA_BUCKET, MOUNT; LEAST_FREE_GB (default: 5); MAX_RESTARTS,
 # RESTART_WAIT_S; POLL_S (default: 30).
@@ -23,9 +22,9 @@ here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/lib.sh"
 
 POLL_S=${POLL_S:-30}
-# Those that a dead worker leaves behind end within 90 s by themselves.
+# After a worker dies, the others end by themselves within 90 s.
 LEAVE_S=${LEAVE_S:-180}
-# Each of gcloud's own tries takes a minute.
+# A failed poll takes a minute, since gcloud tries several times.
 MAX_FAILED_POLLS=5
 worker=rvae_jax/launch/tpu_worker.sh
 
@@ -34,7 +33,7 @@ ssh_to() {
         "${@:3}"
 }
 
-# The status is that of the first worker where it failed; 255 is ssh's own.
+# The status is that of the first worker that failed, or 255 if ssh failed.
 on_all() {
     ssh_to all "$1"
 }
@@ -45,14 +44,14 @@ revision() {
 
 require_data_dir() {
     require_env DATA_DIR /var/tmp/rvae_data
-    [[ $DATA_DIR == /* ]] || fail "\$DATA_DIR is $DATA_DIR; expected a path from /, the same on all workers"
+    [[ $DATA_DIR == /* ]] || fail "\$DATA_DIR is $DATA_DIR; expected an absolute path, the same on all workers"
 }
 
 setup() {
     local archive=rvae_jax.tar.gz commit
     commit=$(revision)
     [[ -z $(git -C "$here/.." status --porcelain --untracked-files=no) ]] ||
-        echo "Warning: changes that are not committed are not copied" >&2
+        echo "Warning: uncommitted changes are not copied" >&2
     run git -C "$here/.." archive --format=tar.gz "--output=/tmp/$archive" HEAD
     run gcloud compute tpus tpu-vm scp "/tmp/$archive" "$TPU_NAME:$archive" "--zone=$ZONE" "--project=$PROJECT" \
         --worker=all
@@ -73,7 +72,7 @@ stage() {
     fi
 }
 
-# Ends with a status other than 0 unless every worker is ready.
+# Fails unless every worker is ready.
 check() {
     local commit answer status=0
     commit=$(revision)
@@ -86,14 +85,14 @@ check() {
     fi
     ((status == 0)) || fail "not all workers are ready (run setup and stage first); nothing was started"
     (($(grep ^DATA <<< "$answer" | sort -u | wc -l) < 2)) ||
-        fail "the workers' data in \$DATA_DIR differ, see above; nothing was started"
+        fail "the data in \$DATA_DIR differ between workers, see above; nothing was started"
 }
 
 status() {
     on_all "$worker state"
 }
 
-# Waits until no worker runs. Leaves STATUSES, and STOPPED=1 where a person ended them.
+# Waits until no worker runs. Sets STATUSES, and STOPPED=1 if the user stopped them.
 wait_for_all() {
     local answer failed=0 ended_first=""
     while true; do
@@ -101,15 +100,15 @@ wait_for_all() {
         if ! answer=$(status); then
             failed=$((failed + 1))
             ((failed < MAX_FAILED_POLLS)) && continue
-            echo "Error: not all workers can be reached; the program may go on there" >&2
+            echo "Error: not all workers can be reached; the program may still run there" >&2
             exit "$UNREACHABLE"
         fi
         failed=0
         [[ $answer == *"STATE running"* ]] || break
-        # One that does not notice that another has died holds the chips.
+        # A worker that does not notice that another has died would keep the chips.
         [[ ! $answer =~ STATE\ [1-9] ]] || ended_first=${ended_first:-$SECONDS}
         if [[ -n $ended_first ]] && ((SECONDS - ended_first >= LEAVE_S)); then
-            echo "some workers have ended, and others have not within $LEAVE_S s: these are killed"
+            echo "some workers have ended, others have not within $LEAVE_S s; killing these"
             on_all "$worker kill" || true
         fi
     done
@@ -138,10 +137,10 @@ run_all() {
         return
     fi
     [[ -z ${DATA_DIR:-} || " ${ARGUMENTS[*]} " == *" --config.data.data_dir=$DATA_DIR "* ]] ||
-        echo "Warning: \$DATA_DIR is set, and the arguments are without --config.data.data_dir=$DATA_DIR" >&2
-    trap 'echo "the program goes on: the same command waits for it again, tpu_vm.sh stop ends it"; exit 130' INT
+        echo "Warning: \$DATA_DIR is set, but the arguments lack --config.data.data_dir=$DATA_DIR" >&2
+    trap 'echo "the program still runs: the same command waits for it again, tpu_vm.sh stop ends it"; exit 130' INT
     if [[ $(status 2> /dev/null || true) == *"STATE running"* ]]; then
-        echo "runs already; waits for it"
+        echo "the program runs already; waiting for it"
         attach=1
     else
         check
@@ -164,7 +163,7 @@ stop() {
 }
 
 delete() {
-    echo "deletes the TPU VM $TPU_NAME in $ZONE of $PROJECT, with the disks of its workers"
+    echo "deleting the TPU VM $TPU_NAME in $ZONE of $PROJECT, with the disks of its workers"
     run gcloud compute tpus tpu-vm delete "$TPU_NAME" "--zone=$ZONE" "--project=$PROJECT" --quiet
 }
 

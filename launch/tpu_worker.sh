@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What tpu_vm.sh does on each worker of a slice. It is there with the code, in ~/rvae_jax; the log, and how the program
-# ended, are beside it in ~/rvae_jax_run.
+# The part of tpu_vm.sh that runs on each worker of a slice. The code is in ~/rvae_jax; the log and the program's exit
+# status are beside it, in ~/rvae_jax_run.
 #
 #     launch/tpu_worker.sh install REVISION|check REVISION LEAST_FREE_GB [DATA_DIR]|start ARGUMENTS...|state|stop|kill
 set -euo pipefail
@@ -16,25 +16,25 @@ refuse() {
     fail "$(hostname) $*"
 }
 
-# uv brings the Python that the image may be too old for.
+# The Python of the image may be too old; uv installs a newer one.
 install() {
     PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
     python3 -m uv venv --quiet --allow-existing --python '>=3.11' .venv
     python3 -m uv pip install --quiet --python "$python" -e '.[demo,tpu,gcs]'
     "$python" -c 'import jax, rvae_jax'
     echo "$1" > .revision
-    echo "$(hostname) has the code of $1"
+    echo "$(hostname) has revision $1"
 }
 
-# All workers call this at once: a slice's devices show only when all of its hosts ask for them.
+# All workers call this at once: the devices of a slice appear only when all of its hosts ask for them.
 check() {
     local free
-    [[ $(cat .revision 2> /dev/null) == "$1" ]] || refuse "has not the code of $1; run setup"
+    [[ $(cat .revision 2> /dev/null) == "$1" ]] || refuse "does not have revision $1; run setup"
     "$python" -c 'import rvae_jax' || refuse "cannot import rvae_jax; run setup"
     free=$(df --output=avail -BG . | tail -1 | tr -dc 0-9)
     ((free >= $2)) || refuse "has $free GB free; expected at least $2"
     if [[ -n ${3:-} ]]; then
-        [[ -n $(ls -A "$3" 2> /dev/null) ]] || refuse "has nothing in $3; run stage"
+        [[ -n $(ls -A "$3" 2> /dev/null) ]] || refuse "has no files in $3; run stage"
         echo "DATA $(find -L "$3" -type f -printf '%s\n' | awk '{n += $1} END {print NR " files, " n " bytes"}')"
     fi
     timeout 300 "$python" -c '
@@ -42,25 +42,25 @@ import jax
 jax.distributed.initialize()
 assert jax.default_backend() == "tpu", jax.default_backend()
 print(f"{jax.local_device_count()} of {jax.device_count()} devices are here, {jax.local_devices()[0].device_kind}")
-' || refuse "has no TPU for JAX; the lines above say why"
+' || refuse "has no TPU for JAX; see the lines above"
     echo "$(hostname) is ready"
 }
 
-# lives FILE WORD: whether the process whose number is in the file is there, with that word in its command. After a
-# restart of the machine another may have its number.
+# lives FILE WORD: whether the process with the id in the file runs, with the word in its command. After a restart of
+# the machine another process may have the id.
 lives() {
     [[ -s $run/$1 ]] && grep -a -e "$2" "/proc/$(cat "$run/$1")/cmdline" > /dev/null 2>&1
 }
 
-# Whether the program runs, or how it ended is not written yet.
+# Whether the program runs, or its exit status is not written yet.
 running() {
     lives overseer watch_over || lives pid rvae_jax.main
 }
 
-# A second program on the same chips would only wait for them.
+# Starts no second program, which would only wait for the chips.
 start() {
     if running; then
-        echo "$(hostname) runs already; nothing started"
+        echo "$(hostname) runs the program already; nothing was started"
         return
     fi
     rm -f "$run"/{overseer,pid,status,stopped}
@@ -75,7 +75,7 @@ start() {
     refuse "did not start within 10 s"
 }
 
-# In a session of its own, it outlives the connection.
+# Runs the program and writes down its exit status; in a session of its own, which outlives the connection.
 watch_over() {
     local status=0
     echo $$ > "$run/overseer"
@@ -86,8 +86,8 @@ watch_over() {
     mv "$run/status.part" "$run/status"
 }
 
-# running, the status it ended with, 255 where it is gone without one (the machine was restarted), or none; and whether
-# a person stopped it.
+# Prints running, the exit status, 255 if the program ended without one (the machine was restarted), or none; and
+# whether the user stopped it.
 state() {
     local state=none
     if running; then

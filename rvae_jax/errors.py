@@ -1,4 +1,4 @@
-"""What goes wrong through no fault of the program."""
+"""Errors that are not the program's fault, and how messages quote errors of other libraries."""
 
 import contextlib
 import sys
@@ -9,30 +9,30 @@ class UserError(Exception):
     """Bad input. The message is one line: which field or file, what was found, what was expected, what to do."""
 
 
-def one_line(error: BaseException) -> str:
-    """An error's message in one line; its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 class MissingError(ImportError):
-    """A package that an extra brings is not installed; the message says which extra."""
+    """A package of an extra is not installed; the message names the extra."""
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An error's text on one line of at most ``limit`` characters; the name of its type if it has no text."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 @contextlib.contextmanager
 def needs(extra: str, command: bool) -> Iterator[None]:
-    """Around imports that an extra of the package brings: if one is missing, says which extra to install.
+    """Wraps imports of an extra's packages; if one is missing, names the extra to install.
 
     Args:
-      extra: the extra's name.
-      command: whether this is a program, which then ends with that message, and not a module that is imported.
+      extra: name of the extra.
+      command: whether the importing module is a command, which then exits with the message.
 
     Raises:
-      MissingError: what is imported is missing.
+      MissingError: a package is missing and ``command`` is false.
     """
     try:
         yield
     except (ModuleNotFoundError, MissingError) as error:
-        message = str(error)  # of a module that has said it of its own extra
+        message = str(error)  # of a module that has named its own extra
         if not isinstance(error, MissingError):
             message = f"{error.name} is missing; pip install 'rvae_jax[{extra}]'"
         if command:

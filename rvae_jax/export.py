@@ -1,9 +1,9 @@
-"""Writes a trained model in another form: ``python -m rvae_jax.export --format=onnx --workdir=runs/orl``.
+"""Writes a trained model in another format: ``python -m rvae_jax.export --format=onnx --workdir=runs/orl``.
 
-``safetensors``: ``model.safetensors``, all weights by readable names, with ``config.json``; what ``rvae_jax.load`` and
-``--init_from`` take. ``hub``: the same with a model card, pictures and the evaluation, to be shared. ``stablehlo``:
-``encoder.jax_export`` and ``decoder.jax_export``, for ``jax.export.deserialize``. ``onnx``: ``encoder.onnx`` and
-``decoder.onnx``. ``keras``: ``author.weights.h5``, for the author's program.
+``safetensors``: ``model.safetensors``, all weights by readable names, and ``config.json``; ``rvae_jax.load`` and
+``--init_from`` read them. ``hub``: the same with a model card, pictures and the evaluation, to be shared.
+``stablehlo``: ``encoder.jax_export`` and ``decoder.jax_export``, for ``jax.export.deserialize``. ``onnx``:
+``encoder.onnx`` and ``decoder.onnx``. ``keras``: ``author.weights.h5``, for the author's program.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import functools
 import sys
 
 from rvae_jax import command_line
+from rvae_jax.formats import FORMATS
 
 FOLDER = "export"
 
 
 def main() -> None:
-    """Exports, and turns the outcome into an exit status: 0 done, 1 bad input."""
+    """Exports; exits with 1 on bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m rvae_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--format", required=True, choices=("safetensors", "hub", "stablehlo", "onnx", "keras"))
+    add("--format", required=True, choices=FORMATS)
     command_line.add_model_arguments(parser, workdir="of the run; or an exported directory, or a .safetensors file")
     add("--output", help=f"folder to write to, or gs://BUCKET/PATH ({FOLDER}/ in the work directory)")
     add("--name", help="hub: of the model (that of the work directory)")
@@ -42,8 +43,8 @@ def main() -> None:
         print(f"Exporting the {model.source}", flush=True)
         folder = open_workdir(arguments.output or model.folder / FOLDER)
         name = arguments.name or model.folder.resolve().name
-        make = export.FORMATS[arguments.format]
-        if make is export.hub:
+        make = getattr(export, arguments.format)
+        if arguments.format == "hub":
             make = functools.partial(make, name=name, license=arguments.license, data_dir=arguments.data_dir)
         try:
             for line in export.write(make(model), folder):

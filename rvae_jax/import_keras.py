@@ -1,8 +1,8 @@
-"""Makes a work directory of a network that the author's program trained.
+"""Imports weights of the author's program as a new run.
 
     python -m rvae_jax.import_keras --weights=author.weights.h5 --config=configs/celeba_hq.py --workdir=runs/author
 
-It is at step 0, with fresh optimizers: ``rvae_jax.main`` with the same configuration trains it on.
+The run is at step 0, with new optimizers; ``rvae_jax.main`` with the same configuration continues it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WEIGHTS = flags.DEFINE_string("weights", None, "The author's *.weights.h5.")
 
 
 def main(_: list[str]) -> None:
-    """Imports, and turns the outcome into an exit status: 0 done, 1 bad input."""
+    """Imports; exits with 1 on bad input."""
     with command_line.exit_on_user_error():
         from rvae_jax.formats.author_run import import_keras  # after --help
 

@@ -42,10 +42,12 @@ def main(_: list[str]) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("xla")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     # imports JAX, which reads the environment
+    from rvae_jax.data.process_tuning import tune_this_process
     from rvae_jax.distributed import processes
     from rvae_jax.training.loop import train
 
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
+    tune_this_process()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid text
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until there is something to save
     try:
         processes.initialize(DISTRIBUTED.value, COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value)

@@ -18,7 +18,7 @@ from rvae_jax.config import Config
 from rvae_jax.data.pixels import to_float
 from rvae_jax.distributed import sharding
 from rvae_jax.hardware import cost
-from rvae_jax.planning import compilation
+from rvae_jax.planning.measurement import measure_peaks
 from rvae_jax.storage import weights
 from rvae_jax.training.program import Program, make_program
 from rvae_jax.training.state import TrainState, create_train_state
@@ -103,7 +103,7 @@ class Ours(Peer):
 
     def peaks(self) -> tuple[float, float]:
         """FLOP/s of a large matrix product, bytes a second of a copy."""
-        return compilation.measure_peaks(self.config.model.dtype)
+        return measure_peaks(self.config.model.dtype)
 
     def profile(self, folder: str, steps: int = 5) -> list[dict[str, Any]]:
         """The ten kernels that most time goes to; the trace is left in a folder."""

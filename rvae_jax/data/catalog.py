@@ -89,7 +89,7 @@ def listing(data_dir: Path) -> Iterator[dict[str, Any]]:
         try:
             info = tfds.core.read_only_builder.builder_from_directory(folder).info
         except Exception as error:  # whatever TFDS meets in damaged files
-            yield {"name": name, "unreadable": f"{folder}: {one_line(error)[:200]}"}
+            yield {"name": name, "unreadable": f"{folder}: {one_line(error, limit=200)}"}
             continue
         image = dict(info.features.items()).get("image")
         yield {
@@ -154,7 +154,7 @@ def _find_prepared(data: DataConfig) -> tfds.core.DatasetBuilder:
         pass
     except Exception as error:  # of the name, or whatever TFDS meets in damaged files
         raise UserError(
-            f"data.name={data.name}: {one_line(error)[:200]}; expected name, name/config or name:version, of a complete"
+            f"data.name={data.name}: {one_line(error, limit=200)}; expected name, name/config or name:version, of a complete"
             " data set"
         ) from None
 

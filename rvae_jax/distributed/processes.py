@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, one_line
 
 # A process that is silent for this long counts as dead, and the others end. docs/scaling.md states the time.
 HEARTBEAT_TIMEOUT_S = 60
@@ -82,7 +82,7 @@ def initialize(
                 " --coordinator_address, --num_processes and --process_id"
             ) from None
     except RuntimeError as error:
-        raise UserError(f"--distributed={mode}: could not join the cluster: {_one_line(error)}") from error
+        raise UserError(f"--distributed={mode}: could not join the cluster: {one_line(error)}") from error
 
 
 def describe() -> str:
@@ -240,7 +240,3 @@ def leave(status: int) -> NoReturn:
     shutdown.start()
     shutdown.join(_LEAVE_TIMEOUT_S)
     os._exit(status)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -1,1 +1,4 @@
-"""A trained model in the formats of others: StableHLO, ONNX, the author's Keras files, the Hugging Face hub."""
+"""A trained model in formats of other programs: StableHLO, ONNX, the author's Keras files, the Hugging Face hub."""
+
+# The functions of ``formats.export`` that write a format. They are named here so that the command's --help is quick.
+FORMATS = ("safetensors", "hub", "stablehlo", "onnx", "keras")

@@ -1,4 +1,4 @@
-"""A work directory of a network that the author's program trained; ``rvae_jax.import_keras`` is the command."""
+"""Turns weights of the author's program into a work directory; ``rvae_jax.import_keras`` is the command."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ with needs("interop", command=False):
 
 @quiet_orbax()
 def import_keras(weights: epath.Path, config: Config, workdir: epath.PathLike) -> str:
-    """Writes the work directory.
+    """Makes a run, at step 0, of weights of the author's program.
 
     Args:
-      weights: file of the author's program, see ``keras_layout.read``.
-      config: of the run that it is to be; its networks must be the file's.
-      workdir: of the run; it must not hold one.
+      weights: file of the author's program, as ``keras_layout.read`` takes it.
+      config: configuration of the new run; it must describe the networks of the file.
+      workdir: work directory of the new run; it must not hold a run.
 
     Returns:
-      What was done, in words.
+      A sentence that says what was done.
 
     Raises:
       UserError: the file or the configuration is wrong, or the work directory holds a run.
-      MissingError: what reads the file is not installed.
+      MissingError: h5py is not installed.
     """
     workdir = workdir_lib.open_workdir(workdir)
     config_lib.validate(config, device_count=1)
     for name in (workdir_lib.CONFIG_FILE, "checkpoints"):
         if (workdir / name).exists():
-            raise UserError(f"--workdir={workdir} holds a run, there is {name}; give another")
+            raise UserError(f"--workdir={workdir} holds a run ({name}); expected a new folder")
     found = keras_layout.read(weights, config)
     config = prepare_for(config)
     workdir_lib.make_folder(workdir)
     state = make_program(config).create_state(jax.random.key(config.seed))
     taken, left_out = take_over(state.weights, found)
     assert not left_out, left_out
-    # The configuration last: it makes a run of the folder, which must not be one without these weights.
+    # The configuration is written last: it makes the folder a run, which must not exist without these weights.
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     checkpoints.save(state.with_weights(taken).to_items())
     checkpoints.close()
     workdir_lib.claim(workdir, config)
     count = len(jax.tree.leaves(found))
     players = "encoder, sampler, decoder" + (" and discriminator" if "discriminator" in found else "")
-    return f"Placed {count} tensors of {weights}: {players}. {workdir} is a run at step 0; rvae_jax.main trains it on"
+    return f"Imported {count} tensors of {weights}: {players}. {workdir} is a run at step 0; rvae_jax.main continues it"

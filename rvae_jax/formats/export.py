@@ -6,20 +6,20 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etils import epath
 
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError, needs
+from rvae_jax.models import make_models
+from rvae_jax.storage import tensor_file
+from rvae_jax.storage.stored_model import TENSORS_FILE, StoredModel
+from rvae_jax.storage.weights import evaluation_variables
 from rvae_jax.storage.workdir import CONFIG_FILE
 from rvae_jax.system.files import write_atomically
 from rvae_jax.training.metric_log import METRICS_FILE, read_metrics
-
-# What brings JAX is imported where it is used: after --help.
-if TYPE_CHECKING:
-    from rvae_jax.storage.stored_model import StoredModel
 
 _PICTURES = ("reconstructions", "samples_prior", "samples_gaussian", "transitions_linear")
 
@@ -28,10 +28,7 @@ File = tuple[str, bytes]
 
 
 def safetensors(model: StoredModel) -> Iterator[File]:
-    """All weights, moments of the codes where the model has them, and the configuration without local paths."""
-    from rvae_jax.storage import tensor_file
-    from rvae_jax.storage.stored_model import TENSORS_FILE
-
+    """All weights, the moments of the codes if the model has them, and the configuration without local paths."""
     paths = ("data.data_dir", "data.folder") if model.config.data.name else ("data.data_dir",)
     config = config_lib.replace_fields(model.config, dict.fromkeys(paths))
     yield TENSORS_FILE, tensor_file.to_bytes(config, model.weights, model.step, model.moments)
@@ -39,20 +36,18 @@ def safetensors(model: StoredModel) -> Iterator[File]:
 
 
 def stablehlo(model: StoredModel) -> Iterator[File]:
-    """Encoder and decoder, computing in the type of the configuration."""
+    """Encoder and decoder, in the data type of the configuration."""
     with needs("interop", command=False):
         from rvae_jax.formats import stablehlo
-        from rvae_jax.storage.weights import evaluation_variables
     for network in _networks(model.config):
         content = stablehlo.to_bytes(network.function, evaluation_variables(model.weights), network.item)
         yield f"{network.name}.jax_export", content
 
 
 def onnx(model: StoredModel) -> Iterator[File]:
-    """Encoder and decoder, computing in float32, as the weights are."""
+    """Encoder and decoder, in float32."""
     with needs("interop", command=False):
         from rvae_jax.formats import onnx_graph
-        from rvae_jax.storage.weights import evaluation_variables
     for network in _networks(config_lib.replace_fields(model.config, {"model.dtype": "float32"})):
         graph = onnx_graph.to_onnx(
             network.function,
@@ -66,24 +61,23 @@ def onnx(model: StoredModel) -> Iterator[File]:
 
 
 def keras(model: StoredModel) -> Iterator[File]:
-    """The weights as the author's program saves them."""
+    """The weights as the author's program saves them; averaged ones, if there are any."""
     with needs("interop", command=False):
         from rvae_jax.formats import keras_layout
     yield "author.weights.h5", keras_layout.to_bytes(model.config, model.weights)
 
 
 def hub(model: StoredModel, name: str, license: str, data_dir: str | None = None) -> Iterator[File]:
-    """A directory to share, in the layout of the Hugging Face hub: ``safetensors``, pictures and a model card.
+    """A directory to share on the Hugging Face hub: ``safetensors``, a model card, pictures, metrics, the evaluation.
 
-    It has the mean and covariance of the training images' codes, so that sampling from their Gaussian needs no training
-    images. Pictures that need the data set are left out if it is missing. The evaluation is that of the work directory,
-    if it has one of this step.
+    The weights come with the moments of the training images' codes, so that sampling from their Gaussian needs no
+    training images. Pictures that need a missing data set are left out, and so is an evaluation of another step.
 
     Args:
       model: the model.
-      name: its name on the card.
-      license: the hub's identifier of the weights' licence.
-      data_dir: folder of prepared data sets, if not the run's own.
+      name: its name on the hub.
+      license: license of the weights, by the hub's identifier.
+      data_dir: folder of prepared data sets, if they have moved since the run.
     """
     with needs("interop", command=False):
         from rvae_jax.drawing import figures
@@ -115,12 +109,9 @@ def hub(model: StoredModel, name: str, license: str, data_dir: str | None = None
     yield model_card.FILE, model_card.make_card(name, model, license, pictures, evaluation, verdicts).encode()
 
 
-FORMATS = {"safetensors": safetensors, "hub": hub, "stablehlo": stablehlo, "onnx": onnx, "keras": keras}
-
-
 @dataclasses.dataclass(frozen=True)
 class _Network:
-    """One of the two, as a function of its variables and of images or codes ``[n, *item]``."""
+    """Encoder or decoder, as a function of its variables and of images or codes ``[n, *item]``."""
 
     name: str
     function: Callable[[Any, Any], Any]
@@ -130,8 +121,6 @@ class _Network:
 
 
 def _networks(config: Config) -> tuple[_Network, _Network]:
-    from rvae_jax.models import make_models
-
     vae, _ = make_models(config.model, adversarial=False)
     encode, decode = (functools.partial(vae.apply, method=method) for method in ("encode", "decode"))
     return (
@@ -141,16 +130,16 @@ def _networks(config: Config) -> tuple[_Network, _Network]:
 
 
 def write(files: Iterable[File], folder: epath.Path) -> Iterator[str]:
-    """Writes the files, each of which is there only when it is whole.
+    """Writes files, each of which appears only when it is complete.
 
     Yields:
-      A line for each.
+      A line for each file.
 
     Raises:
       UserError: the folder holds a run.
     """
     if (folder / "checkpoints").exists():
-        raise UserError(f"--output={folder} holds a run; give a folder of its own")
+        raise UserError(f"--output={folder} holds a run; expected another folder")
     for name, content in files:
         write_atomically(folder / name, content)
         yield f"Wrote {folder / name}, {len(content):,} bytes"

@@ -1,7 +1,7 @@
-"""The author's weight files, ``*.weights.h5`` of Keras 3: which layer of theirs is which of ours.
+"""The author's weight files, ``*.weights.h5`` of Keras 3: which of their layers is which of ours.
 
-A file names layers by class and by a number within their container, ``conv2d``, ``conv2d_1``, ..., in the order in
-which the author's program makes them; that order is written down here. Their tensors are ours, of the same shapes.
+A file names a layer by its class and a number within its container, ``conv2d``, ``conv2d_1``, ..., in the order in
+which the author's program creates the layers. This module lists that order. The tensors have the same shapes as ours.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 
 from rvae_jax.config import Config, ModelConfig
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, one_line
 from rvae_jax.storage import weights as weights_lib
 
 ENCODER = "layers/vae/encoder_model"
@@ -27,7 +27,7 @@ DECODER = "layers/vae/decoder_model"
 SAMPLER = "layers/vae/layers/sampler"
 DISCRIMINATOR = "discriminator_model/layers/functional"
 
-# The tensors of a layer, in the order of their numbers there.
+# The tensors of each class of layer, in the order of their numbers in the file.
 _CONVOLUTION = ("kernel", "bias")
 _TENSORS = {
     "conv2d": _CONVOLUTION,
@@ -38,7 +38,7 @@ _TENSORS = {
 }
 _OF_BLOCK = {"bn": "batch_normalization", "conv": "conv2d", "convt": "conv2d_transpose"}
 
-# Learning rate of the optimizer that the author's program compiles and does not use: Keras's default.
+# Learning rate of the optimizer that the author's program compiles with and never uses: Keras's default.
 _UNUSED_RATE = 1e-3
 
 
@@ -47,9 +47,9 @@ class Layer:
     """A layer of the file.
 
     Attributes:
-      group: where it is there.
-      tensors: the names of its tensors.
-      name: ours, such as ``encoder/stage_0/down/conv_4``; None for a layer without weights.
+      group: its HDF5 group.
+      tensors: names of its tensors, as ours.
+      name: our name of the layer, such as ``encoder/stage_0/down/conv_4``; None for a layer without weights.
     """
 
     group: str
@@ -57,7 +57,7 @@ class Layer:
     name: str | None = None
 
     def datasets(self) -> Iterator[tuple[str, str]]:
-        """Each tensor's place in the file, and our name, as ``storage.weights.flatten`` has it."""
+        """Each tensor's HDF5 data set, and its name by ``storage.weights.flatten``."""
         player = "discriminator" if self.name and self.name.startswith("discriminator/") else "vae"
         for number, tensor in enumerate(self.tensors):
             kind = "batch_stats" if tensor.startswith("moving_") else "params"
@@ -66,7 +66,7 @@ class Layer:
 
 
 def layers(config: Config) -> list[Layer]:
-    """The layers of a configuration, those without weights too."""
+    """The layers of a configuration, including those without weights."""
     found = [
         *_numbered(ENCODER, _encoder(config.model)),
         Layer(f"{SAMPLER}/flatten"),
@@ -79,11 +79,11 @@ def layers(config: Config) -> list[Layer]:
     return found
 
 
-# A layer's class, and our name or None.
-_Made = tuple[str, str | None]
+# A layer's class in Keras, and our name of the layer or None.
+_KerasLayer = tuple[str, str | None]
 
 
-def _encoder(model: ModelConfig) -> Iterator[_Made]:
+def _encoder(model: ModelConfig) -> Iterator[_KerasLayer]:
     yield "input_layer", None
     if model.input_norm:
         yield "layer_normalization", "encoder/norm"
@@ -96,7 +96,7 @@ def _encoder(model: ModelConfig) -> Iterator[_Made]:
     yield "conv2d", "encoder/head"
 
 
-def _decoder(model: ModelConfig) -> Iterator[_Made]:
+def _decoder(model: ModelConfig) -> Iterator[_KerasLayer]:
     yield "input_layer", None
     yield "dense", "decoder/dense"
     yield "reshape", None
@@ -109,7 +109,7 @@ def _decoder(model: ModelConfig) -> Iterator[_Made]:
     yield "conv2d", "decoder/head"
 
 
-def _discriminator(model: ModelConfig) -> Iterator[_Made]:
+def _discriminator(model: ModelConfig) -> Iterator[_KerasLayer]:
     yield "input_layer", None
     last = len(model.discriminator_filters) - 1
     for layer in range(last + 1):
@@ -120,19 +120,19 @@ def _discriminator(model: ModelConfig) -> Iterator[_Made]:
         yield "dropout", None
 
 
-def _identity(name: str) -> Iterator[_Made]:
+def _identity(name: str) -> Iterator[_KerasLayer]:
     return _block(name, ("bn_1", "conv_1", "bn_2", "conv_2", "bn_3", "conv_3"), activations=1)
 
 
-def _block(name: str, parts: tuple[str, ...], activations: int) -> Iterator[_Made]:
-    """Its layers; it adds its two branches, and its layers share ``activations`` layers of that class."""
+def _block(name: str, parts: tuple[str, ...], activations: int) -> Iterator[_KerasLayer]:
+    """The layers of a residual block; its convolutions share ``activations`` activation layers."""
     for part in parts:
         yield _OF_BLOCK[part.split("_")[0]], f"{name}/{part}"
     yield from [("activation", None)] * activations
     yield "add", None
 
 
-def _numbered(container: str, made: Iterator[_Made]) -> list[Layer]:
+def _numbered(container: str, made: Iterator[_KerasLayer]) -> list[Layer]:
     counts = collections.Counter()
     found = []
     for kind, name in made:
@@ -143,47 +143,33 @@ def _numbered(container: str, made: Iterator[_Made]) -> list[Layer]:
 
 
 def read(path: epath.Path, config: Config) -> dict[str, Any]:
-    """Reads the weights of both players; optimizers, where there are any, are passed over.
+    """Reads the weights of both players, without their optimizers.
 
     Args:
-      path: of the file.
-      config: with the networks that it is of.
+      path: the file.
+      config: a configuration with the networks of the file.
 
     Returns:
-      What ``training.state.TrainState.weights`` has of a run without averaged weights.
+      The weights, in the form of ``training.state.TrainState.weights`` for a run without averaged weights.
 
     Raises:
-      UserError: it is no such file, or of other networks than the configuration's: each of its tensors must have its
-        place there, and each place its tensor.
+      UserError: it is not a file of the author's program, or its tensors are not exactly those of the configuration's
+        networks.
     """
-    there = _read_datasets(path)
-    places = dict(place for layer in layers(config) for place in layer.datasets())
-    _require_author(path, there)
-    _require_players(path, there, config)
-    expected = {
-        name: tuple(leaf.shape) for name, leaf in weights_lib.flatten(weights_lib.expected_weights(config)).items()
-    }
-    wrong = [
-        f"{dataset} ({name}) is {_described(there.get(dataset))}; expected float32 of shape {expected[name]}"
-        for dataset, name in places.items()
-        if dataset not in there or (there[dataset].shape, there[dataset].dtype) != (expected[name], np.float32)
-    ]
-    wrong += [f"{dataset} has no place in the configuration's networks" for dataset in there if dataset not in places]
-    if wrong:
-        raise UserError(
-            f"{path} is of other networks than --config.model: {wrong[0]}"
-            f"{f', and {len(wrong) - 1} more of {len(places)} tensors' if len(wrong) > 1 else ''}."
-            f" The file has {_summary(there)}; give the configuration that it was trained with"
-        )
-    return weights_lib.unflatten({name: there[dataset] for dataset, name in places.items()})
+    tensors = _read_tensors(path)
+    names = dict(pair for layer in layers(config) for pair in layer.datasets())
+    _require_author(path, tensors)
+    _require_players(path, tensors, config)
+    _require_networks(path, tensors, names, config)
+    return weights_lib.unflatten({name: tensors[dataset] for dataset, name in names.items()})
 
 
 def to_bytes(config: Config, weights: dict[str, Any]) -> bytes:
-    """The content of a file as the author's program would have saved it, with its optimizers at their first step.
+    """The content of a file as the author's program saves it, with its optimizers at their first step.
 
     Args:
-      config: of the run.
-      weights: as ``training.state.TrainState.weights`` has them; averaged weights, if any, are taken for the VAE's.
+      config: configuration of the run.
+      weights: in the form of ``training.state.TrainState.weights``; averaged weights, if any, are written as the VAE's.
     """
     leaves = weights_lib.flatten({**weights, "vae": weights_lib.evaluation_variables(weights)})
     content = io.BytesIO()
@@ -209,13 +195,14 @@ def _optimizers(config: Config) -> dict[str, float]:
     return {"optimizer": _UNUSED_RATE, "generator_optimizer": rate, "discriminator_optimizer": rate}
 
 
-def _read_datasets(path: epath.Path) -> dict[str, np.ndarray]:
-    """Everything in the file but the optimizers."""
+def _read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
+    """The data sets of the file, without the optimizers."""
     if not path.exists() or path.is_dir():
-        raise UserError(f"--weights={path} is {'a folder' if path.exists() else 'not there'}; expected a *.weights.h5")
+        found = "is a folder" if path.exists() else "does not exist"
+        raise UserError(f"--weights={path} {found}; expected a *.weights.h5 file")
     content = io.BytesIO(path.read_bytes())
     if zipfile.is_zipfile(content):
-        raise UserError(f"--weights={path} is a zip, as *.keras files are; unpack it, and give the *.weights.h5 in it")
+        raise UserError(f"--weights={path} is a *.keras file; unzip it, and give the *.weights.h5 inside")
     found = {}
 
     def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
@@ -225,49 +212,68 @@ def _read_datasets(path: epath.Path) -> dict[str, np.ndarray]:
     try:
         with h5py.File(content, "r") as file:
             file.visititems(visit)
-    except (OSError, RuntimeError, KeyError) as error:  # each damage has its own
+    except (OSError, RuntimeError, KeyError) as error:  # depending on where the file is damaged
         raise UserError(
-            f"--weights={path} is no HDF5 file, or not a whole one ({error}); expected a *.weights.h5"
+            f"--weights={path} is not an HDF5 file, or is incomplete ({one_line(error)}); expected a *.weights.h5 file"
         ) from None
     return found
 
 
-def _require_author(path: epath.Path, there: Mapping[str, np.ndarray]) -> None:
-    if not any(name.startswith((ENCODER, DECODER)) for name in there):
-        groups = sorted({"/".join(name.split("/")[:2]) for name in there})
+def _require_author(path: epath.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    if not any(name.startswith((ENCODER, DECODER)) for name in tensors):
+        groups = sorted({"/".join(name.split("/")[:2]) for name in tensors})
         raise UserError(
-            f"--weights={path} is not from the author's program: there is neither {ENCODER} nor {DECODER} in it, but"
+            f"--weights={path} is not from the author's program: expected {ENCODER} and {DECODER} in it, found"
             f" {', '.join(groups[:6]) or 'nothing'}"
         )
-    if not any(name.startswith(SAMPLER) for name in there):
+    if not any(name.startswith(SAMPLER) for name in tensors):
         raise UserError(
-            f"--weights={path} lacks the sampler ({SAMPLER}/dense1 and dense2, which make mean and log variance): it"
-            " was saved before the model's first call, and is of no use; save it again after one"
+            f"--weights={path} lacks the sampler ({SAMPLER}/dense1 and dense2, for mean and log variance): it was saved"
+            " before the model's first call; call the model once, and save it again"
         )
 
 
-def _require_players(path: epath.Path, there: Mapping[str, np.ndarray], config: Config) -> None:
-    has = any(name.startswith("discriminator_model/") for name in there)
+def _require_players(path: epath.Path, tensors: Mapping[str, np.ndarray], config: Config) -> None:
+    has_discriminator = any(name.startswith("discriminator_model/") for name in tensors)
     adversarial = config.loss.adversarial
-    if has and adversarial == "none":
+    if has_discriminator and adversarial == "none":
         raise UserError(
-            f"--weights={path} has a discriminator, for which --config.loss.adversarial=none has no place; give"
+            f"--weights={path} has a discriminator, and --config.loss.adversarial=none has none; give"
             " --config.loss.adversarial=bce"
         )
-    if not has and adversarial != "none":
+    if not has_discriminator and adversarial != "none":
         raise UserError(
-            f"--weights={path} has no discriminator, as the baseline's files, and --config.loss.adversarial="
-            f"{adversarial} asks for one; give the baseline's --config.loss.adversarial=none, --config.loss.kl=standard"
+            f"--weights={path} has no discriminator, and --config.loss.adversarial={adversarial} needs one; if it is"
+            " the baseline, give --config.loss.adversarial=none --config.loss.kl=standard"
         )
 
 
-def _described(tensor: np.ndarray | None) -> str:
+def _require_networks(
+    path: epath.Path, tensors: Mapping[str, np.ndarray], names: Mapping[str, str], config: Config
+) -> None:
+    """Raises unless the file has every tensor of the configuration's networks, and no other."""
+    shapes = weights_lib.shapes(weights_lib.expected_weights(config))
+    wrong = [
+        f"{dataset} ({name}) is {_type_and_shape(tensors.get(dataset))}; expected float32 of shape {shapes[name]}"
+        for dataset, name in names.items()
+        if dataset not in tensors or (tensors[dataset].shape, tensors[dataset].dtype) != (shapes[name], np.float32)
+    ]
+    wrong += [f"{dataset} is not in the configuration's networks" for dataset in tensors if dataset not in names]
+    if wrong:
+        others = f", and {len(wrong) - 1} more differ of {len(names)} tensors" if len(wrong) > 1 else ""
+        raise UserError(
+            f"--weights={path} does not fit the networks of --config.model: {wrong[0]}{others}. The file has"
+            f" {_sizes(tensors)}; give the configuration that it was trained with"
+        )
+
+
+def _type_and_shape(tensor: np.ndarray | None) -> str:
     return "missing" if tensor is None else f"{np.asarray(tensor).dtype} of shape {np.shape(tensor)}"
 
 
-def _summary(there: Mapping[str, np.ndarray]) -> str:
-    """What a user knows the networks by."""
+def _sizes(tensors: Mapping[str, np.ndarray]) -> str:
+    """The sizes by which a user recognizes the networks."""
     images, codes = f"{ENCODER}/layers/layer_normalization/vars/0", f"{SAMPLER}/dense1/vars/1"
-    size = f"images of {'x'.join(map(str, there[images].shape))}, " if images in there else ""
-    stages = sum(name.startswith(f"{DECODER}/layers/conv2d_transpose") for name in there) // 4
-    return f"{size}{stages} stages and {np.size(there.get(codes, ()))} latent dimensions"
+    size = f"images of {'x'.join(map(str, tensors[images].shape))}, " if images in tensors else ""
+    stages = sum(name.startswith(f"{DECODER}/layers/conv2d_transpose") for name in tensors) // 4
+    return f"{size}{stages} stages and {np.size(tensors.get(codes, ()))} latent dimensions"

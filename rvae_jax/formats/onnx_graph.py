@@ -1,8 +1,8 @@
-"""ONNX of a JAX function, for the operations that our networks are made of.
+"""Converts a JAX function to ONNX, for the operations that our networks use.
 
-The function's jaxpr is walked: what follows from weights alone is computed, the rest becomes nodes. (The package
-jax2onnx asks for an older Orbax than training does.) Images keep their layout, ``[n, H, W, C]``: convolutions, which
-ONNX has for ``[n, C, H, W]`` alone, stand between transpositions, most of which onnxruntime cancels.
+The conversion walks the function's jaxpr: what depends on the weights alone is computed, the rest becomes nodes. Images
+keep their layout, ``[n, H, W, C]``. ONNX has convolutions for ``[n, C, H, W]`` only, so each stands between two
+transpositions, most of which onnxruntime cancels. (The package jax2onnx needs an older Orbax than training does.)
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rvae_jax.errors import UserError
 
-OPSET = 17  # of 2022, which onnxruntime reads from 1.12 on
-IR_VERSION = 8  # of the same time
+OPSET = 17  # of 2022; onnxruntime reads it since 1.12
+IR_VERSION = 8  # of 2022 as well
 
 _Equation = jax.extend.core.JaxprEqn
 
-_SAME = {  # primitives that ONNX has
+_SAME = {  # primitives with an equal ONNX operation
     "add": "Add",
     "sub": "Sub",
     "mul": "Mul",
@@ -41,20 +41,22 @@ _SAME = {  # primitives that ONNX has
     "copy": "Identity",
     "stop_gradient": "Identity",
 }
+# Primitives that call an inner jaxpr, and the parameter that holds it.
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+# Primitives whose result keeps the name of a known input.
 _OF_SHAPE = {"reshape", "squeeze", "broadcast_in_dim", "transpose"}
-_LAST = np.iinfo(np.int64).max
+_TO_THE_END = np.iinfo(np.int64).max
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Known:
-    """An array that does not depend on the input, and what it is to be called."""
+    """An array that does not depend on the input, and its name in the graph."""
 
     array: np.ndarray
     name: str = "constant"
 
 
-# What a variable of the jaxpr is: known, or a value of the graph, by name.
+# The value of a variable of the jaxpr: a known array, or the name of a value of the graph.
 _Value = _Known | str
 
 
@@ -67,18 +69,18 @@ def to_onnx(
     output_names: Sequence[str],
     description: str = "",
 ) -> onnx.ModelProto:
-    """Converts ``x -> function(weights, x)``, where ``x`` is float32 ``[batch, *item]`` of any ``batch``.
+    """Converts ``x -> function(weights, x)``, where ``x`` is float32 ``[batch, *item]`` with any ``batch``.
 
     Args:
-      function: pure; returns an array or several, float32 with the batch first.
-      weights: float32 arrays; those that the function uses become initializers, named by their place.
+      function: a pure function that returns one or several float32 arrays with the batch first.
+      weights: float32 arrays; those that the function uses become initializers, named by their path.
       item: shape of one image or code.
-      input_name: what ``x`` is called.
-      output_names: what the results are called.
-      description: for people.
+      input_name: name of ``x`` in the graph.
+      output_names: names of the results in the graph.
+      description: text for readers of the file.
 
     Raises:
-      UserError: the function has an operation that is not among those above.
+      UserError: the function uses an operation that is not converted.
     """
     (batch,) = export.symbolic_shape("batch")
     places, structure = jax.tree_util.tree_flatten_with_path(weights)
@@ -86,7 +88,7 @@ def to_onnx(
     def flat(leaves: list[jax.Array], x: jax.Array) -> list[jax.Array]:
         return jax.tree.leaves(function(jax.tree.unflatten(structure, leaves), x))
 
-    leaves = [_Known(np.asarray(leaf), _place(path)) for path, leaf in places]
+    leaves = [_Known(np.asarray(leaf), _path_name(path)) for path, leaf in places]
     argument = jax.ShapeDtypeStruct((batch, *item), jnp.float32)
     closed = jax.make_jaxpr(flat)([leaf.array for leaf in leaves], argument)
     graph = _Graph()
@@ -114,11 +116,11 @@ def to_onnx(
 
 
 class _Graph:
-    """A graph as it grows.
+    """A graph under construction.
 
     Attributes:
-      nodes: so far.
-      initializers: by name.
+      nodes: nodes so far.
+      initializers: tensors by name.
     """
 
     def __init__(self) -> None:
@@ -128,18 +130,18 @@ class _Graph:
         self._used: collections.Counter[str] = collections.Counter()
 
     def walk(self, jaxpr: Any, consts: Sequence[Any], arguments: Sequence[_Value]) -> list[_Value]:
-        """Adds what a jaxpr computes; returns its results."""
-        there: dict[Any, _Value] = {
+        """Adds the nodes of a jaxpr, and returns its results."""
+        values: dict[Any, _Value] = {
             var: _Known(np.asarray(const)) for var, const in zip(jaxpr.constvars, consts, strict=True)
         }
-        there |= zip(jaxpr.invars, arguments, strict=True)
+        values |= zip(jaxpr.invars, arguments, strict=True)
 
         def read(atom: Any) -> _Value:
-            return _Known(np.asarray(atom.val)) if isinstance(atom, jax.extend.core.Literal) else there[atom]
+            return _Known(np.asarray(atom.val)) if isinstance(atom, jax.extend.core.Literal) else values[atom]
 
         for equation in jaxpr.eqns:
             results = self._results(equation, [read(atom) for atom in equation.invars])
-            there |= zip(equation.outvars, results, strict=True)
+            values |= zip(equation.outvars, results, strict=True)
         return [read(atom) for atom in jaxpr.outvars]
 
     def _results(self, equation: _Equation, inputs: list[_Value]) -> list[_Value]:
@@ -147,7 +149,7 @@ class _Graph:
         if name in _CALLS:
             inner = equation.params[_CALLS[name]]
             return self.walk(inner.jaxpr, inner.consts, inputs)
-        if name == "platform_index":  # what is done on a platform that nothing is done especially for
+        if name == "platform_index":  # takes the branch for all platforms without one of their own
             return [_Known(np.asarray(equation.params["platforms"].index(None)))]
         if name == "cond" and isinstance(inputs[0], _Known):
             branch = equation.params["branches"][int(inputs[0].array)]
@@ -158,11 +160,11 @@ class _Graph:
         if name in _SAME:
             return [self.node(equation, _SAME[name], inputs)]
         if name not in _CONVERTED:
-            raise UserError(f"ONNX: the operation {name} is not among those that are converted")
+            raise UserError(f"ONNX: the operation {name} is not converted")
         return [_CONVERTED[name](self, equation, inputs)]
 
     def node(self, equation: _Equation, kind: str, inputs: Sequence[_Value], **attributes: Any) -> str:
-        """Adds a node with one output, and returns that."""
+        """Adds a node with one output, and returns the output's name."""
         output = self.unique(f"{_scope(equation)}/{kind}")
         names = [self.value(each) for each in inputs]
         self.nodes.append(helper.make_node(kind, names, [output], name=output, **attributes))
@@ -178,18 +180,18 @@ class _Graph:
         return self._stored[value]
 
     def unique(self, name: str) -> str:
-        """``name``, or with a number where that is taken."""
+        """``name``, with a number if it is taken."""
         name = name.strip("/")
         self._used[name] += 1
         return name if self._used[name] == 1 else f"{name}_{self._used[name]}"
 
 
 def _scope(equation: _Equation) -> str:
-    """Where in the network it is, such as ``encoder/stage_0/down/conv_1``."""
+    """The part of the network that it belongs to, such as ``encoder/stage_0/down/conv_1``."""
     return "/".join(part for part in str(equation.source_info.name_stack).split("/") if "." not in part)
 
 
-def _place(path: Sequence[Any]) -> str:
+def _path_name(path: Sequence[Any]) -> str:
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     return name.removeprefix("params/").removeprefix("batch_stats/")
 
@@ -214,7 +216,7 @@ def _square(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
 
 def _convert(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> _Value:
     if equation.params["new_dtype"] != np.float32 or equation.invars[0].aval.dtype != np.float32:
-        raise UserError(f"ONNX: {equation.params['new_dtype']} is computed in; expected float32 alone")
+        raise UserError(f"ONNX: the function computes in {equation.params['new_dtype']}; expected float32 only")
     return inputs[0]
 
 
@@ -224,7 +226,7 @@ def _select(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
 
 
 def _reshape(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
-    """To the result's shape: of reshape, squeeze and, where nothing is repeated, broadcast_in_dim."""
+    """Converts reshape, squeeze, and a broadcast_in_dim that repeats nothing."""
     before, after = equation.invars[0].aval, equation.outvars[0].aval
     unknown = [size for size in after.shape if not isinstance(size, int)]
     if before.size != after.size or len(unknown) > 1:
@@ -239,7 +241,7 @@ def _transpose(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
 
 def _slice(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
     starts, rank = equation.params["start_indices"], len(equation.params["start_indices"])
-    ends = [size if isinstance(size, int) else _LAST for size in equation.params["limit_indices"]]
+    ends = [size if isinstance(size, int) else _TO_THE_END for size in equation.params["limit_indices"]]
     steps = equation.params["strides"] or (1,) * rank
     return graph.node(equation, "Slice", [inputs[0], *map(_integers, (starts, ends, range(rank), steps))])
 
@@ -250,18 +252,18 @@ def _reduce_sum(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str
 
 def _dot(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
     if equation.params["dimension_numbers"] != (((1,), (0,)), ((), ())):
-        raise UserError("ONNX: a product of other than two matrices is not converted")
+        raise UserError("ONNX: only products of two matrices are converted")
     return graph.node(equation, "MatMul", inputs)
 
 
 def _convolution(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
-    """A convolution; one over a dilated input is a transposed convolution, with the kernel turned round."""
+    """Converts a convolution; over a dilated input it is a transposed convolution with the kernel rotated by 180°."""
     params = equation.params
     of_input, of_kernel, of_output = params["dimension_numbers"]
     x, kernel = inputs
     x = graph.node(equation, "Transpose", [x], perm=of_input)
     if isinstance(kernel, str):
-        raise UserError("ONNX: a convolution with a kernel that follows from the input is not converted")
+        raise UserError("ONNX: a convolution whose kernel depends on the input is not converted")
     weight = dataclasses.replace(kernel, array=kernel.array.transpose(of_kernel))
     low, high = zip(*params["padding"], strict=True)
     if set(params["lhs_dilation"]) == {1}:
@@ -274,10 +276,10 @@ def _convolution(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> st
             pads=[*low, *high],
         )
     else:
-        turned = dataclasses.replace(weight, array=weight.array[:, :, ::-1, ::-1].transpose(1, 0, 2, 3))
+        rotated = dataclasses.replace(weight, array=weight.array[:, :, ::-1, ::-1].transpose(1, 0, 2, 3))
         sizes = weight.array.shape[2:]
         pads = [size - 1 - pad for side in (low, high) for size, pad in zip(sizes, side, strict=True)]
-        y = graph.node(equation, "ConvTranspose", [x, turned], strides=params["lhs_dilation"], pads=pads)
+        y = graph.node(equation, "ConvTranspose", [x, rotated], strides=params["lhs_dilation"], pads=pads)
     return graph.node(equation, "Transpose", [y], perm=np.argsort(of_output).tolist())
 
 

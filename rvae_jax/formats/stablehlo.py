@@ -1,6 +1,6 @@
-"""A function with its weights as StableHLO: any batch size, on any platform, read with ``jax.export`` alone.
+"""A function with its weights as StableHLO, for any batch size and platform; ``jax.export`` alone reads it.
 
-``jax.export`` needs the package flatbuffers to write and to read, which JAX does not declare.
+To write and to read, ``jax.export`` needs the package flatbuffers, which JAX does not declare.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import flatbuffers  # noqa: F401 - so that it is missed at once
+import flatbuffers  # noqa: F401 - so that its absence is noticed here
 import jax
 import jax.numpy as jnp
 from jax import export
@@ -17,15 +17,15 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def to_bytes(function: Callable[[Any, jax.Array], Any], weights: Any, item: tuple[int, ...]) -> bytes:
-    """Compiles ``x -> function(weights, x)`` as far as is independent of the machine.
+    """Serializes ``x -> function(weights, x)``.
 
-    ``jax.export.deserialize(bytearray(content)).call(x)`` runs it, with JAX of this version or up to six months newer,
-    and, as far as JAX promises it, of three weeks older.
+    ``jax.export.deserialize(bytearray(content)).call(x)`` runs it. JAX promises this for versions from three weeks
+    older to six months newer than the one that wrote it.
 
     Args:
-      function: pure.
-      weights: become constants.
-      item: shape of one image or code; ``x`` is float32 of any number of them.
+      function: a pure function.
+      weights: its first argument; they become constants.
+      item: shape of one image or code; ``x`` is float32 ``[batch, *item]`` with any ``batch``.
     """
     (batch,) = export.symbolic_shape("batch")
     exported = export.export(jax.jit(lambda x: function(weights, x)), platforms=PLATFORMS)(

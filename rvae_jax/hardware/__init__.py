@@ -1,1 +1,1 @@
-"""What is known of devices, and what a compiled program takes of them."""
+"""What devices can do, and what a compiled program needs of them."""

@@ -1,4 +1,4 @@
-"""Published figures of accelerators, and what a training step on them can and cannot be faster than."""
+"""Published figures of accelerators, and the topologies that they come in."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rvae_jax.hardware.memory import USABLE
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """What the compiler asks of an NVIDIA GPU that is not there.
+    """What XLA must know of an NVIDIA GPU to compile for it without one.
 
     Attributes:
       compute_capability: (major, minor).
       cores: streaming multiprocessors.
-      fpus: float32 units of each.
-      shared_memory: bytes that each has for its blocks.
-      block_shared_memory: bytes of these that one block may have.
+      fpus: float32 units per core.
+      shared_memory: bytes of shared memory per core.
+      block_shared_memory: largest share of it that one block may use, in bytes.
       l2_cache: bytes.
-      clock_ghz: at most.
+      clock_ghz: highest clock rate.
     """
 
     compute_capability: tuple[int, int]
@@ -34,19 +34,19 @@ class Gpu:
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """One chip.
+    """The published figures of one chip.
 
     Attributes:
-      name: what people call it.
-      kind: what JAX calls it (``device_kind``).
-      flops: peak of matrix products, 2 FLOP a multiply-add, without sparsity, by the type that they compute in.
-      memory: bytes of its memory; of GPUs as CUDA counts them.
-      bandwidth: bytes a second between it and its memory.
-      link: bytes a second that it sends to its neighbours while it receives as many.
-      source: where these are published.
-      slices: of TPUs, shapes in chips that there are.
+      name: common name.
+      kind: JAX's name (``device_kind``).
+      flops: peak FLOP/s of dense matrix products, 2 FLOP per multiply-add, by data type.
+      memory: bytes of device memory; for GPUs as CUDA reports it.
+      bandwidth: bytes per second between the chip and its memory.
+      link: bytes per second that it sends to its neighbours while it receives as many.
+      source: where these figures are published.
+      slices: shapes in chips of the available TPU slices; empty for GPUs.
       usable: share of the memory that a program may rely on.
-      gpu: of GPUs, the rest of what their compiler asks.
+      gpu: what XLA must know besides; None for TPUs.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Accelerator:
 
     @property
     def target_config(self) -> str:
-        """A GPU as a ``GpuTargetConfigProto`` in text format, which XLA compiles for."""
+        """The GPU as a ``GpuTargetConfigProto`` in text format, for XLA to compile for."""
         gpu = self.gpu
         return f"""
             gpu_device_info {{
@@ -75,7 +75,7 @@ class Accelerator:
               clock_rate_ghz: {gpu.clock_ghz}
               device_memory_size: {self.memory}
               memory_bandwidth: {self.bandwidth:.0f}
-              {_OF_EVERY_GPU}
+              {_SHARED_BY_ALL_GPUS}
             }}
             platform_name: "CUDA"
             dnn_version_info {{ {_version(_CUDNN)} }}
@@ -84,9 +84,9 @@ class Accelerator:
         """
 
 
-# Of the libraries whose programs a GPU's compiler may choose.
+# Versions of the libraries whose kernels XLA may choose on a GPU.
 _CUDNN, _CUDA = (9, 10, 0), (12, 8, 0)
-_OF_EVERY_GPU = """
+_SHARED_BY_ALL_GPUS = """
               threads_per_block_limit: 1024
               threads_per_warp: 32
               threads_per_core_limit: 2048
@@ -105,7 +105,7 @@ def _version(parts: tuple[int, int, int]) -> str:
 
 _GIB = 2**30
 _GPUS_IN_ONE_MACHINE = ("1", "2", "4", "8")
-# JAX takes so much of a GPU's memory when it starts, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+# The share of a GPU's memory that JAX reserves when it starts, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
 _JAX_SHARE = 0.75
 _HOPPER = Gpu(
     (9, 0),
@@ -128,8 +128,8 @@ _AMPERE = Gpu(
 _FLAT_SLICES = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBIC_SLICES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
 
-# TPUs multiply float32 as bfloat16 unless told otherwise (jax_default_matmul_precision), GPUs as TF32. Links are
-# published for both directions together, as 3.2 Tbps or 400 GB/s; here is half of that. What CUDA says of GPUs is in
+# By default (jax_default_matmul_precision) TPUs multiply float32 as bfloat16, GPUs as TF32. Links are published for
+# both directions together, as 3.2 Tbps or 400 GB/s; `link` is half of that. What CUDA reports of a GPU is taken from
 # https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs.
 ACCELERATORS = {
     "v5e": Accelerator(
@@ -199,10 +199,13 @@ ACCELERATORS = {
 
 
 def of_topology(topology: str) -> tuple[Accelerator, int]:
-    """The chip of a TPU slice such as ``v5e:4x4`` or of GPUs in one machine such as ``h200:8``, and how many there are.
+    """The chip of a topology and the number of chips.
+
+    Args:
+      topology: a TPU slice such as ``v5e:4x4``, or GPUs in one machine such as ``h200`` or ``h200:8``.
 
     Raises:
-      UserError: there is no such slice or number, or it is not known here.
+      UserError: the chip is not in ``ACCELERATORS``, or does not come in this shape or number.
     """
     name, _, shape = topology.partition(":")
     accelerator = ACCELERATORS.get(name)
@@ -212,8 +215,8 @@ def of_topology(topology: str) -> tuple[Accelerator, int]:
             for are_gpus in (False, True)
         )
         raise UserError(
-            f"--topology={topology}: expected {slices} with a slice's shape in chips, such as v5e:4x4, or {gpus},"
-            " alone or with how many there are in a machine, such as h200:8"
+            f"--topology={topology}: expected {slices} with a slice's shape in chips, such as v5e:4x4, or {gpus}"
+            " with the number of GPUs in one machine, such as h200:8 (1 by default)"
         )
     shapes = ("", *_GPUS_IN_ONE_MACHINE) if accelerator.gpu else accelerator.slices
     if shape not in shapes:
@@ -222,106 +225,5 @@ def of_topology(topology: str) -> tuple[Accelerator, int]:
 
 
 def of_kind(device_kind: str) -> Accelerator | None:
-    """The chip that JAX calls so, or None."""
+    """The chip with this ``device_kind``, or None if it is not in ``ACCELERATORS``."""
     return next((each for each in ACCELERATORS.values() if each.kind == device_kind), None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What one device does in one step.
-
-    Attributes:
-      images: of the batch, that it has.
-      flops: as the compiler counts them.
-      bytes_accessed: from and to its memory, as the compiler counts them.
-      bytes_reduced: that it has in all-reduces.
-    """
-
-    images: int
-    flops: float
-    bytes_accessed: float
-    bytes_reduced: float
-
-
-def all_reduce_seconds(size: float, devices: int, link: float) -> float:
-    """Least time of an all-reduce over a ring: each device sends, and receives, ``2 (n - 1) / n`` of it."""
-    return 2 * (devices - 1) / devices * size / link
-
-
-def efficiency(work: Work, devices: int, *, flops: float, bandwidth: float, link: float) -> float:
-    """Least share of ``devices`` single ones' speed: the exchange comes after all other work, which is at its peak.
-
-    Slower work makes it better, and so does an exchange that goes on beside it. Arguments as in ``predict``.
-    """
-    alone = max(work.flops / flops, work.bytes_accessed / bandwidth)
-    return alone / (alone + all_reduce_seconds(work.bytes_reduced, devices, link))
-
-
-def predict(work: Work, devices: int, *, flops: float, bandwidth: float, link: float) -> tuple[float, float]:
-    """Range of images a second, over all devices.
-
-    The upper end is what the hardware's figures allow: arithmetic, memory and links each at its peak, all three at the
-    same time. At the lower end they come one after the other, each at half of its peak.
-
-    Args:
-      work: of one device.
-      devices: how many of them.
-      flops: peak of one device.
-      bandwidth: of its memory.
-      link: of one device to its neighbours.
-    """
-    parts = [
-        work.flops / flops,
-        work.bytes_accessed / bandwidth,
-        all_reduce_seconds(work.bytes_reduced, devices, link) if devices > 1 else 0.0,
-    ]
-    images = work.images * devices
-    return images / (2 * sum(parts)), images / max(parts)
-
-
-def factor_off(predicted: tuple[float, float], measured: float) -> float:
-    """By which factor the middle (geometric mean) of a predicted range missed what was measured; at least 1."""
-    middle = (predicted[0] * predicted[1]) ** 0.5
-    return max(middle / measured, measured / middle)
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """A step that was measured, to see how good ``predict`` is.
-
-    Attributes:
-      machine: which, and by whom.
-      what: configuration and batch.
-      images_per_second: measured.
-      predicted: what ``predict`` says.
-    """
-
-    machine: str
-    what: str
-    images_per_second: float
-    predicted: tuple[float, float]
-
-
-# The author's note gives 13 minutes for 24,000 images of 551 GFLOP, and NVIDIA 35.6 TFLOP/s of TF32; the memory traffic
-# is not known and left out. The CPU's figures are those of `python -m rvae_jax.preflight` without a topology, in one
-# run each: XLA's convolutions reach a fifth of what its matrix products do there.
-MEASURED = (
-    Measurement(
-        "NVIDIA RTX 3090, the author's TensorFlow program",
-        "the paper's network at 256x256, float32",
-        30.8,
-        predict(Work(1, 551e9, 0.0, 0.0), 1, flops=35.6e12, bandwidth=936e9, link=1.0),
-    ),
-    Measurement(
-        "two cores of a CPU",
-        "configs/orl.py, float32",
-        54.0,
-        predict(Work(8, 5.3e9, 638e6, 0.0), 1, flops=139e9, bandwidth=43.1e9, link=1.0),
-    ),
-    Measurement(
-        "two cores of a CPU",
-        "configs/celeba.py with a batch of 4, float32",
-        0.231,
-        predict(Work(4, 486e9, 11.27e9, 0.0), 1, flops=141e9, bandwidth=39.0e9, link=1.0),
-    ),
-)

@@ -1,4 +1,4 @@
-"""What a compiled program takes: memory, work, and what it sends between devices."""
+"""What a compiled program costs: memory, work, and exchange between devices."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _ARRAY = re.compile(r"\b(?P<type>[a-z]+[0-9]*)\[(?P<shape>[0-9,]*)\]")
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a compiled program takes on one device, as its compiler counts.
+    """What one call of a compiled program costs on one device, as the compiler counts it.
 
     Attributes:
-      memory: bytes, of which ...
-      temporary: ... are free between two calls.
-      flops: 2 a multiply-add; None where the compiler does not count them, as for GPUs.
-      bytes_accessed: from and to memory; None, too.
+      memory: bytes in all.
+      temporary: bytes of them that are free between two calls.
+      flops: FLOPs, 2 per multiply-add; None if the compiler does not count them, as for GPUs.
+      bytes_accessed: bytes read from and written to memory; None if the compiler does not count them.
     """
 
     memory: int
@@ -35,16 +35,16 @@ class Cost:
 
 
 def cost_of(compiled: jax.stages.Compiled, loop_steps: int = 1) -> Cost:
-    """What a program takes.
+    """The cost of a program.
 
     Args:
       compiled: the program.
-      loop_steps: how often it goes through the loop that has nearly all of its work, since compilers count that once.
+      loop_steps: iterations of the loop that does nearly all of the work, whose body compilers count once.
     """
     memory, work = compiled.memory_analysis(), compiled.cost_analysis()
     total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     total += memory.output_size_in_bytes - memory.alias_size_in_bytes
-    # Of cuDNN's and cuBLAS's part XLA knows nothing, and that is nearly all of it.
+    # XLA does not count the work of cuDNN and cuBLAS, which is nearly all of it.
     if work is None or '"__cu' in compiled.as_text():
         return Cost(total, memory.temp_size_in_bytes, None, None)
     return Cost(total, memory.temp_size_in_bytes, loop_steps * work["flops"], loop_steps * work["bytes accessed"])
@@ -52,11 +52,11 @@ def cost_of(compiled: jax.stages.Compiled, loop_steps: int = 1) -> Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One operation between devices.
+    """One exchange between devices.
 
     Attributes:
       kind: ``all-reduce``, ``all-gather``, ``reduce-scatter``, ``all-to-all`` or ``collective-permute``.
-      bytes: size of its result on one device; for ``reduce-scatter`` that is a part of what goes in.
+      bytes: size of its result on one device; for ``reduce-scatter`` this is only a part of the input.
       in_loop: whether it is in the body of a loop.
     """
 
@@ -79,7 +79,7 @@ def collectives(text: str) -> list[Collective]:
             _BYTES[array["type"]] * math.prod(int(size) for size in array["shape"].split(",") if size)
             for array in _ARRAY.finditer(match["result"])
         ]
-        # The start of an asynchronous gather or permute returns what went in, too; that of an all-reduce does not.
+        # The start of an asynchronous gather or permute also returns its input; that of an all-reduce does not.
         largest_only = match["start"] is not None and match["kind"] != "all-reduce"
         size = max(sizes) if largest_only else sum(sizes)
         found.append(Collective(match["kind"], size, in_loop=computation in loops))

@@ -1,13 +1,14 @@
-"""Large pages for what the host computes in."""
+"""Large memory pages for computing on the CPU."""
 
 import os
 import sys
 
 
 def missing() -> dict[str, str]:
-    """What glibc, which reads its settings when a process starts, must find in the environment to ask for large pages.
+    """The environment variables that are still missing for large pages.
 
-    Nothing where there is no glibc of Linux, or a ``GLIBC_TUNABLES``, which stays as it is.
+    glibc reads its settings when a process starts. Nothing is missing on systems other than Linux, or if the user has
+    set ``GLIBC_TUNABLES``.
     """
     if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ:
         return {}
@@ -15,10 +16,10 @@ def missing() -> dict[str, str]:
 
 
 def use() -> None:
-    """Starts the program again, as the same process, unless the environment has all that it needs for large pages.
+    """Restarts the program in the same process, unless the environment is set for large pages already.
 
-    XLA's CPU backend takes the memory of temporary results from the system at each step, and gives it back. In pages of
-    4 KB, each of which the system first clears, that is a fifth of the time of a training step (docs/performance.md).
+    XLA's CPU backend allocates its temporary results anew in each step, and the system clears each page first. With
+    pages of 4 KB that takes a fifth of a training step's time (docs/performance.md).
     """
     if found := missing():
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Whether a compiled step has room on a device, and for which batch there is room.
+"""Whether a compiled step fits in a device's memory, and which batch fits.
 
 JAX is imported where it is used: the preflight's own process must not start it.
 """
@@ -12,27 +12,28 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from rvae_jax.config import Config
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, one_line
 from rvae_jax.system.units import format_bytes
 
 if TYPE_CHECKING:
     import jax
 
-# What a step may take of a device's memory if it is to be relied on. The runtime keeps some for itself, the next
-# batches wait there, and another compilation may come to a few percent more.
+# The share of a device's memory that a step may rely on. The runtime needs some, the next batches wait there, and
+# another compilation may come to a few percent more.
 USABLE = 0.9
 
-# Halving six times goes from a batch to a 64th of it; the others are for closing in.
+# Six halvings lead to a 64th of a batch; the other tries are for closing in.
 _TRIES = 10
+# The search ends within 3 % of the largest batch, since each try is a compilation.
 _CLOSE = 1.03
 
 
 def limit() -> int:
     """Bytes that a local device has for this program.
 
-    What JAX may use of its memory, where a device says so, as GPUs and TPUs do. A CPU does not: for it this is the
-    machine's memory, shared by the devices that JAX makes of it. It is all of it, not what others leave at the moment,
-    since they may be gone in the next one; so what is above this limit cannot fit, and what is below it may not.
+    GPUs and TPUs report how much of their memory JAX may use. For a CPU the limit is the machine's memory, divided by
+    the number of devices that JAX makes of it. It includes memory that other programs use at the moment: a step above
+    the limit cannot fit, and one below it may still not fit.
     """
     import jax
 
@@ -44,7 +45,11 @@ def limit() -> int:
 def compile_step(
     lowered: jax.stages.Lowered, compiler_options: dict[str, str | float]
 ) -> tuple[jax.stages.Compiled | None, str]:
-    """Compiles; where the compiler itself finds no room, None and what it said, in one line."""
+    """Compiles a step.
+
+    Returns:
+      The compiled step and an empty string; or, if it does not fit by the compiler, None and the compiler's message.
+    """
     import jax
 
     try:
@@ -52,51 +57,57 @@ def compile_step(
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return None, " ".join(str(error).split())[:300]
+        return None, one_line(error)
 
 
 def require_room(
     config: Config, devices: int, needed: float, available: float, bytes_of: Callable[[int], float]
 ) -> None:
-    """Refuses a batch for which a step has no room, and says which batch has; warns where it is close.
+    """Refuses a batch that does not fit, and names the largest one that does; warns if it only just fits.
 
     Args:
       config: the configuration.
-      devices: that share a batch.
-      needed: bytes of each device that the step needs, or infinity where the compiler found no room.
-      available: bytes that each has.
-      bytes_of: what the step needs with another batch; it compiles.
+      devices: number of devices that share a batch.
+      needed: bytes that the step needs on each device, or infinity if it does not fit by the compiler.
+      available: bytes that each device has.
+      bytes_of: the bytes that the step needs with another batch size; it compiles.
 
     Raises:
       UserError: ``needed`` is more than ``available``.
     """
-    field = f"--config.batch_size={config.batch_size}"
+    shortage = f"--config.batch_size={config.batch_size}: a step needs {_shortage(needed, available)}"
+    if needed > available:
+        print(f"{shortage}. Compiling smaller batches to find one that fits", flush=True)
+        raise UserError(f"{shortage}; {_advice(config, devices, needed, available, bytes_of)}")
+    if needed > USABLE * available:
+        print(f"Warning: {shortage}; it may not fit")
+
+
+def _shortage(needed: float, available: float) -> str:
     if math.isfinite(needed):
-        shortage = f"a step needs {format_bytes(needed)} of each device, and there are {format_bytes(available)}"
-    else:
-        shortage = f"a step needs more than the {format_bytes(available)} of each device"
-    if needed <= available:
-        if needed > USABLE * available:
-            print(f"Warning: {field}: {shortage}; it may not fit")
-        return
-    print(f"{field}: {shortage}. Compiling smaller batches, to see which fit", flush=True)
+        return f"{format_bytes(needed)} per device, which has {format_bytes(available)}"
+    return f"more than the {format_bytes(available)} that each device has"
+
+
+def _advice(config: Config, devices: int, needed: float, available: float, bytes_of: Callable[[int], float]) -> str:
+    """The largest batch that fits, and what makes the given one fit."""
     group = devices * config.accumulate_steps
     found = largest(lambda number: bytes_of(number * group), USABLE * available, {config.batch_size // group: needed})
     fits = 0 if found is None else found[0] * group
     if fits < 2:
-        expected = "no smaller one fits either"
+        advice = "no smaller batch fits either"
     else:
-        expected = f"expected at most {fits}, which needs {format_bytes(found[1])}"
-    instead = _instead(config, devices, fits)
-    raise UserError(f"{field}: {shortage}; {expected}{f'. Or try it with {instead}' if instead else ''}")
+        advice = f"expected at most {fits}, which needs {format_bytes(found[1])}"
+    options = " or ".join(_options(config, devices, fits))
+    return f"{advice}. Or keep the batch and try {options}" if options else advice
 
 
-def _instead(config: Config, devices: int, fits: int) -> str:
-    """What needs less memory for the same batch, of which ``fits`` images fit as it is."""
+def _options(config: Config, devices: int, fits: int) -> list[str]:
+    """Flags that save memory with the same batch, if ``fits`` images fit without them."""
     import jax
 
     options = []
-    # XLA's CPU backend computes all of it again before the gradient needs it, which saves nothing.
+    # On CPUs rematerialisation saves nothing: XLA computes the activations again long before the gradient needs them.
     if not config.remat_stages and jax.default_backend() != "cpu":
         options.append(f"--config.remat_stages={min(2, len(config.model.encoder_filters) - 1)}")
     if config.model.norm == "frozen":
@@ -104,11 +115,11 @@ def _instead(config: Config, devices: int, fits: int) -> str:
         part = fits // config.accumulate_steps
         parts = (k for k in range(2, images + 1) if images % k == 0 and config.batch_size <= k * part)
         options += [f"--config.accumulate_steps={k}" for k in itertools.islice(parts, 1)]
-    return " or ".join(options)
+    return options
 
 
 def on_line(one: tuple[int, float], other: tuple[int, float], available: float) -> int | None:
-    """The largest number that fits by the line through two of them, each with its bytes; None if no line rises."""
+    """The largest number that fits, on the line through two points (number, bytes); None unless the line rises."""
     (fewer, less), (more, most) = sorted((one, other))
     if fewer == more or most <= less:
         return None
@@ -116,18 +127,18 @@ def on_line(one: tuple[int, float], other: tuple[int, float], available: float) 
 
 
 def largest(bytes_of: Callable[[int], float], available: float, known: Mapping[int, float]) -> tuple[int, float] | None:
-    """The largest number (of images, or of groups of them) that fits, by few calls of ``bytes_of``, which compiles.
+    """Finds the largest number of images (or groups of images) that fits, to 3 %, with few compilations.
 
-    Bytes are close to a line, on which the next number to try lies. It ends when that line offers no more than 3 %
-    above what was found to fit, which is not worth a compilation.
+    Bytes grow almost linearly with the number, so the next number to try is where the line through two known points
+    meets ``available``.
 
     Args:
-      bytes_of: a number's bytes, or infinity where the compiler found no room.
-      available: bytes that there are.
-      known: numbers with their bytes, at least one.
+      bytes_of: the bytes of a number, or infinity if it does not fit by the compiler; it compiles.
+      available: bytes that may be used.
+      known: bytes of at least one number.
 
     Returns:
-      The number and its bytes, or None where none was found, down to 1.
+      The number and its bytes, or None if not even 1 fits.
     """
     found = dict(known)
     for _ in range(_TRIES):
@@ -142,7 +153,7 @@ def largest(bytes_of: Callable[[int], float], available: float, known: Mapping[i
 
 
 def _next(found: Mapping[int, float], fitting: int, too_many: float, available: float) -> float:
-    """The number to try between one that fits, or 0, and one that does not, or infinity."""
+    """The number to try next, between the largest that fits (or 0) and the smallest that does not (or infinity)."""
     measured = sorted((number, size) for number, size in found.items() if math.isfinite(size))
     below, above = ([each for each in measured if (each[1] <= available) == fits] for fits in (True, False))
     nearest = (below[-1:] + above[:1]) if below and above else (below[-2:] or above[:2])

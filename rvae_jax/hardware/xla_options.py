@@ -1,9 +1,9 @@
-"""What XLA is told beside the program."""
+"""Compiler options for XLA, by platform."""
 
 from __future__ import annotations
 
-# Since jax 0.10 XLA's CPU backend runs products, sums and convolutions with YNNPACK. That is faster for the first two,
-# but not for convolutions: their kernel gradients take twice as long as with Eigen (docs/performance.md).
+# Since jax 0.10 XLA's CPU backend runs products, sums and convolutions with YNNPACK. That is faster for products and
+# sums, but kernel gradients of convolutions take twice as long as with Eigen (docs/performance.md).
 _CPU = {
     "xla_cpu_experimental_ynn_fusion_type": ",".join(
         f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "INDIVIDUAL_DOT", "REDUCE")
@@ -12,10 +12,10 @@ _CPU = {
 
 
 def compiler_options(platform: str) -> dict[str, str]:
-    """Options for ``jax.jit`` and ``Lowered.compile``, on devices of a platform: ``cpu``, ``gpu``, ``tpu``."""
+    """Options for ``jax.jit`` and ``Lowered.compile`` on a platform: ``cpu``, ``gpu`` or ``tpu``."""
     return _CPU if platform == "cpu" else {}
 
 
 def first_state_options(platform: str) -> dict[str, str]:
-    """The same for the program of a first state, which runs once: optimising it takes longer than it could save."""
+    """Options for the program that makes the first state. It runs once, so optimising it takes longer than it saves."""
     return {"xla_backend_optimization_level": "0"} if platform == "cpu" else {}

@@ -1,1 +1,1 @@
-"""What a configuration needs, found out before the hardware for it is rented."""
+"""What a configuration needs, known before the hardware for it is rented."""

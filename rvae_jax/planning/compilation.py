@@ -1,6 +1,6 @@
-"""Compiles a configuration's training step for devices that may not be here, and says what the compiler found.
+"""Compiles the training step of a configuration for devices that may not be here, and counts what it needs.
 
-Each compilation has a process of its own, so that it can be ended, and takes its memory along when it goes.
+Each compilation runs in a process of its own; this process never starts JAX.
 """
 
 from __future__ import annotations
@@ -9,48 +9,50 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
-import pathlib
 import resource
-import sys
-import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
-from rvae_jax.errors import UserError
 from rvae_jax.hardware import accelerators, memory
-from rvae_jax.system.units import format_bytes, format_duration
+from rvae_jax.hardware.speed import Work
+from rvae_jax.planning import isolated
+from rvae_jax.system.files import cache_folder, write_atomically
 
-# At full effort compiling takes many times as long, for about the same FLOPs and up to a tenth more or less memory.
+if TYPE_CHECKING:
+    import jax
+
+    from rvae_jax.distributed.sharding import DataParallel
+    from rvae_jax.training.program import Program
+
+# Full effort takes many times as long, for about the same FLOPs and a memory that differs by at most a tenth.
 _TPU_OPTIONS = {"exec_time_optimization_effort": -1.0}
-_REPORT_EVERY_S = 20.0
-_TIMED_SECONDS = 3.0
+# Fields that change the compiled step.
+_DECISIVE = ("model", "loss", "optimizer", "batch_size", "accumulate_steps", "remat_stages", "shard_optimizer")
+
+Run = Callable[..., Any]
 
 
-class NotCompiledError(UserError):
-    """The compiler crashed, or took too long: of its program nothing is known."""
-
-
-@dataclasses.dataclass
-class Compiled:
-    """One compilation.
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """What the compiler says of a training step.
 
     Attributes:
-      devices: how many, of all hosts.
-      device_kind: what JAX calls them.
-      images: of the batch, on one device.
-      fits: whether the compiler found room; all that follows is 0 if not.
+      devices: number of devices, of all hosts.
+      device_kind: JAX's name of them.
+      images: images per device.
+      fits: whether the compiler found room; if not, the fields below are empty, but for ``reason``.
       memory: bytes that a device needs.
-      memory_limit: bytes that it has; of local devices.
-      flops: of one device and step; None where the compiler does not count them, as for GPUs.
-      bytes_accessed: of one device and step; None, too.
-      collectives: of one device and step: kind to how many and how many bytes.
-      step_seconds: measured, with local devices only.
-      peak_flops: of a large matrix product, measured, with local devices only.
-      peak_bandwidth: of a copy, measured, with local devices only.
+      memory_limit: bytes that a device has; local devices only.
+      flops: FLOPs per device and step; None if the compiler does not count them, as for GPUs.
+      bytes_accessed: bytes of memory traffic per device and step; None if the compiler does not count them.
+      collectives: the exchange per device and step: kind to number and bytes.
+      step_seconds: measured seconds of a step; local devices only.
+      peak_flops: measured FLOP/s of a large matrix product; local devices only.
+      peak_bandwidth: measured bytes per second of a copy; local devices only.
       reason: why it does not fit.
     """
 
@@ -69,100 +71,79 @@ class Compiled:
     reason: str = ""
 
     @property
-    def work(self) -> accelerators.Work:
+    def work(self) -> Work:
         """What a device does in a step."""
         reduced = sum(size for _, size in self.collectives.values())
-        return accelerators.Work(self.images, self.flops, self.bytes_accessed, reduced)
+        return Work(self.images, self.flops, self.bytes_accessed, reduced)
 
 
-def count_local_devices(time_limit_s: float) -> int:
-    """How many devices JAX finds here; asked in another process, since one that has asked keeps them."""
-    return _isolated(_count_devices, (), time_limit_s, "counting the local devices")
+def count_local_devices(time_limit_s: float, run: Run = isolated.run) -> int:
+    """The number of devices that JAX finds here; asked in another process, since the one that asks keeps them."""
+    return run(_count_devices, what="counting the local devices", time_limit_s=time_limit_s)
 
 
-def compile_locally(config: Config, devices: int, *, measure: bool, time_limit_s: float) -> Compiled:
-    """Compiles for the devices that are here; measures some steps, and the devices' peaks, if asked to.
+def compile_locally(
+    config: Config, devices: int, *, measure: bool, time_limit_s: float, run: Run = isolated.run
+) -> CompiledStep:
+    """Compiles for the local devices.
+
+    Args:
+      config: a valid configuration.
+      devices: number of local devices.
+      measure: whether to time some steps, and the devices' peaks.
+      time_limit_s: seconds that this may take.
+      run: how to call a function in another process; as ``isolated.run``.
 
     Raises:
-      NotCompiledError: the compiler crashed, or took too long.
+      NotCompiledError: the compiler crashed or took too long.
       UserError: anything else went wrong.
     """
-    arguments = (config_lib.to_dict(config), measure)
-    return _isolated(_compile_locally, arguments, time_limit_s, f"{config.batch_size // devices} images on each")
+    fields = config_lib.to_dict(config)
+    return run(_compile_locally, fields, measure, what=_share(config, devices), time_limit_s=time_limit_s)
 
 
-def compile_for_topology(config: Config, topology: str, devices: int, *, time_limit_s: float) -> Compiled:
-    """Compiles for a topology such as ``v5e:4x4`` or ``h200``, or finds what it found the last time.
+def compile_for_topology(
+    config: Config, topology: str, devices: int, *, time_limit_s: float, run: Run = isolated.run
+) -> CompiledStep:
+    """Compiles for a topology such as ``v5e:4x4`` or ``h200``; results are cached.
+
+    Args:
+      config: a valid configuration.
+      topology: as ``accelerators.of_topology`` takes it.
+      devices: its number of chips.
+      time_limit_s: seconds that this may take.
+      run: how to call a function in another process; as ``isolated.run``.
 
     Raises:
-      NotCompiledError: the compiler crashed, or took too long.
+      NotCompiledError: the compiler crashed or took too long.
       UserError: anything else went wrong.
     """
     fields = config_lib.to_dict(config)
     cache = _cache_file(fields, topology)
     if cache.exists():
-        return Compiled(**json.loads(cache.read_text()))
-    what = f"{config.batch_size // devices} images on each"
+        return CompiledStep(**json.loads(cache.read_text()))
     with _unlimited_stack():
-        result = _isolated(_compile_for_topology, (fields, topology), time_limit_s, what)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    part = cache.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(dataclasses.asdict(result)))
-    part.replace(cache)
-    return result
+        step = run(_compile_for_topology, fields, topology, what=_share(config, devices), time_limit_s=time_limit_s)
+    write_atomically(cache, json.dumps(dataclasses.asdict(step)).encode())
+    return step
 
 
-def _cache_file(fields: dict[str, Any], topology: str) -> pathlib.Path:
+def _share(config: Config, devices: int) -> str:
+    return f"{config.batch_size // devices} images per device"
+
+
+def _cache_file(fields: dict[str, Any], topology: str) -> Path:
     from rvae_jax.distributed import processes
 
-    names = ("model", "loss", "optimizer", "batch_size", "accumulate_steps", "remat_stages", "shard_optimizer")
-    decisive = {name: fields[name] for name in names} | {"topology": topology, "versions": processes.versions()}
+    decisive = {name: fields[name] for name in _DECISIVE} | {"topology": topology, "versions": processes.versions()}
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24]
-    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rvae_jax" / "preflight"
-    return folder / f"{key}.json"
-
-
-def _isolated(function: Any, arguments: tuple[Any, ...], time_limit_s: float, what: str) -> Any:
-    """Calls a function in a fresh process, which may take its time, and its memory along when it goes."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, function, arguments), daemon=True)
-    process.start()
-    theirs.close()
-    began = time.monotonic()
-    try:
-        while not ours.poll(_REPORT_EVERY_S):
-            elapsed = time.monotonic() - began
-            if elapsed > time_limit_s:
-                raise NotCompiledError(
-                    f"{what}: not compiled within {format_duration(time_limit_s)}; give more by --time_limit_s, or try"
-                    " a variant with fewer layers first, such as --config=FILE:tiny"
-                )
-            print(f"compiling, {what}: {format_duration(elapsed)}, {_memory_of(process.pid)}", file=sys.stderr)
-        answer, problem = ours.recv()
-    except EOFError:
-        process.join()
-        raise NotCompiledError(
-            f"{what}: the compiler ended with status {process.exitcode}; it may need more memory"
-        ) from None
-    finally:
-        process.kill()
-        process.join()
-    if problem is not None:
-        raise UserError(problem)
-    return answer
-
-
-def _memory_of(pid: int) -> str:
-    status = pathlib.Path(f"/proc/{pid}/statm")
-    pages = int(status.read_text().split()[1]) if status.exists() else 0
-    return f"{format_bytes(pages * os.sysconf('SC_PAGE_SIZE'))} of memory"
+    return cache_folder("preflight") / f"{key}.json"
 
 
 @contextlib.contextmanager
 def _unlimited_stack() -> Iterator[None]:
-    """For processes that start meanwhile, as far as the system allows."""
-    # Without, libtpu 0.0.42 crashed in some compilations for v6e; why is not known.
+    """Gives processes that are started in this context the largest stack that the system allows."""
+    # Otherwise libtpu 0.0.42 crashed in some compilations for v6e, for an unknown reason.
     before = resource.getrlimit(resource.RLIMIT_STACK)
     resource.setrlimit(resource.RLIMIT_STACK, (before[1], before[1]))
     try:
@@ -171,11 +152,7 @@ def _unlimited_stack() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_STACK, before)
 
 
-def _answer(pipe: Any, function: Any, arguments: tuple[Any, ...]) -> None:
-    try:
-        pipe.send((function(*arguments), None))
-    except Exception as error:
-        pipe.send((None, f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"))
+# The functions below run in the other process.
 
 
 def _count_devices() -> int:
@@ -184,10 +161,10 @@ def _count_devices() -> int:
     return jax.device_count()
 
 
-def _compile_for_topology(fields: dict[str, Any], topology: str) -> Compiled:
-    # No TPU or GPU is looked for, and none is claimed: any number of these may run side by side.
+def _compile_for_topology(fields: dict[str, Any], topology: str) -> CompiledStep:
+    # JAX neither looks for a TPU or GPU nor claims one, so any number of these processes may run side by side.
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the compiler's warnings of the device that is not there
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # hides the compiler's warnings that there is no such device
     from jax.experimental import topologies
 
     from rvae_jax.distributed import sharding
@@ -203,95 +180,59 @@ def _compile_for_topology(fields: dict[str, Any], topology: str) -> Compiled:
     return _compile(config, layout, options)[0]
 
 
-def _compile_locally(fields: dict[str, Any], measure: bool) -> Compiled:
+def _compile_locally(fields: dict[str, Any], measure: bool) -> CompiledStep:
     from rvae_jax.distributed import sharding
+    from rvae_jax.planning import measurement
 
     config = config_lib.from_dict(fields)
     layout = sharding.data_parallel(config.parallel, shard_optimizer=config.shard_optimizer)
-    found, compiled, program = _compile(config, layout, {})
-    found.memory_limit = memory.limit()
-    if compiled is not None and measure:
-        found.step_seconds = _measure_step(config, layout, compiled, program)
-        found.peak_flops, found.peak_bandwidth = measure_peaks(config.model.dtype)
-    return found
+    step, compiled, program = _compile(config, layout, {})
+    step = dataclasses.replace(step, memory_limit=memory.limit())
+    if compiled is None or not measure:
+        return step
+    seconds = measurement.measure_step(config, layout, compiled, program)
+    flops, bandwidth = measurement.measure_peaks(config.model.dtype)
+    return dataclasses.replace(step, step_seconds=seconds, peak_flops=flops, peak_bandwidth=bandwidth)
 
 
-def _compile(config: Config, layout: Any, options: dict[str, Any]) -> tuple[Compiled, Any, Any]:
+def _compile(
+    config: Config, layout: DataParallel, options: dict[str, Any]
+) -> tuple[CompiledStep, jax.stages.Compiled | None, Program]:
     import jax
 
-    from rvae_jax.hardware import cost
+    from rvae_jax.hardware.cost import cost_of
     from rvae_jax.training.program import batch_shape, make_program
 
     program = make_program(config, layout.axis_name)
     devices = list(layout.mesh.devices)
-    found = Compiled(len(devices), devices[0].device_kind, config.batch_size // len(devices))
+    images = config.batch_size // len(devices)
     state = layout.with_shardings(program.state_shapes())
     batch = batch_shape(config)
     if layout.style == "pmap":
-        batch = jax.ShapeDtypeStruct((len(devices), found.images, *batch.shape[1:]), batch.dtype)
+        batch = jax.ShapeDtypeStruct((len(devices), images, *batch.shape[1:]), batch.dtype)
     lowered = layout.lower(program.train_step, state, batch, jax.eval_shape(lambda: jax.random.key(0)))
-    compiled, found.reason = memory.compile_step(lowered, layout.compiler_options | options)
+    compiled, reason = memory.compile_step(lowered, layout.compiler_options | options)
+    step = CompiledStep(len(devices), devices[0].device_kind, images, fits=compiled is not None, reason=reason)
     if compiled is None:
-        found.fits = False
-        return found, None, program
-    cost = cost.cost_of(compiled, loop_steps=config.accumulate_steps)
-    found.memory, found.flops, found.bytes_accessed = cost.memory, cost.flops, cost.bytes_accessed
-    for each in cost.collectives(compiled.as_text()):
-        times = config.accumulate_steps if each.in_loop else 1
-        count, size = found.collectives.get(each.kind, (0, 0))
-        found.collectives[each.kind] = count + times, size + times * each.bytes
-    return found, compiled, program
+        return step, None, program
+    cost = cost_of(compiled, loop_steps=config.accumulate_steps)
+    step = dataclasses.replace(
+        step,
+        memory=cost.memory,
+        flops=cost.flops,
+        bytes_accessed=cost.bytes_accessed,
+        collectives=_exchange(compiled.as_text(), config.accumulate_steps),
+    )
+    return step, compiled, program
 
 
-def _measure_step(config: Config, layout: Any, compiled: Any, program: Any) -> float:
-    """Seconds of a step, the least of several."""
-    import jax
-    import numpy as np
+def _exchange(text: str, accumulate_steps: int) -> dict[str, tuple[int, int]]:
+    """Number and bytes of a program's collectives, by kind."""
+    from rvae_jax.hardware.cost import collectives
 
-    rng = np.random.default_rng(0)
-    shapes = program.state_shapes()
-    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    # Weights of the right size stand in for the first ones, whose program takes as long to compile as the step's.
-    for player in (state.vae, state.discriminator):
-        for leaf in jax.tree.leaves(player and player.params):
-            leaf[...] = rng.normal(0, 0.05, leaf.shape)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, layout.with_shardings(shapes))
-    state = jax.tree.map(jax.device_put, state, shardings)
-    key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=layout.replicated)()
-    images = rng.integers(0, 256, (config.batch_size, *config.model.image_shape), np.uint8)
-    (batch,) = layout.to_devices([images])
-    seconds = []
-    while len(seconds) < 3 or sum(seconds) < _TIMED_SECONDS:
-        began = time.monotonic()
-        state, _ = jax.block_until_ready(compiled(state, batch, key))
-        seconds.append(time.monotonic() - began)
-    return min(seconds[1:])
-
-
-def measure_peaks(dtype: str) -> tuple[float, float]:
-    """FLOP/s of a large matrix product, and bytes a second of a copy, on one device."""
-    import jax
-    import jax.numpy as jnp
-
-    device = jax.local_devices()[0]
-    size = 2048 if device.platform == "cpu" else 8192
-    # Of random numbers: a GPU multiplies ones faster than data, by a fifth on an H200.
-    matrix = jax.device_put(jax.random.normal(jax.random.key(0), (size, size), dtype), device)
-    product = jax.jit(lambda matrix: jnp.matmul(matrix, matrix))
-    vector = jax.device_put(jnp.ones(2**26, jnp.float32), device)
-    # In place, since fresh memory would have to be found each time.
-    copy = jax.jit(lambda vector: vector + 1, donate_argnums=0)
-    return 2 * size**3 / _least_seconds(product, matrix), 2 * vector.nbytes / _least_seconds(copy, vector)
-
-
-def _least_seconds(function: Any, array: Any) -> float:
-    """Time of the quickest of ten calls; one that uses up its argument is given its last result."""
-    import jax
-
-    seconds = []
-    for _ in range(11):
-        began = time.monotonic()
-        result = jax.block_until_ready(function(array))
-        seconds.append(time.monotonic() - began)
-        array = result if array.is_deleted() else array
-    return min(seconds[1:])
+    found: dict[str, tuple[int, int]] = {}
+    for each in collectives(text):
+        times = accumulate_steps if each.in_loop else 1
+        count, size = found.get(each.kind, (0, 0))
+        found[each.kind] = count + times, size + times * each.bytes
+    return found

@@ -2,7 +2,7 @@
 
     python keras_program.py CONFIG.json WEIGHTS.h5 INPUTS.npz OUTPUTS.npz SAVED.weights.h5
 
-loads the weights, writes what the networks make of the inputs, and saves the weights again.
+loads the weights, writes the outputs of the networks, and saves the weights again.
 """
 
 import itertools

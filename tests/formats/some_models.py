@@ -2,10 +2,14 @@
 
 import jax
 import numpy as np
+from etils import epath
 from reference import MODEL
 
 from rvae_jax.config import Config, LossConfig, ModelConfig, OptimizerConfig
+from rvae_jax.formats.export import safetensors, write
+from rvae_jax.models import make_models
 from rvae_jax.storage import weights
+from rvae_jax.storage.stored_model import StoredModel
 
 MODELS = {
     "square": MODEL,
@@ -30,7 +34,7 @@ def config_of(name, norm="frozen", dtype="float32", adversarial="bce", ema_decay
 
 
 def random_weights(config, seed=0):
-    """Weights and statistics of which none makes a layer the identity, and no two are equal."""
+    """Random weights and statistics, none of which makes a layer the identity."""
     rng = np.random.default_rng(seed)
 
     def draw(leaf):
@@ -46,3 +50,24 @@ def assert_same_weights(ours, theirs):
     for name, leaf in theirs.items():
         assert ours[name].dtype == leaf.dtype == np.float32, name
         np.testing.assert_array_equal(ours[name], leaf, err_msg=name)
+
+
+def model_of(name, folder, **options):
+    config = config_of(name, **options)
+    return StoredModel(config, random_weights(config), 7, epath.Path(folder), "a test")
+
+
+def exported(model, make=safetensors):
+    folder = model.folder / "export"
+    return folder, list(write(make(model), folder))
+
+
+def inputs(item, count, seed=1):
+    return np.random.default_rng(seed).uniform(-1, 1, (count, *item)).astype(np.float32)
+
+
+def flax(model, method, dtype=None):
+    vae, _ = make_models(model.config.model, adversarial=False)
+    vae = vae if dtype is None else vae.clone(dtype=dtype)
+    variables = weights.evaluation_variables(model.weights)
+    return lambda x: jax.tree.leaves(jax.jit(lambda x: vae.apply(variables, x, method=method))(x))

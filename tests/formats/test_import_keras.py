@@ -1,4 +1,4 @@
-"""A network of the author's becomes a run that is used, judged and trained on as any other."""
+"""Imported weights of the author become a run that is used, evaluated and continued as any other."""
 
 import pathlib
 import re
@@ -63,11 +63,11 @@ def run_config(data_dir, **changes):
 def imported(data_dir, tmp_path_factory):
     workdir = epath.Path(tmp_path_factory.mktemp("runs") / "author")
     said = import_keras(AUTHOR, run_config(data_dir), workdir)
-    assert re.match(r"Placed 340 tensors of .*: encoder, sampler, decoder and discriminator\.", said)
+    assert re.match(r"Imported 340 tensors of .*: encoder, sampler, decoder and discriminator\.", said)
     return workdir
 
 
-def test_the_author_s_outputs_come_out(imported):
+def test_an_imported_model_computes_the_outputs_of_the_author(imported):
     model = rvae_jax.load(imported)
     mean, log_var = model.encode(FIXTURE["in/x"])
     assert relative_error(mean, FIXTURE["out/z_mean"]) < 1e-5
@@ -75,7 +75,7 @@ def test_the_author_s_outputs_come_out(imported):
     assert relative_error(model.decode(FIXTURE["in/z_given"]), FIXTURE["out/decoder_z_given"]) < 1e-5
 
 
-def test_it_is_evaluated_and_drawn(imported, tmp_path):
+def test_an_imported_model_is_evaluated_drawn_and_reported(imported, tmp_path):
     shutil.copytree(imported, tmp_path / "run")
     model = rvae_jax.load(tmp_path / "run")
     settings = EvaluationSettings(images=6, training_images=24)
@@ -87,7 +87,7 @@ def test_it_is_evaluated_and_drawn(imported, tmp_path):
     assert "metrics.jsonl has no rows of the last tenth of the run." in html
 
 
-def test_what_is_shared_needs_no_data(imported, tmp_path):
+def test_a_shared_model_needs_no_data_set(imported, tmp_path):
     folder = epath.Path(tmp_path / "shared")
     wrote = list(write(hub(stored_model.read(imported), "author", "unknown"), folder))
     assert len(wrote) == len(list(pathlib.Path(folder).rglob("*.*"))) == 7
@@ -101,7 +101,7 @@ def test_what_is_shared_needs_no_data(imported, tmp_path):
     np.testing.assert_array_equal(rvae_jax.load(folder / "again").moments[1], ours.moments[1])
 
 
-def test_it_is_trained_on(imported, data_dir, tmp_path):
+def test_an_imported_run_is_continued(imported, data_dir, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(imported, workdir)
     train(run_config(data_dir), workdir)
@@ -109,37 +109,37 @@ def test_it_is_trained_on(imported, data_dir, tmp_path):
     _, before, _ = load_weights(imported)
     assert step == 3
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), after, before)
-    # Adam's steps are of the learning rate, 1e-4, at most; none of the frozen statistics moves.
+    # Adam moves a weight by at most the learning rate, 1e-4, in each of 3 steps; frozen statistics do not move.
     assert max(jax.tree.leaves(moved)) < 4e-4
     assert min(jax.tree.leaves(moved["vae"]["params"])) > 0
     assert max(jax.tree.leaves([moved["vae"]["batch_stats"], moved["discriminator"]["batch_stats"]])) == 0
 
 
-def test_averaging_begins_at_the_imported_weights(data_dir, tmp_path):
+def test_averages_start_at_the_imported_weights(data_dir, tmp_path):
     import_keras(AUTHOR, run_config(data_dir, ema_decay=0.9), tmp_path / "run")
     _, weights, _ = load_weights(epath.Path(tmp_path / "run"))
     jax.tree.map(np.testing.assert_array_equal, weights["ema_params"], weights["vae"]["params"])
 
 
-def test_the_data_set_may_be_elsewhere(tmp_path):
+def test_an_import_needs_no_data_set(tmp_path):
     config = run_config(tmp_path / "nowhere")
     import_keras(AUTHOR, config, tmp_path / "run")
     assert rvae_jax.load(tmp_path / "run").sample(2).shape == (2, 32, 32, 3)
 
 
-def test_nothing_is_left_of_what_is_refused(imported, data_dir, tmp_path):
-    with pytest.raises(UserError, match="has no place; give"):
+def test_a_refused_import_leaves_nothing_behind(imported, data_dir, tmp_path):
+    with pytest.raises(UserError, match="has a discriminator, and"):
         import_keras(AUTHOR, run_config(data_dir, adversarial="none"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "in"):
         with pytest.raises(UserError, match=r"--workdir=.* is a file; expected a folder"):
             import_keras(AUTHOR, run_config(data_dir), path)
-    with pytest.raises(UserError, match=r"holds a run, there is config.json; give another"):
+    with pytest.raises(UserError, match=r"holds a run \(config.json\); expected a new folder"):
         import_keras(AUTHOR, run_config(data_dir), imported)
 
 
-def test_an_import_that_was_cut_off_is_no_run(data_dir, tmp_path, monkeypatch):
+def test_an_interrupted_import_is_not_a_run(data_dir, tmp_path, monkeypatch):
     def crash(*_):
         raise KeyboardInterrupt
 
@@ -148,5 +148,5 @@ def test_an_import_that_was_cut_off_is_no_run(data_dir, tmp_path, monkeypatch):
         import_keras(AUTHOR, run_config(data_dir), tmp_path / "run")
     with pytest.raises(UserError, match=r"holds checkpoints; expected the --workdir of a run"):
         rvae_jax.load(tmp_path / "run")
-    with pytest.raises(UserError, match=r"holds a run, there is checkpoints; give another"):
+    with pytest.raises(UserError, match=r"holds a run \(checkpoints\); expected a new folder"):
         import_keras(AUTHOR, run_config(data_dir), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The author's weight files: read as his program means them, written as it writes them, refused where they are not."""
+"""The author's weight files are read and written as by his program, and other files are refused."""
 
 import io
 import zipfile
@@ -18,7 +18,7 @@ AUTHOR = epath.Path(__file__).parents[1] / "reference" / "small_a.weights.h5"
 
 
 def contents(file):
-    """Every group and every tensor's shape, type and bytes."""
+    """Every group, and shape, type and bytes of every tensor."""
     found = {}
 
     def visit(name, node):
@@ -42,7 +42,7 @@ def changed(tmp_path):
     return change
 
 
-def test_every_tensor_of_the_author_gets_its_own_name():
+def test_every_tensor_of_the_author_gets_its_name_by_us():
     leaves = weights_lib.flatten(keras_layout.read(AUTHOR, config_of("square")))
     theirs = under(FIXTURE, "w/")
     ours = {}
@@ -54,7 +54,7 @@ def test_every_tensor_of_the_author_gets_its_own_name():
         np.testing.assert_array_equal(ours[name], leaf, err_msg=name)
 
 
-def test_the_author_s_file_comes_out_as_it_went_in():
+def test_the_file_of_the_author_is_written_as_it_was_read():
     config = config_of("square")
     written = keras_layout.to_bytes(config, keras_layout.read(AUTHOR, config))
     with h5py.File(AUTHOR) as theirs, h5py.File(io.BytesIO(written)) as ours:
@@ -64,7 +64,7 @@ def test_the_author_s_file_comes_out_as_it_went_in():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
 @pytest.mark.parametrize("name", MODELS)
-def test_round_trip(name, norm, dtype, tmp_path):
+def test_weights_survive_a_round_trip(name, norm, dtype, tmp_path):
     config = config_of(name, norm, dtype)
     weights = random_weights(config)
     path = epath.Path(tmp_path / "a.weights.h5")
@@ -72,7 +72,7 @@ def test_round_trip(name, norm, dtype, tmp_path):
     assert_same_weights(keras_layout.read(path, config), weights)
 
 
-def test_round_trip_of_a_baseline(tmp_path):
+def test_a_baseline_survives_a_round_trip(tmp_path):
     config = config_of("square", adversarial="none")
     weights = random_weights(config)
     path = epath.Path(tmp_path / "a.weights.h5")
@@ -82,7 +82,7 @@ def test_round_trip_of_a_baseline(tmp_path):
     assert_same_weights(keras_layout.read(path, config), weights)
 
 
-def test_averaged_weights_are_those_that_are_written():
+def test_averaged_weights_are_written_in_place_of_the_last_ones():
     config = config_of("wide and grey", ema_decay=0.9)
     weights = random_weights(config)
     averaged = {**weights, "vae": {**weights["vae"], "params": weights["ema_params"]}}
@@ -107,7 +107,7 @@ def refused(path, config, match):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_file_without_sampler_is_refused_by_name(changed):
+def test_a_file_without_a_sampler_is_refused(changed):
     def edit(file):
         for dense in ("dense1", "dense2"):
             for number in "01":
@@ -116,19 +116,19 @@ def test_a_file_without_sampler_is_refused_by_name(changed):
     refused(changed(edit), config_of("square"), r"lacks the sampler \(layers/vae/layers/sampler/dense1 and dense2")
 
 
-def test_players_must_be_the_configuration_s(changed):
+def test_a_file_with_other_players_than_the_configuration_is_refused(changed):
     refused(AUTHOR, config_of("square", adversarial="none"), "has a discriminator.* --config.loss.adversarial=bce")
     path = changed(lambda file: file.__delitem__("discriminator_model"))
     refused(path, config_of("square"), "has no discriminator.* --config.loss.adversarial=none")
     assert "discriminator" not in keras_layout.read(path, config_of("square", adversarial="none"))
 
 
-def test_other_networks_are_refused_with_what_is_there():
+def test_other_networks_are_refused_and_the_networks_of_the_file_are_described():
     refused(
         AUTHOR,
         config_of("full size"),
         r"layer_normalization/vars/0 \(vae/params/encoder/norm/gamma\) is float32 of shape \(32, 32\); expected float32"
-        r" of shape \(256, 256\), and \d+ more.*The file has images of 32x32, 3 stages and 16 latent dimensions",
+        r" of shape \(256, 256\), and \d+ more differ.*The file has images of 32x32, 3 stages and 16 latent dimensions",
     )
 
 
@@ -155,15 +155,15 @@ def resized(shape, dtype=np.float32):
         ),
         (
             lambda file: file.create_dataset("layers/vae/encoder_model/layers/conv2d_99/vars/0", data=np.zeros(3)),
-            "conv2d_99/vars/0 has no place in the configuration's networks",
+            "conv2d_99/vars/0 is not in the configuration's networks",
         ),
         (
             lambda file: file.create_dataset("something/else", data=np.zeros(3)),
-            "something/else has no place in the configuration's networks",
+            "something/else is not in the configuration's networks",
         ),
     ],
 )
-def test_each_tensor_needs_its_place_and_each_place_its_tensor(edit, match, changed):
+def test_a_missing_surplus_or_differing_tensor_is_named(edit, match, changed):
     refused(changed(edit), config_of("square"), match)
 
 
@@ -172,20 +172,20 @@ def test_a_file_that_is_cut_off_is_refused(share, tmp_path):
     whole = AUTHOR.read_bytes()
     path = tmp_path / "cut.weights.h5"
     path.write_bytes(whole[: int(share * len(whole))])
-    refused(path, config_of("square"), "is no HDF5 file, or not a whole one")
+    refused(path, config_of("square"), "is not an HDF5 file, or is incomplete")
 
 
 def test_foreign_files_are_refused(tmp_path):
     foreign = tmp_path / "foreign.h5"
     with h5py.File(foreign, "w") as file:
         file["model_weights/dense/kernel"] = np.zeros((2, 2))
-    refused(foreign, config_of("square"), "is not from the author's program: .* but model_weights/dense")
+    refused(foreign, config_of("square"), "is not from the author's program: .* found model_weights/dense")
     archive = tmp_path / "model.keras"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("model.weights.h5", b"")
-    refused(archive, config_of("square"), r"is a zip, as \*.keras files are; unpack it")
+    refused(archive, config_of("square"), r"is a \*.keras file; unzip it")
     text = tmp_path / "text.weights.h5"
     text.write_text("no weights")
-    refused(text, config_of("square"), "is no HDF5 file")
-    refused(tmp_path / "none.weights.h5", config_of("square"), "is not there")
+    refused(text, config_of("square"), "is not an HDF5 file")
+    refused(tmp_path / "none.weights.h5", config_of("square"), "does not exist")
     refused(tmp_path, config_of("square"), "is a folder")

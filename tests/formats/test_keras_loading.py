@@ -1,4 +1,4 @@
-"""Files of the author's layout are what Keras reads and writes, where Keras is installed."""
+"""Keras reads and writes the files of our Keras layout; needs Keras."""
 
 import importlib.util
 import json
@@ -25,7 +25,7 @@ AUTHOR = epath.Path(__file__).parents[1] / "reference" / "small_a.weights.h5"
 
 
 def run_keras(config, weights, folder, x, z):
-    """What Keras makes of images and codes with these weights, and the file that it saves them to."""
+    """The outputs of Keras for images and codes with these weights, and the file that it saves them to."""
     (folder / "config.json").write_text(json.dumps(to_dict(config)))
     np.savez(folder / "inputs.npz", x=x, z=z)
     names = ("config.json", "given.weights.h5", "inputs.npz", "outputs.npz", "saved.weights.h5")
@@ -42,14 +42,14 @@ def run_keras(config, weights, folder, x, z):
 
 
 def shapes(path):
-    """Of every tensor but the optimizers', whose counts are of another type on each backend."""
+    """The shape of every tensor but those of the optimizers, whose counts differ in type between backends."""
     found = {}
     with h5py.File(path) as file:
         file.visititems(lambda name, node: found.__setitem__(name, getattr(node, "shape", None)))
     return {name: shape for name, shape in found.items() if "optimizer" not in name}
 
 
-def test_the_author_s_file_means_to_keras_what_it_means_to_us(tmp_path):
+def test_keras_computes_the_outputs_of_the_author_from_his_file(tmp_path):
     config = config_of("square")
     outputs, saved = run_keras(config, AUTHOR.read_bytes(), tmp_path, FIXTURE["in/x"], FIXTURE["in/z_given"])
     for ours, theirs in (
@@ -63,7 +63,7 @@ def test_the_author_s_file_means_to_keras_what_it_means_to_us(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "adversarial"), [("square", "none"), ("wide and grey", "bce")])
-def test_what_we_write_is_read_by_keras(name, adversarial, tmp_path):
+def test_keras_reads_our_files_and_computes_what_we_do(name, adversarial, tmp_path):
     config = config_of(name, adversarial=adversarial)
     weights = random_weights(config)
     rng = np.random.default_rng(1)

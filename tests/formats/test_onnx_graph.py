@@ -1,4 +1,4 @@
-"""Graphs that onnxruntime runs as JAX runs what they were made of; test_export.py has the networks of models."""
+"""onnxruntime computes what JAX does; test_export_networks.py has complete encoders and decoders."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def normal(*shape, seed=0):
 
 
 @pytest.mark.parametrize("name", ["square", "wide and grey"])
-def test_the_discriminator(name):
+def test_the_discriminator_is_converted(name):
     config = config_of(name)
     _, discriminator = make_models(config.model, adversarial=True)
     weights = random_weights(config)["discriminator"]
@@ -50,7 +50,7 @@ def test_the_discriminator(name):
         ((4, 3), (1, 1), ((1, 2), (2, 0)), (1, 1), (3, 2)),
     ],
 )
-def test_convolutions(kernel, strides, padding, dilation, input_dilation):
+def test_convolutions_are_converted(kernel, strides, padding, dilation, input_dilation):
     def convolution(weights, x):
         return jax.lax.conv_general_dilated(
             x, weights["kernel"], strides, padding, input_dilation, dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -61,7 +61,7 @@ def test_convolutions(kernel, strides, padding, dilation, input_dilation):
     assert relative_error(ours, theirs) < 1e-5
 
 
-def test_operations():
+def test_other_operations_are_converted():
     def function(weights, x):
         y = jax.nn.relu(x) * weights["a"][None, None] + jnp.exp(-jnp.square(x)) / (1.0 + weights["b"])[None, None]
         y = jax.lax.slice(y, (0, 1, 0), (x.shape[0], 6, 4), (1, 2, 1)).transpose(0, 2, 1)
@@ -75,7 +75,7 @@ def test_operations():
             assert relative_error(ours, theirs) < 1e-5
 
 
-def test_what_is_in_the_file():
+def test_a_graph_has_readable_names_and_only_the_weights_that_it_uses():
     config = config_of("square")
     vae, _ = make_models(config.model, adversarial=False)
 
@@ -87,7 +87,7 @@ def test_what_is_in_the_file():
     assert [(each.domain, each.version) for each in model.opset_import] == [("", onnx_graph.OPSET)]
     names = {each.name for each in model.graph.initializer}
     assert {"encoder/stem/kernel", "encoder/stage_0/down/conv_4/bias", "sampler/z_mean/kernel"} <= names
-    assert not any("decoder" in name or "moving_" in name for name in names)  # neither of use nor known beforehand
+    assert not any("decoder" in name or "moving_" in name for name in names)  # unused, and folded into others
     (argument,) = model.graph.input
     assert [each.dim_param or each.dim_value for each in argument.type.tensor_type.shape.dim] == ["batch", 32, 32, 3]
     kernels = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
@@ -98,12 +98,12 @@ def test_what_is_in_the_file():
 @pytest.mark.parametrize(
     ("function", "match"),
     [
-        (lambda _, x: jnp.sin(x), "the operation sin is not among those that are converted"),
-        (lambda _, x: x.astype(jnp.bfloat16), "bfloat16 is computed in; expected float32 alone"),
+        (lambda _, x: jnp.sin(x), "the operation sin is not converted"),
+        (lambda _, x: x.astype(jnp.bfloat16), "computes in bfloat16; expected float32 only"),
         (lambda _, x: jnp.broadcast_to(x[:, None], (x.shape[0], 2, 3)), r"broadcast_in_dim from \(batch, 1, 3\) to"),
-        (lambda _, x: jnp.einsum("ni,nj->nij", x, x), "a product of other than two matrices"),
+        (lambda _, x: jnp.einsum("ni,nj->nij", x, x), "only products of two matrices are converted"),
     ],
 )
-def test_what_is_not_converted_is_named(function, match):
+def test_an_operation_that_is_not_converted_is_named(function, match):
     with pytest.raises(UserError, match=match):
         onnx_graph.to_onnx(function, (), (3,), input_name="x", output_names=("y",))

@@ -8,7 +8,7 @@ from rvae_jax.hardware import huge_pages
 
 SCRIPT = """
 import os, sys
-from rvae_jax import huge_pages
+from rvae_jax.hardware import huge_pages
 print("started", flush=True)
 huge_pages.use()
 print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), *sys.argv[1:])
@@ -23,12 +23,12 @@ def _run(**environment):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc is Linux's")
-def test_the_program_starts_again_once_with_its_arguments_as_the_same_process():
+def test_the_program_restarts_once_in_the_same_process_with_its_arguments():
     pid, lines = _run()
     assert lines == ["started", "started", f"{pid} glibc.malloc.hugetlb=1 an argument"]
 
 
-def test_what_the_user_has_set_stays(monkeypatch):
+def test_the_setting_of_the_user_is_kept(monkeypatch):
     pid, lines = _run(GLIBC_TUNABLES="glibc.malloc.hugetlb=0")
     assert lines == ["started", f"{pid} glibc.malloc.hugetlb=0 an argument"]
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)

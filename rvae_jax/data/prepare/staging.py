@@ -73,9 +73,8 @@ def begin(
         part.unlink()
     for shape in wanted:
         assembly_folder(root, shape).mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        root / _PLAN_FILE, json.dumps(mark | {"shapes": settings.shapes, "shard_pictures": shard_pictures}).encode()
-    )
+    plan = mark | {"shapes": settings.shapes, "shard_pictures": shard_pictures}
+    write_atomically(root / _PLAN_FILE, json.dumps(plan).encode())
     return Plan(source, settings, name, root, fingerprint, _shards(source, settings, root, shard_pictures))
 
 

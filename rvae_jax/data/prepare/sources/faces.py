@@ -212,7 +212,7 @@ def _fetch(name: str, path: Path | None, data_dir: Path) -> dict[str, Path]:
         )
         paths = manager.download({file: url for file, (url, _) in infos.items()})
     except Exception as error:  # whatever the network or the server does
-        reason = f"{type(error).__name__}: {one_line(error)[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error, limit=200)}"
         raise _not_fetched(name, folder, infos, f"TFDS cannot download them ({reason})") from None
     return {file: Path(path) for file, path in paths.items()}
 

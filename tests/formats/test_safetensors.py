@@ -1,0 +1,113 @@
+"""Exported safetensors files are read again, and damaged or other files are refused."""
+
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+from reference import relative_error
+from safetensors.numpy import load, save
+from some_models import MODELS, assert_same_weights, config_of, exported, flax, inputs, model_of, random_weights
+
+import rvae_jax
+from rvae_jax.config import to_dict
+from rvae_jax.errors import UserError
+from rvae_jax.storage import stored_model, tensor_file
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_and_configuration_survive_a_round_trip(name, norm, dtype, tmp_path):
+    model = model_of(name, tmp_path, norm=norm, dtype=dtype)
+    folder, _ = exported(model)
+    for path in (folder, folder / "model.safetensors"):
+        found = stored_model.read(path)
+        assert (found.config, found.step, found.folder) == (model.config, 7, folder)
+        assert_same_weights(found.weights, model.weights)
+
+
+@pytest.mark.parametrize("options", [{"adversarial": "none"}, {"ema_decay": 0.9}])
+def test_a_file_has_the_players_and_averages_of_the_run(options, tmp_path):
+    model = model_of("wide and grey", tmp_path, **options)
+    folder, _ = exported(model)
+    assert_same_weights(stored_model.read(folder).weights, model.weights)
+    names = load((folder / "model.safetensors").read_bytes()).keys()
+    assert any(name.startswith("discriminator.") for name in names) == ("adversarial" not in options)
+    assert ("ema.encoder.stem.kernel" in names) == ("ema_decay" in options)
+    assert {"encoder.stage_0.down.bn_4.moving_variance", "sampler.z_log_var.kernel"} <= names
+
+
+def test_load_names_its_source_and_takes_averaged_weights(tmp_path):
+    model = model_of("wide and grey", tmp_path, ema_decay=0.9)
+    folder, _ = exported(model)
+    x = inputs((16, 24, 1), 3)
+    for path, kind in ((folder, "exported directory"), (folder / "model.safetensors", "file")):
+        found = rvae_jax.load(path)
+        assert repr(found) == f"TrainedVAE(16x24x1 images, 24 latent dimensions; from {kind} {path}, step 7)"
+        assert relative_error(found.encode(x)[0], flax(model, "encode")(x)[0]) < 1e-6
+        assert found.sample(2, seed=3).shape == (2, 16, 24, 1)
+    plain = model.weights["vae"]
+    assert relative_error(found.vae.apply(plain, x, method="encode")[0], found.encode(x)[0]) > 0.1
+
+
+def refused(path, match, step=None):
+    with pytest.raises(UserError, match=match) as error:
+        stored_model.read(path, step)
+    assert "\n" not in str(error.value)
+
+
+def test_a_path_without_a_model_is_refused(tmp_path):
+    refused(tmp_path / "none", "none does not exist; expected the --workdir of a run, with config.json")
+    refused(tmp_path / "none.safetensors", "none.safetensors does not exist; expected a .safetensors file")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "empty is an empty folder; expected")
+    (tmp_path / "notes.txt").write_text("x")
+    refused(tmp_path, "holds empty, notes.txt; expected")
+    refused(tmp_path / "notes.txt", "notes.txt is a file of another kind; expected")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_file_that_is_cut_off_is_refused(share, tmp_path):
+    folder, _ = exported(model_of("wide and grey", tmp_path))
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().length)])
+    refused(path, "is not a complete .safetensors file")
+    refused(folder, "is not a complete .safetensors file")
+
+
+def test_files_of_other_programs_or_networks_are_refused(tmp_path):
+    path = epath.Path(tmp_path / "other.safetensors")
+    path.write_bytes(save({"unet.weight": np.zeros(3, np.float32)}))
+    refused(path, "not one that rvae_jax.export wrote: its header's format is None; expected 'rvae_jax 1'")
+    for header in ({}, {"step": "1", "config": "{"}, {"step": "1", "config": '{"new": 1}'}):
+        path.write_bytes(save({"a": np.zeros(3, np.float32)}, {"format": "rvae_jax 1"} | header))
+        refused(path, "other.safetensors has a header that cannot be read: .*; it may be of a newer rvae_jax")
+    config = config_of("wide and grey")
+    arrays = load(tensor_file.to_bytes(config, random_weights(config), 0))
+    header = {"format": "rvae_jax 1", "step": "0", "config": json.dumps(to_dict(config))}
+    name = "encoder.stem.kernel"
+    for change, match in (
+        ({name: None}, f"{name} is missing there and of shape \\(3, 3, 1, 4\\) by the configuration"),
+        ({name: np.zeros((3, 3, 1, 5), np.float32)}, f"{name} is of shape \\(3, 3, 1, 5\\) there"),
+        ({"more": np.zeros(2, np.float32)}, "more is of shape \\(2,\\) there and missing by the configuration"),
+        ({"population.mean": np.zeros(24, np.float32)}, "population.covariance is missing there and of shape"),
+        ({name: arrays[name].astype(np.float16)}, f"{name} is F16; expected F32"),
+    ):
+        path.write_bytes(save({key: value for key, value in (arrays | change).items() if value is not None}, header))
+        refused(path, match)
+
+
+def test_another_step_is_refused(tmp_path):
+    folder, _ = exported(model_of("wide and grey", tmp_path))
+    assert stored_model.read(folder, 7).step == 7
+    refused(folder, "is of step 7, and step 3 was asked for; export that step", step=3)
+
+
+def test_a_configuration_that_was_edited_is_refused(tmp_path):
+    folder, _ = exported(model_of("wide and grey", tmp_path))
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"latent_dim": 24', '"latent_dim": 32'))
+    refused(folder, "config.json has model.latent_dim = 32, and model.safetensors beside it 24; put back")
+    path.unlink()
+    assert stored_model.read(folder).config.model.latent_dim == 24
