@@ -154,8 +154,8 @@ def _find_prepared(data: DataConfig) -> tfds.core.DatasetBuilder:
         pass
     except Exception as error:  # of the name, or whatever TFDS meets in damaged files
         raise UserError(
-            f"data.name={data.name}: {one_line(error, limit=200)}; expected name, name/config or name:version, of a complete"
-            " data set"
+            f"data.name={data.name}: {one_line(error, limit=200)}; expected name, name/config or name:version, of a"
+            " complete data set"
         ) from None
 
     name = data.name.partition("/")[0].partition(":")[0]
