@@ -62,7 +62,7 @@ def begin(
     plan, begun = _read_plan(root)
     mark = {"fingerprint": fingerprint, "modified": source.modified}
     wanted = settings.shapes
-    same_shards = plan.get("shard_pictures", SHARD_PICTURES) == shard_pictures
+    same_shards = plan.get("shard_pictures", SHARD_PICTURES) == shard_pictures  # earlier versions did not write it
     if mark.items() <= plan.items() and set(wanted) <= set(begun) and same_shards:
         settings = dataclasses.replace(settings, shapes=begun)
     elif root.exists():
@@ -73,7 +73,8 @@ def begin(
         part.unlink()
     for shape in wanted:
         assembly_folder(root, shape).mkdir(parents=True, exist_ok=True)
-    write_atomically(root / _PLAN_FILE, json.dumps(mark | {"shapes": settings.shapes, "shard_pictures": shard_pictures}).encode())
+    plan = mark | {"shapes": settings.shapes, "shard_pictures": shard_pictures}
+    write_atomically(root / _PLAN_FILE, json.dumps(plan).encode())
     return Plan(source, settings, name, root, fingerprint, _shards(source, settings, root, shard_pictures))
 
 
