@@ -95,7 +95,7 @@ def _load_error(data_dir, name, split="train"):
         ("unknown", (16, 16, 3), "unknown"),
     ],
 )
-def test_a_name_without_a_size_is_of_the_models(data_dir, name, shape, found):
+def test_a_name_without_a_size_gets_that_of_the_model(data_dir, name, shape, found):
     config = _config(data_dir, shape, name=name)
     resolved = catalog.resolve(config)
     assert resolved.data.name == found
@@ -153,7 +153,7 @@ def test_what_cannot_be_opened_is_told(data_dir, name, message):
     assert message in found
 
 
-def test_what_is_there_is_named(data_dir):
+def test_the_error_names_what_is_there(data_dir):
     for name in ("mnist", "striped"):
         assert "(there: blind, cats/16, cats/16_grey, cats/24x12, riegeli, stripes)" in _load_error(data_dir, name)
     assert "(there: none)" in _load_error("/nowhere/at/all", "mnist")
@@ -175,7 +175,7 @@ def test_a_file_that_is_lost_or_cut_is_told(data_dir, tmp_path):
     assert f"incomplete: no {file}" in _load_error(copy, "cats/16")
 
 
-def test_the_list_has_sets_of_ours_and_of_tfds(data_dir, folder):
+def test_the_list_has_data_sets_of_this_program_and_of_tfds(data_dir, folder):
     rows = {row["name"]: row for row in catalog.listing(data_dir)}
     assert list(rows) == ["blind", "cats/16", "cats/16_grey", "cats/24x12", "riegeli", "stripes"]
     cats, stripes = rows["cats/24x12"], rows["stripes"]
@@ -200,7 +200,7 @@ def test_the_list_has_what_was_begun(folder, tmp_path):
     assert "(there: cats/16)" in _load_error(tmp_path, "dogs/24")
 
 
-def test_folders_of_others_are_not_listed(tmp_path):
+def test_folders_that_are_no_data_sets_are_not_listed(tmp_path):
     (tmp_path / "My Photos/16/1.0.0").mkdir(parents=True)
     (tmp_path / "downloads/manual").mkdir(parents=True)
     (tmp_path / "notes.txt").write_text("x")

@@ -2,27 +2,24 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from making import noise
 
 from rvae_jax.data import images
 from rvae_jax.data.images import Box
 
 
-def _noise(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def test_scaled():
+def test_a_box_is_scaled_along_each_axis():
     assert Box(10, 20, 30, 40).scaled(0.5, 2) == Box(20, 10, 60, 20)
     assert Box(-1, -2, 3, 4).scaled(3, 1) == Box(-1, -6, 3, 12)
 
 
-def test_widened():
+def test_a_box_is_widened_on_each_side():
     assert Box(10, 20, 30, 40).widened(0.5) == Box(-5, 0, 60, 80)
     assert Box(1, 2, 4, 8).widened(0.25) == Box(0, 0, 6, 12)
     assert Box(1, 2, 4, 8).widened(0) == Box(1, 2, 4, 8)
 
 
-def test_with_aspect():
+def test_a_box_gets_an_aspect_ratio_by_growing():
     assert Box(10, 20, 30, 40).with_aspect(1, 1) == Box(5, 20, 40, 40)
     assert Box(10, 20, 40, 30).with_aspect(1, 1) == Box(10, 15, 40, 40)
     assert Box(0, 0, 10, 10).with_aspect(2, 1) == Box(0, -5, 10, 20)
@@ -30,7 +27,7 @@ def test_with_aspect():
     assert Box(3, 4, 8, 16).with_aspect(64, 32) == Box(3, 4, 8, 16)
 
 
-def test_with_aspect_is_the_smallest_box_about_the_same_centre():
+def test_a_box_with_an_aspect_ratio_is_the_smallest_of_the_same_centre():
     rng = np.random.default_rng(1)
     for left, top, width, height in rng.integers(1, 64, (50, 4)).tolist():
         h, w = rng.integers(1, 64, 2).tolist()
@@ -46,7 +43,7 @@ def test_with_aspect_is_the_smallest_box_about_the_same_centre():
         )
 
 
-def test_centre_box():
+def test_the_centre_box_lies_in_the_middle():
     assert images.centre_box(10, 7, (4, 5)) == Box(1, 3, 5, 4)
     assert images.centre_box(218, 178, (148, 148)) == Box(15, 35, 148, 148)
     assert images.centre_box(3, 4, (3, 4)) == Box(0, 0, 4, 3)
@@ -65,7 +62,7 @@ def test_centre_box():
         ((1, 3), (1000, 1), (1, 1)),
     ],
 )
-def test_largest_crop(size, shape, expected):
+def test_the_largest_crop_has_the_shape(size, shape, expected):
     assert images.largest_crop(*size, *shape) == expected
 
 
@@ -124,25 +121,25 @@ def _mirrored(image, box, by=600):
     ],
     ids=lambda box: "_".join(f"{value:g}" for value in box),
 )
-def test_cut(box, channels):
-    image = _noise(20, 30, channels)
+def test_a_cut_is_mirrored_beyond_the_border(box, channels):
+    image = noise(20, 30, channels)
     found = images.cut(image, box)
     np.testing.assert_array_equal(found.reshape(*found.shape[:2], channels), _mirrored(image, box))
 
 
-def test_cut_of_a_single_row():
-    row = _noise(1, 30, 3)
+def test_a_cut_beyond_a_single_row_repeats_it():
+    row = noise(1, 30, 3)
     np.testing.assert_array_equal(images.cut(row, Box(2, -3, 5, 9)), np.repeat(row[:, 2:7], 9, axis=0))
 
 
-def test_cut_has_a_pixel_at_least():
-    image = _noise(20, 30, 3)
+def test_a_cut_has_at_least_a_pixel():
+    image = noise(20, 30, 3)
     np.testing.assert_array_equal(images.cut(image, Box(4.1, 7.2, 0.1, 0.2)), image[7:8, 4:5])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shrinking_averages(channels):
-    image = _noise(24, 36, channels, seed=3)
+    image = noise(24, 36, channels, seed=3)
     expected = image.reshape(8, 3, 9, 4, channels).mean(axis=(1, 3), dtype=np.float64)
     found = images.resize(image, 8, 9)
     assert found.dtype == np.uint8
@@ -150,7 +147,7 @@ def test_shrinking_averages(channels):
 
 
 def test_shrinking_along_one_axis_averages_while_the_other_grows():
-    rows = _noise(24, 1, 3, seed=4)
+    rows = noise(24, 1, 3, seed=4)
     found = images.resize(np.repeat(rows, 10, axis=1), 6, 20)
     expected = np.repeat(rows.reshape(6, 4, 1, 3).mean(axis=1, dtype=np.float64), 20, axis=1)
     assert np.abs(found - expected).max() <= 1
@@ -167,13 +164,13 @@ def test_growing_keeps_a_ramp(channels):
     assert np.abs(found - expected[:, :, None])[6:-6, 9:-9].max() <= 1
 
 
-def test_size_that_is_right_is_kept():
-    image = _noise(7, 9, 3)
+def test_an_image_of_the_right_size_is_kept():
+    image = noise(7, 9, 3)
     np.testing.assert_array_equal(images.resize(image, 7, 9), image)
 
 
 def test_grey_is_luma():
-    rgb = _noise(40, 50, 3, seed=5)
+    rgb = noise(40, 50, 3, seed=5)
     expected = rgb.astype(np.float64) @ [0.299, 0.587, 0.114]
     found = images.with_channels(rgb, 1)
     assert found.shape == (40, 50, 1)
@@ -181,7 +178,7 @@ def test_grey_is_luma():
     assert np.abs(found[:, :, 0] - expected).max() < 0.51
 
 
-def test_grey_to_rgb_and_back():
+def test_grey_survives_rgb_and_back():
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
     rgb = images.with_channels(grey, 3)
     np.testing.assert_array_equal(rgb, np.repeat(grey, 3, axis=2))
@@ -189,6 +186,6 @@ def test_grey_to_rgb_and_back():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_channels_that_are_right_are_kept(channels):
-    image = _noise(5, 6, channels)
+def test_an_image_of_the_right_channels_is_kept(channels):
+    image = noise(5, 6, channels)
     np.testing.assert_array_equal(images.with_channels(image, channels), image)

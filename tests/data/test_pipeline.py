@@ -4,16 +4,12 @@ import grain
 import jax
 import numpy as np
 import pytest
+from making import area_average, noise, user_error
 
 from rvae_jax.config import Config, DataConfig, ModelConfig
 from rvae_jax.data import pipeline
 from rvae_jax.data.pixels import to_float
 from rvae_jax.data.records import DamagedError
-from rvae_jax.errors import UserError
-
-
-def _noise(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def _config(image_shape=(8, 6, 1), batch_size=4, seed=0, flip=False, crop=None, jitter=0.0):
@@ -25,36 +21,14 @@ def _take(iterator, count):
     return np.stack(list(itertools.islice(iterator, count)))
 
 
-def _error(call, *args):
-    with pytest.raises(UserError) as info:
-        call(*args)
-    message = str(info.value)
-    assert "\n" not in message
-    return message
-
-
 # Preprocessing
-
-
-def _area_average(image, height, width):
-    """Exact average of the part of the image under each new pixel."""
-
-    def weights(new, old):
-        edges = np.arange(new + 1) * old / new
-        lower, upper = edges[:-1, None], edges[1:, None]
-        pixels = np.arange(old)[None]
-        overlap = np.minimum(upper, pixels + 1) - np.maximum(lower, pixels)
-        return np.maximum(overlap, 0) * new / old
-
-    rows, columns = weights(height, image.shape[0]), weights(width, image.shape[1])
-    return np.einsum("yh,hwc,xw->yxc", rows, image.astype(np.float64), columns, optimize=True)
 
 
 @pytest.mark.parametrize(
     ("old", "new"), [((24, 36, 3), (8, 12, 3)), ((24, 36, 1), (8, 12, 1)), ((112, 92, 1), (56, 46, 1))]
 )
 def test_shrinking_by_an_integer_averages_boxes(old, new):
-    image = _noise(*old)
+    image = noise(*old)
     factor = old[0] // new[0]
     boxes = image.reshape(new[0], factor, new[1], factor, new[2]).mean(axis=(1, 3))
     result = pipeline.preprocess(image, new, None)
@@ -72,15 +46,15 @@ def test_shrinking_by_an_integer_averages_boxes(old, new):
         ((41, 40, 1), (13, 17, 1), (30, 35), (7, 34, 2, 37)),  # 27x35 of it has the shape
     ],
 )
-def test_crop_and_area_average(old, new, crop, box):
-    image = _noise(*old)
+def test_the_crop_is_averaged_over_areas(old, new, crop, box):
+    image = noise(*old)
     top, bottom, left, right = box
-    expected = _area_average(image[top:bottom, left:right], *new[:2])
+    expected = area_average(image[top:bottom, left:right], *new[:2])
     assert np.abs(pipeline.preprocess(image, new, crop) - expected).max() <= 0.51
 
 
-def test_crop_is_exact_where_nothing_is_scaled():
-    image = _noise(13, 20, 3)
+def test_a_crop_that_is_not_scaled_keeps_its_pixels():
+    image = noise(13, 20, 3)
     np.testing.assert_array_equal(pipeline.preprocess(image, (5, 8, 3), (5, 8)), image[4:9, 6:14])
     np.testing.assert_array_equal(pipeline.preprocess(image, (13, 20, 3), None), image)
 
@@ -92,8 +66,8 @@ def test_enlarging_continues_a_ramp():
     assert np.abs(result[6:-6, :, 0] - expected[6:-6, None]).max() <= 1
 
 
-def test_channels():
-    grey, rgb = _noise(12, 10, 1), _noise(12, 10, 3)
+def test_grey_and_rgb_become_each_other():
+    grey, rgb = noise(12, 10, 1), noise(12, 10, 3)
     np.testing.assert_array_equal(pipeline.preprocess(grey, (12, 10, 3), None), np.repeat(grey, 3, axis=-1))
     luma = rgb @ np.array([0.299, 0.587, 0.114])
     result = pipeline.preprocess(rgb, (12, 10, 1), None)
@@ -101,14 +75,14 @@ def test_channels():
     assert np.abs(result[:, :, 0] - luma).max() <= 1
 
 
-def test_preprocess_errors():
-    assert "data.crop=(13, 5): larger than an image of 12x10" in _error(
-        pipeline.preprocess, _noise(12, 10, 3), (8, 8, 3), (13, 5)
+def test_a_crop_or_channels_that_do_not_fit_are_refused():
+    assert "data.crop=(13, 5): larger than an image of 12x10" in user_error(
+        pipeline.preprocess, noise(12, 10, 3), (8, 8, 3), (13, 5)
     )
-    assert "data.crop=(5, 11)" in _error(pipeline.preprocess, _noise(12, 10, 3), (8, 8, 3), (5, 11))
-    message = _error(pipeline.preprocess, _noise(12, 10, 3), (8, 8, 4), None)
+    assert "data.crop=(5, 11)" in user_error(pipeline.preprocess, noise(12, 10, 3), (8, 8, 3), (5, 11))
+    message = user_error(pipeline.preprocess, noise(12, 10, 3), (8, 8, 4), None)
     assert "4 channels for images of 3" in message
-    assert "2 channels" in _error(pipeline.preprocess, _noise(12, 10, 1), (8, 8, 2), None)
+    assert "2 channels" in user_error(pipeline.preprocess, noise(12, 10, 1), (8, 8, 2), None)
 
 
 # Batches for training
@@ -152,7 +126,7 @@ def test_batches_are_a_function_of_seed_and_step(flip, jitter, monkeypatch):
     np.testing.assert_array_equal(_take(pipeline.train_batches(source, config), 12), batches)
 
 
-def test_resume_far_into_a_run():
+def test_a_run_resumes_far_into_it():
     source, config = _numbered(10), _config(flip=True)
     steps = pipeline.train_batches(source, config, 400_000)
     again = pipeline.train_batches(source, config, 400_001)
@@ -196,7 +170,7 @@ def test_jitter_is_drawn_anew_for_each_image():
     assert len({image.tobytes() for image in batch}) == 4
 
 
-def test_range():
+def test_pixels_are_from_minus_1_to_1():
     source = [np.zeros((8, 6, 1), np.uint8), np.full((8, 6, 1), 255, np.uint8), np.full((8, 6, 1), 51, np.uint8)]
     (batch,) = _take(pipeline.train_batches(source, _config(batch_size=3)), 1)
     expected = np.float32([-1, np.float32(51) / np.float32(127.5) - 1, 1])
@@ -209,7 +183,7 @@ def test_range():
 
 
 def test_batches_are_preprocessed():
-    source = [_noise(30, 20, 1, seed=seed) for seed in range(20)]
+    source = [noise(30, 20, 1, seed=seed) for seed in range(20)]
     (batch,) = _take(pipeline.train_batches(source, _config(image_shape=(12, 8, 3), batch_size=20)), 1)
     expected = [pipeline.preprocess(image, (12, 8, 3), None).tobytes() for image in source]
     found = [image.tobytes() for image in batch]
@@ -251,8 +225,8 @@ def test_hosts_read_parts_of_the_same_batches_and_nothing_else(hosts, monkeypatc
     assert sorted(read) == sorted(source.read)
 
 
-def test_batch_that_the_hosts_cannot_share():
-    assert "batch_size=4: expected a multiple of the 3 hosts" in _error(
+def test_a_batch_that_the_hosts_cannot_share_is_refused():
+    assert "batch_size=4: expected a multiple of the 3 hosts" in user_error(
         pipeline.train_batches, _numbered(9), _config(), 0, 0, 3
     )
 
@@ -268,7 +242,7 @@ class Holed(list):
         return super().__getitem__(index)
 
 
-def test_damaged_image_is_replaced_by_the_next():
+def test_a_damaged_image_is_replaced_by_the_next():
     batches = _take(pipeline.train_batches(Holed(_numbered(10)), _config(batch_size=10)), 3)
     numbers, _ = _numbers_and_mirrored(batches)
     expected = sorted([0, 1, 2, 5, 5, 5, 6, 7, 8, 0])
@@ -281,27 +255,27 @@ def test_damaged_image_is_replaced_by_the_next():
 def test_when_no_image_can_be_read_the_search_ends():
     source = Holed(_numbered(10))
     source.holes = range(10)
-    assert "none of the 10 images" in _error(pipeline.mean_image, source, _config())
+    assert "none of the 10 images" in user_error(pipeline.mean_image, source, _config())
 
 
-def test_damaged_image_does_not_count_in_evaluation():
+def test_a_damaged_image_does_not_count_in_evaluation():
     result = list(pipeline.eval_batches(Holed(_numbered(10)), _config(), 4))
     images, mask = (np.concatenate(parts) for parts in zip(*result, strict=True))
     np.testing.assert_array_equal(mask, [number not in (*Holed.holes, 10, 11) for number in range(12)])
     np.testing.assert_array_equal(_to_uint8(images[mask])[:, 0, 0, 0], [0, 1, 2, 5, 6, 7, 8])
 
 
-def test_train_errors_come_at_once():
-    message = _error(pipeline.train_batches, _numbered(3), _config())
+def test_wrong_settings_raise_at_once():
+    message = user_error(pipeline.train_batches, _numbered(3), _config())
     assert "batch_size=4: more than the 3 images" in message
     assert "data.train_split=train;" in message
-    assert "data.crop" in _error(pipeline.train_batches, _numbered(9), _config(crop=(9, 9)))
-    assert "data.crop" in _error(pipeline.eval_batches, _numbered(9), _config(crop=(9, 9)), 4)
+    assert "data.crop" in user_error(pipeline.train_batches, _numbered(9), _config(crop=(9, 9)))
+    assert "data.crop" in user_error(pipeline.eval_batches, _numbered(9), _config(crop=(9, 9)), 4)
 
 
-def test_error_within_a_thread_reaches_the_caller():
+def test_an_error_in_a_thread_reaches_the_caller():
     source = [*_numbered(7), np.zeros((4, 4, 1), np.uint8)]
-    message = _error(_take, pipeline.train_batches(source, _config(crop=(8, 6))), 2)
+    message = user_error(_take, pipeline.train_batches(source, _config(crop=(8, 6))), 2)
     assert "larger than an image of 4x4" in message
 
 
@@ -336,8 +310,8 @@ def test_hosts_evaluate_every_image_once(count, hosts):
 @pytest.mark.parametrize(
     ("limit", "chosen"), [(4096, range(10)), (10, range(10)), (9, range(0, 10, 2)), (3, [0, 4, 8])]
 )
-def test_mean_image(limit, chosen):
-    source = [_noise(16, 12, 3, seed=seed) for seed in range(10)]
+def test_the_mean_image_is_of_evenly_spaced_images(limit, chosen):
+    source = [noise(16, 12, 3, seed=seed) for seed in range(10)]
     mean = pipeline.mean_image(source, _config(image_shape=(8, 6, 3)), limit)
     images = [pipeline.preprocess(source[i], (8, 6, 3), None).astype(np.float64) / 127.5 - 1 for i in chosen]
     assert mean.dtype == np.float32

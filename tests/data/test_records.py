@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from making import noise, user_error
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -22,15 +23,11 @@ SHAPES = ((12, 10, 3), (12, 10, 1))
 COUNT = 40
 
 
-def _noise(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """By name: at the size that they are prepared at, and so unchanged. One is not what its suffix says."""
     folder = tmp_path_factory.mktemp("pictures")
-    found = {f"{i}.png": _noise(12, 10, 3, seed=i) for i in range(COUNT)}
+    found = {f"{i}.png": noise(12, 10, 3, seed=i) for i in range(COUNT)}
     for name, pixels in found.items():
         Image.fromarray(pixels).save(folder / name, "BMP" if name == "0.png" else "PNG")
     return folder, found
@@ -66,15 +63,7 @@ def _shard(folder, split="train"):
     return path
 
 
-def _error(call, *args):
-    with pytest.raises(UserError) as info:
-        call(*args)
-    message = str(info.value)
-    assert "\n" not in message
-    return message
-
-
-# Whole
+# Complete
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -105,7 +94,7 @@ def test_raw_and_png_are_the_same_images(prepared):
         np.testing.assert_array_equal(np.stack(list(raw)), np.stack(list(png)))
 
 
-def test_indices(prepared):
+def test_indices_count_from_either_end(prepared):
     images = records.open_folder(prepared["raw", 3], "train")
     np.testing.assert_array_equal(images[-1], images[len(images) - 1])
     for index in (len(images), -len(images) - 1):
@@ -114,15 +103,15 @@ def test_indices(prepared):
     assert not images.damaged
 
 
-def test_slices(prepared):
+def test_a_slice_of_a_split_has_its_images(prepared):
     whole = np.stack(list(records.open_folder(prepared["raw", 3], "train")))
     for spec, part in (("train[:5]", slice(5)), ("train[-3:]", slice(-3, None)), ("train[4:9]", slice(4, 9))):
         np.testing.assert_array_equal(np.stack(list(records.open_folder(prepared["raw", 3], spec))), whole[part])
 
 
 @pytest.mark.parametrize("split", ["dev", "train[9:5]", "train[:0]", "train[", ""])
-def test_split_that_is_not_there(split, prepared):
-    message = _error(records.open_folder, prepared["raw", 3], split)
+def test_a_split_that_is_not_there_is_refused(split, prepared):
+    message = user_error(records.open_folder, prepared["raw", 3], split)
     assert f"split {split!r}" in message
     assert "expected one of train (" in message
 
@@ -145,7 +134,7 @@ def _flip(path, *places):
     path.write_bytes(data)
 
 
-def test_bit_that_flipped(own):
+def test_a_flipped_bit_damages_one_image(own):
     folder = own()
     before = list(records.open_folder(folder, "train"))
     _flip(_shard(folder), _place(_shard(folder), 5))
@@ -159,7 +148,7 @@ def test_bit_that_flipped(own):
     assert list(images.damaged) == [5]
 
 
-def test_more_than_a_few_are_an_error(own):
+def test_more_than_a_few_damaged_images_are_an_error(own):
     folder = own()
     path = _shard(folder)
     _flip(path, *(_place(path, index) for index in (2, 7)))
@@ -167,7 +156,7 @@ def test_more_than_a_few_are_an_error(own):
     for _ in range(3):  # one image, however often it is read
         with pytest.raises(DamagedError):
             images[-len(images) + 7]
-    message = _error(images.__getitem__, 2)
+    message = user_error(images.__getitem__, 2)
     assert f"{folder} is damaged: 2 of {len(images)} images cannot be read so far, expected at most 1%" in message
     assert "hash mismatch" in message
     assert images.damaged.keys() == {2, 7}
@@ -184,12 +173,12 @@ RAW = tfds.features.Tensor(shape=(2, 3, 1), dtype=np.uint8, encoding="bytes")
 
 
 @pytest.mark.parametrize(("count", "allowed"), [(5, 1), (100, 1), (199, 1), (200, 2), (350, 3)])
-def test_share_of_damaged_images(count, allowed):
+def test_the_allowed_share_of_damaged_images_is_one_percent(count, allowed):
     images = Images("cats", [_record(b"short")] * count, RAW)
     for index in range(allowed):
         with pytest.raises(DamagedError):
             images[index]
-    assert f"cats is damaged: {allowed + 1} of {count} images" in _error(images.__getitem__, allowed)
+    assert f"cats is damaged: {allowed + 1} of {count} images" in user_error(images.__getitem__, allowed)
 
 
 class _Failing(list):
@@ -212,7 +201,7 @@ def test_an_error_that_passes_damages_nothing():
     assert images.damaged == {}
 
 
-def test_want_of_memory_is_not_damage():
+def test_lack_of_memory_is_not_damage():
     images = Images("cats", _Failing([_record(bytes(6))], MemoryError(), times=9), RAW)
     with pytest.raises(MemoryError):
         images[0]
@@ -255,7 +244,7 @@ def _png(pixels):
         _record(b""),
     ],
 )
-def test_record_that_is_no_raw_image(record):
+def test_a_record_that_is_no_raw_image_is_damaged(record):
     images = Images("cats", [_record(bytes(range(6))), record], RAW)
     np.testing.assert_array_equal(images[0].ravel(), range(6))
     with pytest.raises(DamagedError, match=r"^cats: image 1 cannot be read: .+"):
@@ -263,9 +252,9 @@ def test_record_that_is_no_raw_image(record):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("value", [b"", b"not a picture", _png(_noise(20, 30))[:20]])
-def test_record_that_is_no_png(value, channels):
-    pixels = _noise(20, 30, channels)
+@pytest.mark.parametrize("value", [b"", b"not a picture", _png(noise(20, 30))[:20]])
+def test_a_record_that_is_no_png_is_damaged(value, channels):
+    pixels = noise(20, 30, channels)
     feature = tfds.features.Image(shape=(20, 30, channels))
     images = Images("cats", [_record(_png(pixels)), _record(value)], feature)
     np.testing.assert_array_equal(images[0], pixels[:, :, ::-1])
@@ -273,11 +262,11 @@ def test_record_that_is_no_png(value, channels):
         images[1]
 
 
-# Not whole
+# Incomplete
 
 
 def _assert_incomplete(folder, path, found=None):
-    message = _error(records.open_folder, folder, "train")
+    message = user_error(records.open_folder, folder, "train")
     assert message.startswith(f"{folder} is incomplete: ")
     assert str(path) in message
     assert "delete the folder and prepare it again" in message
@@ -286,7 +275,7 @@ def _assert_incomplete(folder, path, found=None):
     assert len(records.open_folder(folder, "test")) > 0
 
 
-def test_missing_shard(own):
+def test_a_missing_shard_is_refused(own):
     folder = own()
     path = _shard(folder)
     path.unlink()
@@ -294,7 +283,7 @@ def test_missing_shard(own):
 
 
 @pytest.mark.parametrize("length", [0, 1, 8000, 65536, 70000, 131071])
-def test_truncated_shard(length, own):
+def test_a_truncated_shard_is_refused(length, own):
     folder = own()
     path = _shard(folder)
     assert path.stat().st_size == 131072
@@ -303,21 +292,21 @@ def test_truncated_shard(length, own):
 
 
 @pytest.mark.parametrize("length", [8000, 65536])
-def test_shard_that_ends_in_zeros(length, own):
+def test_a_shard_that_ends_in_zeros_is_refused(length, own):
     folder = own()
     path = _shard(folder)
     path.write_bytes(path.read_bytes()[:length] + bytes(131072 - length))
     _assert_incomplete(folder, path)
 
 
-def test_shard_of_something_else(own):
+def test_a_shard_of_something_else_is_refused(own):
     folder = own()
     path = _shard(folder)
-    path.write_bytes(_noise(131072).tobytes())
+    path.write_bytes(noise(131072).tobytes())
     _assert_incomplete(folder, path)
 
 
-def test_shard_with_another_count(own):
+def test_a_shard_with_another_count_is_refused(own):
     folder = own()
     path = _shard(folder)
     there, expected = (len(records.open_folder(folder, split)) for split in ("validation", "train"))
@@ -342,11 +331,11 @@ def test_shard_with_another_count(own):
     ],
     ids=lambda feature: repr(feature)[:40],
 )
-def test_features_that_are_no_images(image, own):
+def test_features_that_are_no_images_are_refused(image, own):
     folder = own()
     features = {"name": tfds.features.Text()} | ({"image": image} if image else {})
     (folder / "features.json").unlink()
     tfds.features.FeaturesDict(features).save_config(str(folder))
-    message = _error(records.open_folder, folder, "train")
+    message = user_error(records.open_folder, folder, "train")
     assert message.startswith(f"{folder} has the features ")
     assert "expected image, a grey or RGB uint8 Image" in message

@@ -62,7 +62,7 @@ def begin(
     plan, begun = _read_plan(root)
     mark = {"fingerprint": fingerprint, "modified": source.modified}
     wanted = settings.shapes
-    same_shards = plan.get("shard_pictures", SHARD_PICTURES) == shard_pictures
+    same_shards = plan.get("shard_pictures", SHARD_PICTURES) == shard_pictures  # earlier versions did not write it
     if mark.items() <= plan.items() and set(wanted) <= set(begun) and same_shards:
         settings = dataclasses.replace(settings, shapes=begun)
     elif root.exists():

@@ -12,6 +12,16 @@ def pictures(tmp_path_factory):
     return fill(tmp_path_factory.mktemp("pictures") / "cats")
 
 
+@pytest.fixture(scope="session")
+def few(tmp_path_factory):
+    """00.png to 39.png of 24x24; nobody writes here."""
+    folder = tmp_path_factory.mktemp("few") / "few"
+    folder.mkdir()
+    for i in range(40):
+        (folder / f"{i:02d}.png").write_bytes(encode(make_pixels(i, 24, 24)))
+    return folder
+
+
 @pytest.fixture
 def data_dir(tmp_path):
     (tmp_path / "datasets").mkdir()

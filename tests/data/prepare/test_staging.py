@@ -58,7 +58,7 @@ def test_what_a_process_killed_at_its_end_left_is_removed(pictures, data_dir, ca
     assert {config: read_tree(data_dir / f"cats/{config}") for config in before} == before
 
 
-def test_what_is_half_done_of_another_size_stays_for_its_own_command(pictures, data_dir, capsys):
+def test_what_was_begun_of_another_size_is_kept(pictures, data_dir, capsys):
     prepare(pictures, data_dir)
     assert prepare_in_part(pictures, data_dir, shards=1)
     half_done = read_tree(data_dir / "cats" / "incomplete")
@@ -184,7 +184,7 @@ def test_a_plan_of_an_earlier_version_goes_on(tmp_path, data_dir, capsys):
     assert "Goes on after 30 of 90 pictures" in capsys.readouterr().out
 
 
-def test_a_question_after_what_is_prepared_keeps_what_is_begun(broken_pictures, data_dir, capsys):
+def test_asking_for_what_is_prepared_keeps_what_was_begun(broken_pictures, data_dir, capsys):
     prepare(broken_pictures, data_dir, options={"max_skipped": 0.5})
     assert prepare_in_part(broken_pictures, data_dir, shards=3)
     prepare(broken_pictures, data_dir, options={"max_skipped": 0.5})
@@ -192,7 +192,7 @@ def test_a_question_after_what_is_prepared_keeps_what_is_begun(broken_pictures, 
     assert "Goes on after 24 of 51 pictures" in capsys.readouterr().out
 
 
-def test_a_wrong_option_keeps_what_is_begun(broken_pictures, data_dir, capsys):
+def test_a_wrong_option_keeps_what_was_begun(broken_pictures, data_dir, capsys):
     assert prepare_in_part(broken_pictures, data_dir, shards=3)
     assert "--detector=no_such:find" in prepare_error(broken_pictures, data_dir, *TWO_SHAPES, detector="no_such:find")
     prepare_two(broken_pictures, data_dir)
@@ -216,7 +216,7 @@ def test_a_changed_folder_begins_anew(pictures, tmp_path, data_dir, change, caps
 
 
 @pytest.mark.parametrize("plan", [None, "", '{"fingerprint": 1, "shapes": 2}'])
-def test_a_staging_folder_of_somebody_else_is_cleared(broken_pictures, undisturbed, data_dir, plan):
+def test_a_staging_folder_of_something_else_is_cleared(broken_pictures, undisturbed, data_dir, plan):
     staging = data_dir / "cats/incomplete"
     (staging / "16/whole").mkdir(parents=True)
     for name in ("shard_00000.json", "16_00000.array_record", "16/whole/cats-train.array_record-00000-of-00004"):

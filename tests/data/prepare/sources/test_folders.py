@@ -7,7 +7,7 @@ from making import user_error
 from rvae_jax.data.prepare.sources.source import SPLITS, UnusableError, order_key
 
 
-def test_folder(tmp_path):
+def test_a_folder_has_its_pictures_and_counts_the_other_files(tmp_path):
     fill_with(tmp_path / "cats", *NAMES, *OTHERS)
     source = opened(tmp_path / "cats")
     assert_holds(source, NAMES)
@@ -16,7 +16,7 @@ def test_folder(tmp_path):
     assert source.title == "the folder cats"
 
 
-def test_every_suffix(tmp_path):
+def test_a_picture_is_recognised_by_its_suffix(tmp_path):
     names = ["1.jpg", "2.jpeg", "3.jpe", "4.jfif", "5.png", "6.webp", "7.bmp", "8.dib", "9.tif", "a.tiff"]
     fill_with(tmp_path / "cats", *names, "b.gif", "c.jpg.txt", "jpg", "d.heic", "e.jpg~")
     assert_holds(opened(tmp_path / "cats"), names)
@@ -41,12 +41,12 @@ def test_a_data_set_of_others_is_read(tmp_path):
     assert source.ignored == {".json": 3}
 
 
-def test_folder_within_a_hidden_folder(tmp_path):
+def test_a_folder_may_lie_in_a_hidden_folder(tmp_path):
     fill_with(tmp_path / ".cache" / "cats", *NAMES)
     assert_holds(opened(tmp_path / ".cache" / "cats"), NAMES)
 
 
-def test_names_that_are_no_text(tmp_path):
+def test_a_name_may_be_no_utf8(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     fill_with(tmp_path / "cats", name, "b.png")
     source = opened(tmp_path / "cats")
@@ -55,7 +55,7 @@ def test_names_that_are_no_text(tmp_path):
     assert order_key(name) != order_key("caf.png")
 
 
-def test_linked_files_and_folders(tmp_path):
+def test_links_to_files_and_folders_are_followed(tmp_path):
     fill_with(tmp_path / "cats", "a.png")
     fill_with(tmp_path / "elsewhere", "b.png", "c/d.png")
     (tmp_path / "cats" / "link.png").symlink_to(tmp_path / "elsewhere" / "b.png")
@@ -66,13 +66,13 @@ def test_linked_files_and_folders(tmp_path):
     assert source.read("folder/c/d.png") == content_of("c/d.png")
 
 
-def test_folder_that_is_a_link(tmp_path):
+def test_a_folder_may_be_a_link(tmp_path):
     fill_with(tmp_path / "cats", *NAMES)
     (tmp_path / "link").symlink_to("cats")
     assert_holds(opened(tmp_path / "link"), NAMES)
 
 
-def test_links_in_a_circle(tmp_path):
+def test_links_in_a_circle_are_followed_once(tmp_path):
     fill_with(tmp_path / "cats", "a.png", "b/c.png")
     (tmp_path / "cats" / "b" / "up").symlink_to(tmp_path / "cats")
     (tmp_path / "cats" / "b" / "here").symlink_to(".")
@@ -81,7 +81,7 @@ def test_links_in_a_circle(tmp_path):
     assert_holds(opened(tmp_path / "cats"), ["a.png", "b/c.png"])
 
 
-def test_what_cannot_be_read(tmp_path):
+def test_what_cannot_be_read_is_listed_and_raises_when_it_is_read(tmp_path):
     fill_with(tmp_path / "cats", "a.png")
     (tmp_path / "cats" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "cats" / "itself.png").symlink_to("itself.png")
@@ -97,7 +97,7 @@ def test_what_cannot_be_read(tmp_path):
         source.read("pipe.png")
 
 
-def test_modified_folder(tmp_path):
+def test_modified_changes_with_the_names_and_times_of_pictures_alone(tmp_path):
     fill_with(tmp_path / "cats", "a.png", "b/c.png", "notes.txt")
     (tmp_path / "cats" / "gone.png").symlink_to("nowhere.png")
     before = opened(tmp_path / "cats").modified
@@ -113,7 +113,7 @@ def test_modified_folder(tmp_path):
     assert opened(tmp_path / "cats").modified not in (before, after)
 
 
-def test_file_that_went_since(tmp_path):
+def test_a_file_that_vanished_raises(tmp_path):
     fill_with(tmp_path / "cats", "a.png")
     source = opened(tmp_path / "cats")
     (tmp_path / "cats" / "a.png").unlink()

@@ -22,7 +22,7 @@ def test_kind_of_archive_does_not_depend_on_its_name(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
-def test_modified_archive(kind, tmp_path):
+def test_modified_changes_with_the_time_of_an_archive(kind, tmp_path):
     path = _archive(kind, tmp_path)
     before = open_path(path, tmp_path / "1").modified
     assert len(before) == 32
@@ -32,22 +32,22 @@ def test_modified_archive(kind, tmp_path):
     assert open_path(path, tmp_path / "3").modified != before
 
 
-def test_no_such_path(tmp_path):
+def test_a_path_that_is_not_there_is_refused(tmp_path):
     assert "nowhere: no such folder or file" in user_error(opened, tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("content", [b"", b"a picture?" * 100, bytes(2000), content_of("x")])
-def test_file_that_is_no_archive(content, tmp_path):
+def test_a_file_that_is_no_archive_is_refused(content, tmp_path):
     (tmp_path / "x").write_bytes(content)
     assert f"{tmp_path / 'x'}: " in user_error(opened, tmp_path / "x")
 
 
-def test_empty_folder(tmp_path):
+def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / "cats").mkdir()
     assert "cats: no picture there, but nothing at all; expected files .jpg" in user_error(opened, tmp_path / "cats")
 
 
-def test_no_picture_names_what_is_there(tmp_path):
+def test_without_a_picture_the_error_names_what_is_there(tmp_path):
     fill_with(tmp_path / "cats", *OTHERS, "a.gif", "b.GIF")
     expected = "no picture there, but 2 .gif, 2 .txt, 4 hidden, 1 without a suffix; expected"
     assert expected in user_error(opened, tmp_path / "cats")
@@ -61,7 +61,7 @@ def test_no_picture_names_what_is_there(tmp_path):
 
 
 @pytest.mark.parametrize("validation", ["val", "valid", "validation", "Val"])
-def test_partition_by_folders(validation, tmp_path):
+def test_folders_named_as_splits_are_the_partition(validation, tmp_path):
     names = {"train/a.png": "train", f"{validation}/x/b.png": "validation", "test/c.png": "test"}
     fill_with(tmp_path / "cats", *names, "README.txt")
     source = opened(tmp_path / "cats")
@@ -97,13 +97,13 @@ def test_what_is_not_trained_on_becomes_two_splits(second, tmp_path):
         ["a.png"],
     ],
 )
-def test_no_partition(names, tmp_path):
+def test_other_folders_are_no_partition(names, tmp_path):
     fill_with(tmp_path / "cats", *names)
     assert opened(tmp_path / "cats").splits is None
 
 
 @pytest.mark.parametrize("leading", ["mydata/", "a/b c/"])
-def test_partition_below_a_folder_that_all_share(leading, tmp_path):
+def test_a_partition_may_lie_below_a_folder_that_all_share(leading, tmp_path):
     names = {"train/a.png": "train", "train/x/b.png": "train", "val/x/c.png": "validation", "test/d.png": "test"}
     names = {leading + name: split for name, split in names.items()}
     fill_with(tmp_path / "cats", *names, "README.txt")
@@ -113,7 +113,7 @@ def test_partition_below_a_folder_that_all_share(leading, tmp_path):
 
 @pytest.mark.parametrize("leading", ["", "mydata/"])
 @pytest.mark.parametrize("outside", [["logo.png"], ["more/c.png", "more/d.png"]])
-def test_pictures_outside_of_a_partition(outside, leading, tmp_path):
+def test_pictures_outside_of_a_partition_are_refused(outside, leading, tmp_path):
     names = [leading + name for name in ["Train/a.png", "test/b.png", *outside]]
     message = user_error(opened, make_zip(tmp_path / "cats.zip", names))
     assert (
@@ -132,7 +132,7 @@ def _archive(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "tar.gz"])
-def test_pickled(kind, tmp_path):
+def test_a_source_reads_the_same_after_pickling(kind, tmp_path):
     source = opened(_archive(kind, tmp_path))
     labels = {"attributes": Table(["a.jpg"], {"x": np.array([5]), "y": np.array(["u"], object)})}
     source = dataclasses.replace(source, labels=labels, group=folder_of)

@@ -12,7 +12,7 @@ from archives import opened
 from rvae_jax.data.prepare.sources.source import Source, folder_of, order_key
 
 
-def test_split_rule():
+def test_the_rule_of_the_split_is_told():
     source = _source(["a/b.png"])
     assert source.split_rule == "80, 10 and 10 % by a hash of each picture's name"
     by_folder = dataclasses.replace(source, group=folder_of)
@@ -28,14 +28,14 @@ def _source(names, **options):
 TEN_THOUSAND = [f"person {i % 500}/{i}.jpg" for i in range(10_000)]
 
 
-def test_shares():
+def test_the_shares_of_the_splits_are_80_10_10():
     counts = collections.Counter(map(_source(TEN_THOUSAND).split, TEN_THOUSAND))
     assert abs(counts["train"] - 8000) < 4 * np.sqrt(10_000 * 0.8 * 0.2)
     assert abs(counts["validation"] - 1000) < 4 * np.sqrt(10_000 * 0.1 * 0.9)
     assert abs(counts["test"] - 1000) < 4 * np.sqrt(10_000 * 0.1 * 0.9)
 
 
-def test_split_is_of_the_name_alone():
+def test_a_split_depends_on_the_name_alone():
     some, all_of_them = _source(TEN_THOUSAND[:100]), _source(TEN_THOUSAND)
     assert [some.split(name) for name in TEN_THOUSAND[:100]] == [all_of_them.split(name) for name in TEN_THOUSAND[:100]]
     # For ever: else what was trained on is tested on.
@@ -43,7 +43,7 @@ def test_split_is_of_the_name_alone():
     assert {name: all_of_them.split(name) for name in forever} == forever
 
 
-def test_split_is_the_same_in_another_process():
+def test_the_order_is_the_same_in_another_process():
     script = (
         "import sys; from rvae_jax.data.prepare.sources.source import order_key\n"
         "print(*(order_key(name).hex() for name in sys.argv[1:]))"
@@ -54,7 +54,7 @@ def test_split_is_the_same_in_another_process():
     assert found.stdout.decode().split() == [order_key(name).hex() for name in names]
 
 
-def test_name_in_either_form_of_unicode():
+def test_the_order_is_the_same_in_either_form_of_unicode():
     for name in ("ü/é.png", "한국.png", "Å.png"):
         composed, decomposed = unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)
         assert composed != decomposed
@@ -74,7 +74,7 @@ def test_group_keeps_folders_together():
     assert min(counts["validation"], counts["test"]) > 20
 
 
-def test_folder_of():
+def test_the_folder_of_a_name_is_its_parent():
     assert folder_of("a/b/c.png") == "a/b"
     assert folder_of("c.png") == "."
 

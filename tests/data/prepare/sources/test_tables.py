@@ -2,23 +2,15 @@ import os
 import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
+from making import user_error
 
 from rvae_jax.data.prepare.sources import tables
-from rvae_jax.errors import UserError
 
-
-def _error(call, *args):
-    with pytest.raises(UserError) as info:
-        call(*args)
-    message = str(info.value)
-    assert message
-    assert "\n" not in message
-    return message
-
-
+ROOT = Path(__file__).parents[4]
 FILES = {"a.png": 1, "b/c.png": 1, "b/d.png": 1, "e/d.png": 1}
 
 
@@ -57,7 +49,7 @@ def _csv(tmp_path, *lines, encoding="utf-8", end="\n"):
         (["ü", "1,5"], object, ["ü", "1,5"]),
     ],
 )
-def test_types_of_labels(texts, dtype, values, tmp_path):
+def test_a_column_has_the_type_that_its_values_allow(texts, dtype, values, tmp_path):
     path = _csv(tmp_path, "name,x", f'a.png,"{texts[0]}"', f'b/c.png,"{texts[1]}"')
     table = tables.read_table(path, FILES)
     assert list(table.columns) == ["x"]
@@ -68,7 +60,7 @@ def test_types_of_labels(texts, dtype, values, tmp_path):
         assert type(found) is {np.bool_: bool, np.int64: int, np.float32: float, object: str}[dtype]
 
 
-def test_rows_and_columns(tmp_path):
+def test_rows_are_found_by_the_pictures_name(tmp_path):
     path = _csv(tmp_path, "name,x,y", "e/d.png,5,u", "nowhere.png,9,w", "", "./a.png,7,v", " b/c.png,8,t")
     table = tables.read_table(path, FILES)
     assert table.row("e/d.png") == {"x": 5, "y": "u"}
@@ -79,12 +71,12 @@ def test_rows_and_columns(tmp_path):
     assert "nowhere.png" not in table
 
 
-def test_rows_of_other_pictures_have_no_say_in_the_type(tmp_path):
+def test_rows_of_other_pictures_do_not_decide_the_type(tmp_path):
     table = tables.read_table(_csv(tmp_path, "name,x", "a.png,1", "nowhere.png,many"), FILES)
     assert table.columns["x"].dtype == np.bool_
 
 
-def test_short_names(tmp_path):
+def test_a_name_without_a_folder_counts_where_it_is_unique(tmp_path):
     table = tables.read_table(_csv(tmp_path, "name,x", "c.png,5", "d.png,6", "a.png,7"), FILES)
     assert table.row("b/c.png") == {"x": 5}
     assert "b/d.png" not in table  # there are two
@@ -97,14 +89,14 @@ def test_short_names(tmp_path):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_byte_order_mark(encoding, end, tmp_path):
+def test_a_byte_order_mark_is_skipped(encoding, end, tmp_path):
     path = _csv(tmp_path, "name,größe", "a.png,ü", encoding=encoding, end=end)
     assert tables.read_table(path, FILES).row("a.png") == {"größe": "ü"}
     path = _csv(tmp_path, '"name, of the file",x', "a.png,3", encoding=encoding, end=end)
     assert tables.read_table(path, FILES).row("a.png") == {"x": 3}
 
 
-def test_names_that_are_no_text_in_a_csv(tmp_path):
+def test_a_name_in_a_csv_may_be_no_utf8(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     path = _csv(tmp_path, "name,x", "café.png,5", encoding="latin-1")
     assert tables.read_table(path, {name: 1}).row(name) == {"x": 5}
@@ -126,10 +118,11 @@ def test_rows_that_name_no_picture_are_told(tmp_path, capsys):
     script += "    print('done')\n"
     (tmp_path / "script.py").write_text(script)
     command = [sys.executable, tmp_path / "script.py", path]
-    assert subprocess.run(command, capture_output=True, check=True).stdout == b"done\n"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, env=environment, capture_output=True, check=True).stdout == b"done\n"
 
 
-def test_rows_of_the_same_picture(tmp_path):
+def test_two_rows_of_one_picture_must_be_equal(tmp_path):
     table = tables.read_table(_csv(tmp_path, "name,x", "b/c.png,5", "a.png,7", "c.png,5"), FILES)
     assert table.row("b/c.png") == {"x": 5}
     assert table.row("a.png") == {"x": 7}
@@ -138,48 +131,48 @@ def test_rows_of_the_same_picture(tmp_path):
     assert "lines 2 and 5 are both of b/c.png and differ; expected one row of each" in message
 
 
-def test_columns_of_the_same_name(tmp_path):
+def test_columns_of_the_same_name_are_refused(tmp_path):
     assert "two columns have the name x; expected" in _csv_error(tmp_path, "name,x,y,x", "a.png,1,2,3")
 
 
-def test_csv_without_a_header(tmp_path):
+def test_a_csv_without_a_header_is_refused(tmp_path):
     for name in ("a.png", "./b/c.png", "c.png"):
         message = _csv_error(tmp_path, f"{name},1,1", "b/d.png,1,0")
         assert f"its first line names the picture {name}; expected a header above it" in message
 
 
 def _csv_error(tmp_path, *lines):
-    message = _error(tables.read_table, _csv(tmp_path, *lines), FILES)
+    message = user_error(tables.read_table, _csv(tmp_path, *lines), FILES)
     assert message.startswith(f"{tmp_path / 'labels.csv'}: ")
     return message
 
 
-def test_ragged_rows(tmp_path):
+def test_ragged_rows_are_refused(tmp_path):
     assert "line 3 has 1 columns, expected 2" in _csv_error(tmp_path, "name,x", "a.png,1", "b/c.png")
     assert "line 2 has 3 columns, expected 2" in _csv_error(tmp_path, "name,x", "a.png,1,2", "b/c.png,1")
 
 
-def test_missing_csv(tmp_path):
-    message = _error(tables.read_table, tmp_path / "nowhere.csv", FILES)
+def test_a_missing_csv_is_refused(tmp_path):
+    message = user_error(tables.read_table, tmp_path / "nowhere.csv", FILES)
     assert "nowhere.csv: No such file or directory" in message
-    assert f"{tmp_path}: Is a directory" in _error(tables.read_table, tmp_path, FILES)
+    assert f"{tmp_path}: Is a directory" in user_error(tables.read_table, tmp_path, FILES)
 
 
-def test_csv_without_rows_or_columns(tmp_path):
+def test_a_csv_without_rows_or_columns_is_refused(tmp_path):
     for lines in ([], ["name,x"], ["name;x", "a.png;1"], ["", ""]):
         assert "expected a CSV file with a header" in _csv_error(tmp_path, *lines)
 
 
-def test_csv_of_other_pictures(tmp_path):
+def test_a_csv_of_other_pictures_is_refused(tmp_path):
     message = _csv_error(tmp_path, "name,x", "p.png,1", "q.png,1")
     assert "none of its 2 rows names a picture; expected names such as a.png" in message
 
 
-def test_quote_that_never_ends(tmp_path):
+def test_a_quote_that_never_ends_is_refused(tmp_path):
     assert "expected a CSV file" in _csv_error(tmp_path, "name,x", 'a.png,"' + "1" * 200_000)
 
 
-def test_boxes(tmp_path):
+def test_boxes_are_read(tmp_path):
     path = _csv(tmp_path, "name,left,top,width,height", "a.png,-1,2.5,1,4", "b/c.png,-1,7,1,5")
     table = tables.read_boxes(path, FILES)
     assert table.row("a.png") == {"left": -1, "top": 2.5, "width": 1, "height": 4}
@@ -206,16 +199,16 @@ def test_the_largest_box_of_a_picture_counts(tmp_path):
         ["name,left,top,width,height", "a.png,1,2,,4"],
     ],
 )
-def test_other_columns_than_a_box_has(lines, tmp_path):
-    message = _error(tables.read_boxes, _csv(tmp_path, *lines), FILES)
+def test_other_columns_than_those_of_a_box_are_refused(lines, tmp_path):
+    message = user_error(tables.read_boxes, _csv(tmp_path, *lines), FILES)
     assert "expected name, left, top, width, height, in pixels" in message
 
 
-def test_names_in_another_unicode_form(tmp_path):
+def test_names_in_another_form_of_unicode_are_found(tmp_path):
     composed, decomposed = (unicodedata.normalize(form, "é/ü.png") for form in ("NFC", "NFD"))
     table = tables.read_table(_csv(tmp_path, "name,x", f"{composed},7"), {decomposed: 1})
     assert table.row(decomposed) == {"x": 7}
 
 
-def test_line_of_a_ragged_row_counts_empty_lines(tmp_path):
+def test_the_line_of_a_ragged_row_counts_empty_lines(tmp_path):
     assert "line 4 has 3 columns, expected 2" in _csv_error(tmp_path, "name,x", "", "a.png,1", "b/c.png,1,2")

@@ -12,20 +12,20 @@ from rvae_jax.data.prepare.sources.source import UnusableError
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
-def test_tar(mode, tmp_path):
+def test_a_tar_of_each_compression_is_read(mode, tmp_path):
     source = opened(make_tar(tmp_path / "cats.tar", NAMES + OTHERS, mode))
     assert_holds(source, NAMES)
     assert source.ignored == IGNORED
     assert (tmp_path / "scratch").exists() == (mode != "w")
 
 
-def test_tar_of_a_dot(tmp_path):
+def test_a_leading_dot_in_a_tar_is_dropped(tmp_path):
     for format in (tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
         assert_holds(opened(make_tar(tmp_path / f"{format}.tar", NAMES, before="./", format=format)), NAMES)
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
-def test_truncated_compressed_tar(mode, tmp_path):
+def test_a_truncated_compressed_tar_is_refused(mode, tmp_path):
     path = make_tar(tmp_path / "cats.tar.z", NAMES, mode)
     data = path.read_bytes()
     for length in (1, 3, 12, 30, 100, len(data) // 2, len(data) - 20, len(data) - 1):
@@ -34,7 +34,7 @@ def test_truncated_compressed_tar(mode, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
-def test_damaged_compressed_tar(mode, tmp_path):
+def test_a_damaged_compressed_tar_is_refused(mode, tmp_path):
     path = make_tar(tmp_path / "cats.tar.z", NAMES, mode)
     data = path.read_bytes()
     for place in (len(data) // 3, len(data) // 2, len(data) - 5):
@@ -46,7 +46,7 @@ def test_damaged_compressed_tar(mode, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["in a picture", "in the last picture", "in a header", "between two pictures"])
-def test_truncated_tar(place, tmp_path):
+def test_a_truncated_tar_is_refused(place, tmp_path):
     path = make_tar(tmp_path / "cats.tar", [f"{i}.png" for i in range(6)], format=tarfile.USTAR_FORMAT)
     data = path.read_bytes()
     header = data.index(b"3.png")
@@ -60,7 +60,7 @@ def test_truncated_tar(place, tmp_path):
     assert "complete" in user_error(opened, path)
 
 
-def test_damaged_header_within_a_tar(tmp_path):
+def test_a_damaged_header_in_a_tar_is_refused(tmp_path):
     path = make_tar(tmp_path / "cats.tar", [f"{i}.png" for i in range(6)], format=tarfile.USTAR_FORMAT)
     data = bytearray(path.read_bytes())
     data[data.index(b"3.png")] ^= 1
@@ -68,7 +68,7 @@ def test_damaged_header_within_a_tar(tmp_path):
     assert "complete" in user_error(opened, path)
 
 
-def test_tar_that_was_cut_since(tmp_path):
+def test_a_tar_that_was_cut_since_raises_for_what_is_missing(tmp_path):
     path = make_tar(tmp_path / "cats.tar", ["a.png", "b.png"])
     source = opened(path)
     os.truncate(path, path.read_bytes().index(content_of("b.png")) + 10)
@@ -91,7 +91,7 @@ def _tar_of(path, *entries):
 HARD, SYMBOLIC, FOLDER = tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE
 
 
-def test_links_in_a_tar(tmp_path):
+def test_links_in_a_tar_are_followed(tmp_path):
     links = {
         "b/hard.png": (HARD, "./a.png"),
         "b/hard again.png": (HARD, "b/hard.png"),
@@ -109,7 +109,7 @@ def test_links_in_a_tar(tmp_path):
     assert source.ignored == {"without a suffix": 1}
 
 
-def test_links_that_lead_nowhere_in_a_tar(tmp_path):
+def test_broken_links_in_a_tar_are_counted(tmp_path):
     links = [
         (HARD, "b.png", "nowhere.png"),
         (SYMBOLIC, "c.png", "/a.png"),
@@ -125,14 +125,14 @@ def test_links_that_lead_nowhere_in_a_tar(tmp_path):
     assert source.ignored == {".txt": 1, "broken link": 8}
 
 
-def test_file_that_is_twice_in_a_tar(tmp_path):
+def test_a_file_that_is_twice_in_a_tar_is_read_once(tmp_path):
     """GNU tar makes the second a hard link to itself."""
     assert_holds(opened(_tar_of(tmp_path / "cats.tar", "a.png", (HARD, "./a.png", "a.png"))), ["a.png"])
 
 
 @pytest.mark.skipif(not shutil.which("tar"), reason="needs GNU tar")
 @pytest.mark.parametrize("options", ["--format=gnu", "--sparse-version=0.0", "--sparse-version=0.1", ""])
-def test_sparse_file_in_a_tar(options, tmp_path):
+def test_a_sparse_file_in_a_tar_is_counted_and_left_out(options, tmp_path):
     fill_with(tmp_path / "cats", "a.png", "z.png")
     with (tmp_path / "cats" / "b.png").open("wb") as file:
         file.seek(1 << 20)
@@ -148,14 +148,14 @@ def test_sparse_file_in_a_tar(options, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_several_tars_in_one_file(mode, tmp_path):
+def test_several_tars_in_one_file_are_refused(mode, tmp_path):
     first, second = make_tar(tmp_path / "1.tar", ["a.png"], mode), make_tar(tmp_path / "2.tar", ["b.png"], mode)
     (tmp_path / "cats.tar").write_bytes(first.read_bytes() + second.read_bytes())
     message = user_error(opened, tmp_path / "cats.tar")
     assert "or is several archives in one file); expected one complete archive" in message
 
 
-def test_tar_with_zeros_for_its_end(tmp_path):
+def test_a_tar_with_zeros_for_its_end_is_refused(tmp_path):
     path = tmp_path / "cats.tar"
     with tarfile.open(path, "w") as archive:
         for name in ("a.png", "b.png"):

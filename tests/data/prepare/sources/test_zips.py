@@ -9,14 +9,14 @@ from rvae_jax.data.prepare.sources.source import UnusableError
 
 
 @pytest.mark.parametrize("kind", ["ZIP_STORED", "ZIP_DEFLATED", "ZIP_BZIP2", "ZIP_LZMA"])
-def test_zip(kind, tmp_path):
+def test_a_zip_of_each_compression_is_read(kind, tmp_path):
     source = opened(make_zip(tmp_path / "cats.zip", NAMES + OTHERS, getattr(zipfile, kind)))
     assert_holds(source, NAMES)
     assert source.ignored == IGNORED
     assert source.title == "the archive cats.zip"
 
 
-def test_encrypted_picture_of_a_zip(tmp_path):
+def test_an_encrypted_picture_in_a_zip_is_unusable(tmp_path):
     path = make_zip(tmp_path / "cats.zip", ["a.png", "b.png"])
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 4) + 8] |= 1  # of the second, in the directory
@@ -28,7 +28,7 @@ def test_encrypted_picture_of_a_zip(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["ZIP_STORED", "ZIP_DEFLATED", "ZIP_BZIP2", "ZIP_LZMA"])
-def test_damaged_picture_of_a_zip(kind, tmp_path):
+def test_a_damaged_picture_in_a_zip_is_unusable(kind, tmp_path):
     names = [f"{i}.png" for i in range(8)]
     path = make_zip(tmp_path / "cats.zip", names, getattr(zipfile, kind))
     with zipfile.ZipFile(path) as archive:
@@ -54,7 +54,7 @@ def _zip_of(system, path, *names):
     return path
 
 
-def test_backslashes_in_a_zip(tmp_path):
+def test_backslashes_in_a_zip_of_windows_are_slashes(tmp_path):
     source = opened(_zip_of(0, tmp_path / "windows.zip", "train\\x\\a.png", "test\\b.png", "c.png\\", "test\\.d.png"))
     assert_holds(source, ["train/x/a.png", "test/b.png"])
     assert source.splits == {"train/x/a.png": "train", "test/b.png": None}
@@ -63,7 +63,7 @@ def test_backslashes_in_a_zip(tmp_path):
     assert_holds(opened(_zip_of(3, tmp_path / "unix.zip", "train\\a.png", "b/c.png")), ["train\\a.png", "b/c.png"])
 
 
-def test_checksum_of_a_zip(tmp_path):
+def test_a_wrong_checksum_in_a_zip_makes_a_picture_unusable(tmp_path):
     path = make_zip(tmp_path / "cats.zip", ["a.png"])
     data = bytearray(path.read_bytes())
     data[data.index(content_of("a.png")) + 99] ^= 1
@@ -72,7 +72,7 @@ def test_checksum_of_a_zip(tmp_path):
         opened(path).read("a.png")
 
 
-def test_truncated_zip(tmp_path):
+def test_a_truncated_zip_is_refused(tmp_path):
     path = make_zip(tmp_path / "cats.zip", NAMES)
     data = path.read_bytes()
     for length in (1, 3, 30, len(data) // 2, len(data) - 200, len(data) - 1):
@@ -80,7 +80,7 @@ def test_truncated_zip(tmp_path):
         assert "expected a folder of pictures, or a complete zip or tar" in user_error(opened, path)
 
 
-def test_zip_of_another_version(tmp_path):
+def test_a_zip_of_an_unknown_version_is_refused(tmp_path):
     path = make_zip(tmp_path / "cats.zip", NAMES)
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 6] = 99
