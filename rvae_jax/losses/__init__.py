@@ -1,14 +1,14 @@
-"""The objective of "How to train your VAE", its relatives, and what they are watched by.
+"""The objective of "How to train your VAE", related objectives, and diagnostics of the codes.
 
-Pure functions of arrays that need JAX alone: jit, differentiate, vmap, pmap or shard_map them. Every function takes any
-float type, computes in at least float32, and leaves the reduction over the batch to the caller wherever a term is one
-of single images (a result of shape ``[b]`` is one value an image). KL terms are in nats per image. Arguments whose
-shapes do not match raise ``ValueError`` that names them; nothing broadcasts silently. Source of the method: M. Rivera,
-"How to train your VAE", ICIP 2024 (arXiv 2309.13160), and its released code; docs/objective.md derives it.
+Pure functions of arrays that need only JAX: jit, differentiate, vmap, pmap or shard_map them. Every function accepts
+any float type and computes in at least float32. A term of single images has the shape ``[b]``, one value per image, and
+the caller reduces it over the batch. KL terms are in nats per image. If shapes do not match, a ``ValueError`` names
+them; nothing broadcasts silently. Source of the method: M. Rivera, "How to train your VAE", ICIP 2024 (arXiv
+2309.13160), and its released code; docs/objective.md derives it.
 
-A function that takes a statistic of the batch has an ``axis_name``: inside ``pmap``, ``shard_map`` or ``vmap`` give the
-mapped axis, and the statistic is that of the global batch. The gradients are then right if the caller also averages the
-loss inside the differentiated function, and the gradients::
+A function that computes a statistic of the batch has an ``axis_name``. Inside ``pmap``, ``shard_map`` or ``vmap``, pass
+the mapped axis, and the statistic is that of the global batch. The gradients are then right if the caller also averages
+the loss inside the differentiated function, and averages the gradients::
 
     def loss(weights, images):
         ...
@@ -19,13 +19,13 @@ loss inside the differentiated function, and the gradients::
 Under ``jit`` with global arrays there is nothing to average, and ``axis_name`` stays None.
 
 Range: values and gradients are finite for ``|mean| <= 1e15``, any finite ``log_var``, ``|logits| <= 1e30`` and images
-up to 1e8. Guards make that so. Each acts on the value only, while the gradient goes on as if it stood at the guard, so
-that it still points back to the ordinary range:
+up to 1e8. Guards ensure this. A guard limits the value, while the gradient is the one at the limit, so that it still
+points back to the ordinary range:
 
 * ``log v`` of a population variance is ``log max(v, VARIANCE_FLOOR)``, with gradient ``1 / max(v, VARIANCE_FLOOR)``;
-* ``log_var`` is read as ``clip(log_var, LOG_VAR_MIN, LOG_VAR_MAX)``, with gradient one; densities and scales take a
-  variance below ``VARIANCE_FLOOR`` as that;
-* what is squared a second time, covariances and logits, is clipped to 1e15, with gradient one.
+* ``log_var`` is replaced by ``clip(log_var, LOG_VAR_MIN, LOG_VAR_MAX)``, with gradient one; in densities and scales, a
+  variance is at least ``VARIANCE_FLOOR``;
+* covariances and logits, which are squared once more, are clipped to 1e15 in size, with gradient one.
 """
 
 from rvae_jax.losses._arrays import LOG_VAR_MAX, LOG_VAR_MIN, VARIANCE_FLOOR
@@ -41,7 +41,14 @@ from rvae_jax.losses.adversarial import (
     r1_penalty,
     ramp,
 )
-from rvae_jax.losses.diagnostics import ACTIVE_UNIT_VARIANCE, PopulationShape, active_units, population_shape
+from rvae_jax.losses.diagnostics import (
+    ACTIVE_UNIT_VARIANCE,
+    LatentStatistics,
+    PopulationShape,
+    active_units,
+    latent_statistics,
+    population_shape,
+)
 from rvae_jax.losses.elbo import MixtureELBO, MomentsKind, beta_vae, mixture_elbo
 from rvae_jax.losses.kl import (
     gaussian_kl,
@@ -93,6 +100,7 @@ __all__ = [
     "DIPPenalty",
     "ImageDistance",
     "KLDecomposition",
+    "LatentStatistics",
     "LeCamAnchors",
     "LikelihoodKind",
     "MeansQueue",
@@ -128,6 +136,7 @@ __all__ = [
     "l2_reconstruction",
     "l2_sum",
     "laplace_nll",
+    "latent_statistics",
     "lecam_penalty",
     "mixture_elbo",
     "mixture_kl",

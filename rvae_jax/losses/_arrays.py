@@ -1,4 +1,4 @@
-"""What the loss functions share: precision, guards, checks of shapes, and the way over devices."""
+"""Shared by the loss functions: precision, guards, checks of shapes, and reductions over devices."""
 
 import math
 import numbers
@@ -14,14 +14,14 @@ SQUARE_MAX = 1e15
 
 
 def at_least_float32(array: jax.Array) -> jax.Array:
-    """``array`` in float32, or float64 where it is that already."""
+    """``array`` in float32, or in float64 if it is float64."""
     array = jnp.asarray(array)
     return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
 
 
 @jax.custom_jvp
 def straight_through(value: jax.Array, gradient_of: jax.Array) -> jax.Array:
-    """The number ``value``, whose derivative is that of ``gradient_of``; shapes and types are equal."""
+    """``value``, with the derivative of ``gradient_of``; both have the same shape and type."""
     del gradient_of
     return value
 
@@ -34,12 +34,12 @@ def _straight_through_jvp(
 
 
 def guard(array: jax.Array, low: float, high: float) -> jax.Array:
-    """``clip(array, low, high)`` with gradient one, as if a number outside stood at the guard."""
+    """``clip(array, low, high)`` with gradient one."""
     return straight_through(jnp.clip(array, low, high), array)
 
 
 def guarded_log_var(log_var: jax.Array) -> jax.Array:
-    """``log_var`` in at least float32, where its exponential is finite."""
+    """``log_var`` in at least float32, limited so that its exponential is finite."""
     return guard(at_least_float32(log_var), LOG_VAR_MIN, LOG_VAR_MAX)
 
 
@@ -54,15 +54,15 @@ def floored(var: jax.Array) -> jax.Array:
 
 
 def batch_mean(values: jax.Array, axis_name: str | None) -> jax.Array:
-    """Mean over the first axis, and over the devices where ``axis_name`` is given."""
+    """Mean over the first axis, and over the devices if ``axis_name`` is given."""
     average = jnp.mean(values, axis=0)
     return average if axis_name is None else jax.lax.pmean(average, axis_name)
 
 
 def global_batch(local: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
-    """The parts ``[b, ...]`` of all devices one after the other, ``[n b, ...]``, and the rows ``[b]`` of one's own.
+    """The parts ``[b, ...]`` of all n devices, concatenated to ``[n b, ...]``; and the rows ``[b]`` of this device.
 
-    It is an ``all_gather`` written as a sum, so that ``shard_map(check_vma=True)`` knows that the result is equal on
+    This is an ``all_gather`` written as a sum, so that ``shard_map(check_vma=True)`` knows that the result is equal on
     all devices.
     """
     rows = jnp.arange(local.shape[0])
@@ -86,14 +86,14 @@ def sum_over_rest(function: str, values: jax.Array) -> jax.Array:
 
 
 def covariance(function: str, mean: jax.Array, cov: jax.Array) -> jax.Array:
-    """``cov`` in at least float32; raises ValueError unless ``mean`` is ``[d]`` and ``cov`` ``[d, d]``."""
+    """``cov`` in at least float32; raises a ValueError unless ``mean`` is ``[d]`` and ``cov`` ``[d, d]``."""
     require_rank(function, 1, mean=mean)
     require_shape(function, "cov", cov, jnp.shape(mean) * 2)
     return at_least_float32(cov)
 
 
 def require_same_shape(function: str, **arrays: jax.Array) -> None:
-    """Raises ValueError that names every shape, unless all are equal."""
+    """Raises a ValueError with every shape, unless all are equal."""
     shapes = {name: jnp.shape(array) for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -101,40 +101,40 @@ def require_same_shape(function: str, **arrays: jax.Array) -> None:
 
 
 def require_shape(function: str, name: str, array: jax.Array, shape: tuple[int, ...]) -> None:
-    """Raises ValueError that names both shapes, unless ``array`` has the one that is asked."""
+    """Raises a ValueError with both shapes, unless ``array`` has ``shape``."""
     if jnp.shape(array) != shape:
         raise ValueError(f"{function}: {name} must have shape {shape}, got {jnp.shape(array)}")
 
 
 def require_rank(function: str, rank: int, **arrays: jax.Array) -> None:
-    """Raises ValueError that names the shape, unless every array has ``rank`` axes."""
+    """Raises a ValueError with the shape, unless every array has ``rank`` axes."""
     for name, array in arrays.items():
         if jnp.ndim(array) != rank:
             raise ValueError(f"{function}: {name} must have {rank} axes, got shape {jnp.shape(array)}")
 
 
 def require_codes(function: str, **arrays: jax.Array | None) -> None:
-    """Raises ValueError that names the shapes, unless all arrays but None are ``[b, d]`` of one b and d."""
+    """Raises a ValueError with the shapes, unless all arrays except None are ``[b, d]`` with the same b and d."""
     given = {name: array for name, array in arrays.items() if array is not None}
     require_same_shape(function, **given)
     require_rank(function, 2, **given)
 
 
 def require_batch_axis(function: str, **arrays: jax.Array) -> None:
-    """Raises ValueError unless every array has at least one axis."""
+    """Raises a ValueError unless every array has at least one axis."""
     for name, array in arrays.items():
         if jnp.ndim(array) == 0:
             raise ValueError(f"{function}: {name} must have a leading batch axis, got a scalar")
 
 
 def require_between(function: str, low: float, high: float, **known_or_traced: float | jax.Array) -> None:
-    """Raises ValueError unless every number that is known while tracing lies in [low, high]."""
+    """Raises a ValueError unless every number is in [low, high]; traced numbers are not checked."""
     for name, number in known_or_traced.items():
         if isinstance(number, numbers.Real) and not low <= number <= high:
             raise ValueError(f"{function}: {name} is {number:g}, expected {low:g} to {high:g}")
 
 
 def require_decay(function: str, decay: float | jax.Array) -> None:
-    """Raises ValueError unless ``decay``, where it is known while tracing, lies in [0, 1)."""
+    """Raises a ValueError unless ``decay`` is in [0, 1); a traced one is not checked."""
     if isinstance(decay, numbers.Real) and not 0 <= decay < 1:
         raise ValueError(f"{function}: decay is {decay}, expected 0 <= decay < 1")

@@ -1,4 +1,4 @@
-"""What the VAE and the discriminator play for, and what keeps the game stable. Every loss is a mean over patches."""
+"""The losses of the VAE-GAN's two players, and terms that stabilise the game. Every loss is a mean over patches."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -10,12 +10,12 @@ from rvae_jax.losses import _arrays
 
 AdversarialKind = Literal["bce", "hinge", "least_squares"]
 
-# The logit above which the discriminator calls an image real.
+# The logit above which the discriminator classifies an image as real.
 DECISION_THRESHOLD = {"bce": 0.0, "hinge": 0.0, "least_squares": 0.5}
 
 
 class LeCamAnchors(NamedTuple):
-    """Exponential averages of the logits: ``lecam_penalty`` pulls real ones to the fakes', fake ones to the reals'.
+    """Exponential averages of the logits, for ``lecam_penalty``.
 
     Attributes:
       real: scalar, of images.
@@ -29,15 +29,15 @@ class LeCamAnchors(NamedTuple):
 
 
 def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array, *, kind: AdversarialKind = "bce") -> jax.Array:
-    """What the discriminator minimises: the real term plus the fake term, each a mean over patches, not halved.
+    """The discriminator's loss: the real term plus the fake term, each a mean over patches, not halved.
 
     * ``bce``: ``softplus(-real) + softplus(fake)``, i.e. BCE-with-logits against 1 and 0 (Goodfellow et al., 2014);
     * ``hinge``: ``max(0, 1 - real) + max(0, 1 + fake)`` (Lim and Ye, 2017);
-    * ``least_squares``: ``(real - 1)^2 + fake^2`` (Mao et al., 2017; the paper halves it); logits beyond 1e15 count as
-      that.
+    * ``least_squares``: ``(real - 1)^2 + fake^2`` (Mao et al., 2017; the paper halves it); logits are clipped to 1e15
+      in size.
 
     Args:
-      real_logits: logits of images, ``[b, ...]``, one a patch.
+      real_logits: logits of images, ``[b, ...]``, one per patch.
       fake_logits: logits of reconstructions, of the same shape.
       kind: ``bce``, ``hinge`` or ``least_squares``.
 
@@ -63,14 +63,14 @@ def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array, *, kind: 
 
 
 def generator_loss(fake_logits: jax.Array, *, kind: AdversarialKind = "bce") -> jax.Array:
-    """What the VAE minimises against the discriminator, a mean over patches.
+    """The VAE's loss against the discriminator, a mean over patches.
 
     * ``bce``: ``softplus(-fake)``, the non-saturating form (Goodfellow et al., 2014);
     * ``hinge``: ``-fake`` (Lim and Ye, 2017);
     * ``least_squares``: ``(fake - 1)^2`` (Mao et al., 2017; the paper halves it).
 
     Args:
-      fake_logits: logits of reconstructions, ``[b, ...]``, one a patch.
+      fake_logits: logits of reconstructions, ``[b, ...]``, one per patch.
       kind: ``bce``, ``hinge`` or ``least_squares``.
 
     Returns:
@@ -96,12 +96,12 @@ def generator_loss(fake_logits: jax.Array, *, kind: AdversarialKind = "bce") -> 
 def r1_penalty(discriminator: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
     """Squared gradient of the discriminator at real images, ``|d D(x_i) / d x_i|^2``, D the mean logit over patches.
 
-    R1 (Mescheder et al., 2018); weigh it with their gamma/2. Code for discriminators of P patches that differentiates
-    the sum over patches has P^2 times as much. Of fakes in place of images it is R2.
+    R1 (Mescheder et al., 2018); its weight there is gamma/2. Implementations that differentiate the sum over P patches
+    give P^2 times this value. At fakes instead of images it is R2.
 
     Args:
-      discriminator: ``images -> logits``, ``[b, h, w, c] -> [b, ...]``, each image on its own: with batch statistics in
-        the discriminator the gradient would be that of other images' logits, too.
+      discriminator: ``images -> logits``, ``[b, h, w, c] -> [b, ...]``. The logits of an image must depend on this
+        image alone; with batch statistics, the gradient would include other images' logits.
       images: ``[b, h, w, c]``.
 
     Returns:
@@ -134,19 +134,19 @@ def lecam_penalty(
     decay: float,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, LeCamAnchors]:
-    """Pull of real logits to the fakes' average and of fake logits to the reals', ``(real - a_F)^2 + (fake - a_R)^2``.
+    """Pulls real logits to the fakes' average and fake logits to the reals', ``(real - a_F)^2 + (fake - a_R)^2``.
 
-    LeCam regularisation (Tseng et al., 2021), for discriminators that see little data. The anchors first take in this
-    batch, then serve, without gradient; they are not pulled towards the zeros that they start from. The released code
-    applies relu before squaring, the paper does not.
+    LeCam regularisation (Tseng et al., 2021), for discriminators that see little data. The anchors are updated with
+    this batch before they are used, and have no gradient. The averages are debiased, so the initial zeros have no
+    weight. The released code applies relu before squaring; the paper does not.
 
     Args:
-      real_logits: logits of images, ``[b, ...]``, one a patch; beyond 1e15 they count as that.
+      real_logits: logits of images, ``[b, ...]``, one per patch; clipped to 1e15 in size.
       fake_logits: logits of reconstructions, of the same shape.
-      anchors: the state that the step carries, from ``init_lecam_anchors``; equal on all devices.
-      decay: of the averages, in [0, 1); the released code has 0.9 and 0.99.
+      anchors: state of the training loop, from ``init_lecam_anchors``; equal on all devices.
+      decay: of the averages, in [0, 1); the released code uses 0.9 and 0.99.
       axis_name: mapped axis over which the batch is split into equal parts. The anchors are then those of the global
-        batch, equal on all devices; kept per device, they drift apart.
+        batch and equal on all devices; without it, those of different devices drift apart.
 
     Returns:
       The penalty, ``[b]``, squared logits, a mean over patches; and the new anchors, without gradient.
@@ -183,17 +183,17 @@ def adaptive_generator_weight(
 ) -> jax.Array:
     """Weight that makes the generator's gradient as long as the reconstruction's.
 
-    ``min(|g_rec| / (|g_gen| + delta), maximum)``, from VQGAN (Esser et al., 2021), with the gradients taken at the
-    decoder's last layer. Their paper has delta = 1e-6, their code 1e-4; the code also multiplies by a constant, and has
-    no weight before the discriminator starts.
+    ``min(|g_rec| / (|g_gen| + delta), maximum)``, from VQGAN (Esser et al., 2021), which takes the gradients at the
+    decoder's last layer. Their paper uses delta = 1e-6, their code 1e-4. The code also multiplies by a constant, and
+    omits the term until the discriminator starts.
 
     Args:
       reconstruction_gradient: pytree, gradient of the mean reconstruction loss.
       generator_gradient: pytree, gradient of the mean generator loss in the same weights.
-      delta: added to the length below the line.
+      delta: added to the length in the denominator.
       maximum: largest weight.
-      axis_name: mapped axis; the gradients are averaged over it first. Lengths of the parts' gradients are not those of
-        the batch's, and differ between devices.
+      axis_name: mapped axis; the gradients are averaged over it first. Without it, the weight would be that of each
+        device's part of the batch, and differ between devices.
 
     Returns:
       A scalar without gradient, from 0 to ``maximum``.
@@ -224,14 +224,14 @@ def adaptive_generator_weight(
 
 
 def ramp(step: jax.Array, start: int, length: int) -> jax.Array:
-    """0 before step ``start``, then rising by ``1 / length`` a step from ``1 / length`` at ``start`` up to 1.
+    """A weight that is 0 before step ``start``, ``1 / length`` at ``start``, and rises by ``1 / length`` per step to 1.
 
-    As the weight of ``generator_loss`` it lets the discriminator, whose own loss has no ramp, learn first.
+    As the weight of ``generator_loss`` it lets the discriminator learn first, whose own loss has no ramp.
 
     Args:
-      step: scalar, steps done.
+      step: scalar, number of steps done.
       start: first step with a weight above 0.
-      length: steps until the weight is 1; 0 and 1 mean at once.
+      length: steps until the weight is 1; with 0 or 1 it is 1 from ``start`` on.
 
     Returns:
       A float32 scalar from 0 to 1.

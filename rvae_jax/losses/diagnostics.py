@@ -1,8 +1,8 @@
-"""What the codes are like, to be logged and not trained on.
+"""Statistics of the codes, for logging and not for training.
 
-More of it stands beside what it is made of: the rate is the mean of ``gaussian_kl``, information is
-``mutual_information``, the population's distance from the prior ``mixture_kl``, the correlation of its Gaussian fit
-``gaussian_total_correlation``.
+Others are in the modules of the terms: the rate is the mean of ``gaussian_kl``, the information is
+``mutual_information``, the population's distance from the prior is ``mixture_kl``, and the correlation of its Gaussian
+fit is ``gaussian_total_correlation``.
 """
 
 from typing import NamedTuple
@@ -16,14 +16,32 @@ from rvae_jax.losses.moments import Moments, batch_moments
 ACTIVE_UNIT_VARIANCE = 0.01
 
 
+class LatentStatistics(NamedTuple):
+    """The numbers that training logs about the codes of a batch, scalars.
+
+    Attributes:
+      active_units: see ``active_units``.
+      population_mean_rms: root mean square over the dimensions of the population's mean; 0 in the prior.
+      population_std: mean over the dimensions of the standard deviation of the posteriors' means.
+      sigma_mean: mean of the posteriors' standard deviations.
+      sigma_min: smallest of the posteriors' standard deviations.
+    """
+
+    active_units: jax.Array
+    population_mean_rms: jax.Array
+    population_std: jax.Array
+    sigma_mean: jax.Array
+    sigma_min: jax.Array
+
+
 class PopulationShape(NamedTuple):
     """Moments of the population of codes up to the fourth.
 
     Attributes:
       mean: ``[d]``, 0 in the prior.
       var: ``[d]``, with 1/N; 1 in the prior.
-      excess_kurtosis: ``[d]``, 0 in the prior and for every Gaussian, -2 for two points, large where few codes are far
-        out; from -3 to -2, as rounding has it, where all codes are equal.
+      excess_kurtosis: ``[d]``, 0 in the prior and for every Gaussian, -2 for two points, large if a few codes are far
+        out. If all codes are equal, rounding puts it between -3 and -2.
     """
 
     mean: jax.Array
@@ -35,9 +53,9 @@ def active_units(moments: Moments, *, threshold: float = ACTIVE_UNIT_VARIANCE) -
     """Number of latent dimensions whose means vary, ``#{d: v_d > 0.01}`` (Burda et al., 2016).
 
     Args:
-      moments: of the means, ``batch_moments(mean)``, ``[d]`` each. With the "mixture" moments a dimension would count
-        even where its code says nothing.
-      threshold: smallest variance, not itself included.
+      moments: of the means, ``batch_moments(mean)``, ``[d]`` each. With the "mixture" moments, dimensions that carry no
+        information would count, too.
+      threshold: a variance must exceed it.
 
     Returns:
       An int32 scalar from 0 to d.
@@ -48,6 +66,36 @@ def active_units(moments: Moments, *, threshold: float = ACTIVE_UNIT_VARIANCE) -
     _arrays.require_same_shape("active_units", mean=moments.mean, var=moments.var)
     _arrays.require_rank("active_units", 1, var=moments.var)
     return jnp.sum(_arrays.at_least_float32(moments.var) > threshold, dtype=jnp.int32)
+
+
+def latent_statistics(mean: jax.Array, log_var: jax.Array, *, axis_name: str | None = None) -> LatentStatistics:
+    """Summary of the codes of a batch: how many dimensions are used, and how far codes and posteriors spread.
+
+    Args:
+      mean: ``[b, d]``.
+      log_var: natural logarithm of the variances, ``[b, d]``.
+      axis_name: as in ``batch_moments``.
+
+    Returns:
+      ``LatentStatistics``, without gradient.
+
+    Raises:
+      ValueError: the shapes differ, or are not ``[b, d]``.
+    """
+    _arrays.require_codes("latent_statistics", mean=mean, log_var=log_var)
+    mean, log_var = jax.lax.stop_gradient((mean, log_var))
+    moments = batch_moments(mean, axis_name=axis_name)
+    sigma = jnp.exp(0.5 * _arrays.guarded_log_var(log_var))
+    sigma_mean, sigma_min = jnp.mean(sigma), jnp.min(sigma)
+    if axis_name is not None:
+        sigma_mean, sigma_min = jax.lax.pmean(sigma_mean, axis_name), jax.lax.pmin(sigma_min, axis_name)
+    return LatentStatistics(
+        active_units=active_units(moments),
+        population_mean_rms=jnp.sqrt(jnp.mean(jnp.square(moments.mean))),
+        population_std=jnp.mean(jnp.sqrt(moments.var)),
+        sigma_mean=sigma_mean,
+        sigma_min=sigma_min,
+    )
 
 
 def population_shape(

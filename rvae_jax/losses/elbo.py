@@ -1,4 +1,4 @@
-"""Whole objectives of a VAE: the paper's, and the one that it is compared with."""
+"""Complete objectives of a VAE: the paper's, and the standard one that it is compared with."""
 
 from typing import Literal, NamedTuple
 
@@ -16,7 +16,7 @@ class MixtureELBO(NamedTuple):
     """The terms of ``mixture_elbo``, scalars, equal on all devices.
 
     Attributes:
-      total: what the VAE minimises, the weighted sum of the others.
+      total: the loss of the VAE, the weighted sum of the others.
       reconstruction: mean over the batch, unweighted.
       population_kl: nats per image, unweighted.
       variance_regularizer: mean over the batch, nats per image, unweighted.
@@ -47,35 +47,35 @@ def mixture_elbo(
     with m, v the moments of the population of codes and ``s = exp(log_var)`` (Rivera, ICIP 2024). The defaults, with
     ``l1_reconstruction``, are those of the released code; its GAN term is ``100 * mean(generator_loss(...))``.
 
-    It is neither a bound of the likelihood nor does it contain the KL of the mixture itself (``mixture_kl``), but that
-    of a Gaussian with the population's moments. Where the two KL terms alone are zero depends on the moments and on the
-    target t; a large reconstruction weight then makes s smaller:
+    It is not a bound of the likelihood. Its population term is the KL of a Gaussian with the population's moments, not
+    that of the mixture itself (``mixture_kl``). Where the two KL terms are zero depends on the moments and on the
+    target t; a large reconstruction weight makes s smaller than there:
 
     * "means" and t = 1 (the released code): Var_i(mean) = 1 and s = 1; the population has variance 2.
-    * "mixture" and t = 1: Var_i(mean) = 0 and s = 1, **full collapse**: the KL terms reward codes that carry nothing,
-      and the reconstruction alone works against it.
+    * "mixture" and t = 1: Var_i(mean) = 0 and s = 1, **full collapse**: the KL terms favour codes without information,
+      and only the reconstruction prevents it.
     * "mixture" and t < 1: Var_i(mean) = 1 - t and s = t. The population is N(0, I), and a code carries up to
-      ``1/2 log(1/t)`` nats a dimension there.
+      ``1/2 log(1/t)`` nats per dimension there.
 
     Args:
       reconstruction: ``[b]``, e.g. from ``l1_reconstruction``.
       mean: ``[b, d]``.
       log_var: natural logarithm of the variances, ``[b, d]``.
-      moments: which moments of the batch, see ``batch_moments``; or moments that the caller has, see
-        ``anchored_moments`` and ``batch_covariance``.
+      moments: which moments of the batch, see ``batch_moments``; or the moments themselves, see ``anchored_moments``
+        and ``batch_covariance``.
       reconstruction_weight: w_r.
       population_weight: w_p.
       variance_weight: w_v.
       variance_target: t.
       axis_name: mapped axis over which the batch is split into equal parts; see ``batch_moments``. The terms are then
-        means over all devices, and the caller still averages the gradients.
+        means over all devices; the caller must still average the gradients.
 
     Returns:
       ``MixtureELBO``.
 
     Raises:
       ValueError: the shapes do not match, ``moments`` is unknown, or ``variance_target`` is out of range.
-      TypeError: ``moments`` are neither a name nor one of the two types.
+      TypeError: ``moments`` is neither a name nor one of the two types.
     """
     _arrays.require_codes("mixture_elbo", mean=mean, log_var=log_var)
     _arrays.require_shape("mixture_elbo", "reconstruction", reconstruction, jnp.shape(mean)[:1])
@@ -106,12 +106,12 @@ def beta_vae(
     """The standard VAE's objective with a weight on its KL, ``reconstruction_i + beta KL(N(mean_i, s_i) || N(0, I))``.
 
     beta-VAE (Higgins et al., 2017); with beta = 1 and a negative log likelihood (``gaussian_nll``, ``laplace_nll``) it
-    is the negative ELBO. Each image stands alone in it, unlike in ``mixture_elbo``, so the result is one value an
-    image. A mean over pixels in place of a sum, as in ``l1_reconstruction``, is a beta larger by ``h w c``: the paper's
-    comparison is ``5000 * l1_reconstruction`` with beta = 1.
+    is the negative ELBO. Unlike in ``mixture_elbo``, images do not interact, so the result is one value per image. With
+    a mean over pixels instead of a sum, as in ``l1_reconstruction``, beta is effectively larger by ``h w c``. The
+    paper's comparison is ``5000 * l1_reconstruction`` with beta = 1.
 
     Args:
-      reconstruction: ``[b]``, weighted as the caller likes.
+      reconstruction: ``[b]``, with the caller's weight.
       mean: ``[b, d]``.
       log_var: natural logarithm of the variances, ``[b, d]``.
       beta: weight of the KL.

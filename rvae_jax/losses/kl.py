@@ -12,8 +12,8 @@ from rvae_jax.losses.moments import CovarianceMoments, Moments
 def gaussian_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
     """KL(N(mean, s) || N(0, I)) of each image, ``sum_d 1/2 (mean^2 + s - 1 - log s)`` with ``s = exp(log_var)``.
 
-    The KL of the standard VAE (Kingma and Welling, 2014); its mean over the data is called the rate. Code that averages
-    over d instead of summing trains with the KL's weight divided by d.
+    The KL of the standard VAE (Kingma and Welling, 2014); its mean over the data is called the rate. Averaging over d
+    instead of summing divides the KL's weight by d.
 
     Args:
       mean: ``[b, d]``.
@@ -48,10 +48,10 @@ def kl_by_dimension(mean: jax.Array, log_var: jax.Array) -> jax.Array:
 
 
 def variance_regularizer(log_var: jax.Array, *, target: float = 1.0) -> jax.Array:
-    """Pull of every posterior variance to a target t, ``sum_d 1/2 (s/t - 1 - log(s/t))`` with ``s = exp(log_var)``.
+    """Pulls every posterior variance to a target t, ``sum_d 1/2 (s/t - 1 - log(s/t))`` with ``s = exp(log_var)``.
 
-    It is KL(N(0, s) || N(0, t)). The released code writes ``0.1 * mean_i sum_d (s - 1 - log s)``: a weight of 0.2 here,
-    and t = 1. With the "mixture" moments t = 1 asks for codes that carry nothing; see ``mixture_elbo``.
+    It is KL(N(0, s) || N(0, t)). The released code has ``0.1 * mean_i sum_d (s - 1 - log s)``, which is a weight of 0.2
+    with t = 1. With the "mixture" moments, t = 1 favours codes without information; see ``mixture_elbo``.
 
     Args:
       log_var: natural logarithm of the variances, ``[b, d]``.
@@ -73,22 +73,23 @@ def variance_regularizer(log_var: jax.Array, *, target: float = 1.0) -> jax.Arra
 def population_kl(moments: Moments | CovarianceMoments) -> jax.Array:
     """KL(N(m, V) || N(0, I)) of the moment-matched Gaussian, ``1/2 (m^T m + tr V - d - log det V)``.
 
-    With diagonal ``Moments`` that is ``sum_d 1/2 (m^2 + v - 1 - log v)``, the paper's. With ``CovarianceMoments`` it is
-    larger by ``gaussian_total_correlation``: correlations of the codes then cost, too. Of the "mixture" moments both
-    bound the KL of the mixture itself from below (``mixture_kl`` estimates that one), the second more tightly. With the
-    "means" moments of N Gaussian codes the first overestimates by ``small_batch_bias(N)`` a dimension, a constant
-    without gradient; the second by a lot more, with gradient, unless N is well above d (see ``batch_covariance``).
+    With diagonal ``Moments`` that is the paper's ``sum_d 1/2 (m^2 + v - 1 - log v)``. With ``CovarianceMoments`` it is
+    larger by ``gaussian_total_correlation``, so that correlations between dimensions cost as well. With the "mixture"
+    moments, both are lower bounds of the KL of the mixture itself (estimated by ``mixture_kl``); the second is tighter.
+    With the "means" moments of N Gaussian codes, the first overestimates by ``small_batch_bias(N)`` per dimension, a
+    constant without gradient. The second overestimates far more, and with a gradient, unless N is well above d (see
+    ``batch_covariance``).
 
     Args:
       moments: ``[d]`` each, see ``batch_moments``; or ``[d]`` and ``[d, d]``, see ``batch_covariance``, with a
-        shrinkage of 0.01 or more unless N is several times d.
+        shrinkage of at least 0.01 unless N is several times d.
 
     Returns:
       A scalar, nats per image, 0 or more.
 
     Raises:
       ValueError: the shapes do not match.
-      TypeError: ``moments`` are neither of the two.
+      TypeError: ``moments`` is neither of the two.
     """
     if isinstance(moments, CovarianceMoments):
         correlated = gaussian_total_correlation(moments)
@@ -110,8 +111,7 @@ def gaussian_total_correlation(moments: CovarianceMoments) -> jax.Array:
     The KL from N(m, V) to the Gaussian with the same variances and no correlation (Watanabe, 1960).
 
     Args:
-      moments: see ``batch_covariance``; as for ``population_kl`` the covariance must have full rank, or have been
-        shrunk.
+      moments: see ``batch_covariance``. The covariance must have full rank, or must have been shrunk.
 
     Returns:
       A scalar, nats, 0 or more.
@@ -122,19 +122,19 @@ def gaussian_total_correlation(moments: CovarianceMoments) -> jax.Array:
     cov = _arrays.covariance("gaussian_total_correlation", *moments)
     deviation = jnp.sqrt(jnp.maximum(jnp.diagonal(cov), _arrays.VARIANCE_FLOOR))
     correlation = cov / deviation[:, None] / deviation[None, :]
-    # A variance below the floor counts as the floor, as it does in the diagonal part.
+    # Variances are at least the floor, as in the diagonal part.
     correlation = jnp.where(jnp.eye(len(cov), dtype=bool), 1.0, correlation)
     return -jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(correlation))))
 
 
 def small_batch_bias(batch_size: int) -> float:
-    """Excess of ``population_kl(batch_moments(mean))`` of N Gaussian codes over the population's KL, a dimension.
+    """Excess of ``population_kl(batch_moments(mean))`` over the population's KL for N Gaussian codes, per dimension.
 
-    ``c(N) = -1/2 [digamma((N - 1)/2) + log(2/N)]``, the expectation of ``-1/2 log`` of the 1/N variance of N unit
-    normals, plus what ``m^2 + v`` adds, which is nothing. 0.110 at N = 10, 0.0079 at 128; times 512 dimensions 56 and 4
-    nats. It does not depend on the codes' mean and scale, so the gradient in these is unbiased (with 1/(N - 1) it would
-    not be). It does depend on their shape: at N = 10 it is 0.17 for Laplace and 0.08 for uniform codes. Subtract
-    ``d * small_batch_bias(N)`` in reports; in the loss it changes nothing.
+    ``c(N) = -1/2 [digamma((N - 1)/2) + log(2/N)]``, the expectation of ``-1/2 log v`` with v the 1/N variance of N unit
+    normals; the terms ``m^2 + v`` add no excess. It is 0.110 at N = 10 and 0.0079 at N = 128, or 56 and 4 nats for 512
+    dimensions. It does not depend on the codes' mean and scale, so the gradient in these is unbiased (with 1/(N - 1) it
+    would not be). It does depend on the shape of their distribution: at N = 10 it is 0.17 for Laplace and 0.08 for
+    uniform codes. Subtract ``d * small_batch_bias(N)`` in reports; in the loss it changes nothing.
 
     Args:
       batch_size: N, of the global batch; at least 2.
@@ -145,7 +145,7 @@ def small_batch_bias(batch_size: int) -> float:
     Raises:
       ValueError: ``batch_size`` is less than 2.
     """
-    from scipy import special  # JAX depends on SciPy, but loads it only where it is used
+    from scipy import special  # a dependency of JAX, imported only where it is used
 
     if batch_size < 2:
         raise ValueError(f"small_batch_bias: batch_size is {batch_size}, expected 2 or more")

@@ -1,9 +1,9 @@
-"""The mixture of the batch's posteriors itself, by Monte Carlo: its KL, its information, its decomposition.
+"""The mixture of the batch's posteriors, by Monte Carlo: its KL, its information, its decomposition.
 
-``q(z) = 1/N sum_j N(z; mean_j, s_j)``, at codes ``z_i = mean_i + sqrt(s_i) noise_i`` that the batch itself draws, one
-of each posterior. The caller gives the noise, so that the functions are pure; ``jax.vmap`` over several draws of it for
-a smaller error. Every pair of images is looked at: O(N^2 d) work, and gradients keep three or four arrays
-``[N, N, d]`` (0.4 to 0.5 GB at N = 256, d = 512). Densities take a variance below ``VARIANCE_FLOOR`` as that.
+The mixture is ``q(z) = 1/N sum_j N(z; mean_j, s_j)``. It is evaluated at one code of each posterior, ``z_i = mean_i +
+sqrt(s_i) noise_i``. The caller passes the noise, so that the functions are pure; for a smaller error, ``jax.vmap`` over
+several draws of it. The work is O(N^2 d), since every pair of images is compared, and gradients keep three or four
+arrays ``[N, N, d]`` (0.4 to 0.5 GB at N = 256, d = 512). In densities, a variance is at least ``VARIANCE_FLOOR``.
 """
 
 import math
@@ -18,7 +18,7 @@ Weighting = Literal["stratified", "weighted"]
 
 
 class KLDecomposition(NamedTuple):
-    """Three parts of the mean KL, ``[b]`` each, nats per image; their sum is ``log q(z|x) - log p(z)``.
+    """Three parts of the KL, ``[b]`` each, nats per image; their sum is ``log q(z|x) - log p(z)``.
 
     Attributes:
       mutual_information: ``log q(z|x) - log q(z)``, of image and code.
@@ -35,8 +35,8 @@ def mixture_kl(mean: jax.Array, log_var: jax.Array, noise: jax.Array, *, axis_na
     """KL(q(z) || N(0, I)) of the batch's mixture, estimated by ``log q(z_i) - log p(z_i)``.
 
     The mean over the batch is an unbiased estimate of the mixture's KL. As an estimate of the KL of the mixture over
-    all the data it is too high, since N posteriors cover less than all do; it is never more than log N below the mean
-    KL (Hoffman and Johnson, 2016).
+    the data set it is too high, since N posteriors cover less than all of them. It is at most log N below the mean KL
+    (Hoffman and Johnson, 2016).
 
     Args:
       mean: ``[b, d]``.
@@ -58,11 +58,11 @@ def mixture_kl(mean: jax.Array, log_var: jax.Array, noise: jax.Array, *, axis_na
 def mutual_information(
     mean: jax.Array, log_var: jax.Array, noise: jax.Array, *, axis_name: str | None = None
 ) -> jax.Array:
-    """What a code tells about which of the batch's images it is of, estimated by ``log q(z_i|x_i) - log q(z_i)``.
+    """Information that a code carries about its image's index in the batch, by ``log q(z_i|x_i) - log q(z_i)``.
 
-    Its mean is at most log N, and in expectation a lower bound of what a code tells about the image among all the data:
-    near log N the batch is too small to tell. Together with ``mixture_kl`` of the same noise it makes up a Monte Carlo
-    estimate of the mean KL (Hoffman and Johnson, 2016).
+    Its mean is at most log N. In expectation it is a lower bound of the information about the image's index in the data
+    set; near log N, the batch is too small for the bound to be tight. Its sum with ``mixture_kl`` of the same noise is
+    a Monte Carlo estimate of the mean KL (Hoffman and Johnson, 2016).
 
     Args:
       mean: ``[b, d]``.
@@ -71,7 +71,7 @@ def mutual_information(
       axis_name: as in ``mixture_kl``.
 
     Returns:
-      ``[b]``, nats per image, at most log N; its mean's expectation is 0 or more.
+      ``[b]``, nats per image, at most log N; the expectation of its mean is 0 or more.
 
     Raises:
       ValueError: the shapes differ, or are not ``[b, d]``.
@@ -92,15 +92,15 @@ def kl_decomposition(
     """Mutual information, total correlation and dimension-wise KL (beta-TCVAE: Chen et al., 2018).
 
     beta-TCVAE minimises ``reconstruction + mutual_information + beta total_correlation + dimension_kl``. The density of
-    the mixture over the whole data set, of D images, is estimated from the batch's N as ``sum_j w_ij q(z_i|x_j)``:
+    the mixture over the data set, of D images, is estimated from the batch, of N images, as ``sum_j w_ij q(z_i|x_j)``:
 
-    * "stratified": ``w_ii = 1/D``, and ``w_ij = (D - 1) / (D (N - 1))`` for the others: an unbiased estimate of q(z_i)
-      where the others are drawn without replacement. It is the paper's minibatch stratified sampling, averaged over the
-      order of the batch (the paper gives one of the others another weight), which lowers the variance a little where N
-      is no small part of D. The reference code, and libraries that copy it, do not have 1/D on the diagonal of w, but
-      in its first column, and so overestimate q(z_i). The logarithm of an unbiased density is a little too low.
+    * "stratified": ``w_ii = 1/D``, and ``w_ij = (D - 1) / (D (N - 1))`` for the others. This is an unbiased estimate of
+      q(z_i) if the others are drawn without replacement. It is the paper's minibatch stratified sampling, averaged over
+      the order of the batch (the paper gives one of the others another weight); averaging lowers the variance a little
+      unless N is much smaller than D. The reference code, and libraries that copy it, have 1/D in the first column of w
+      instead of on its diagonal, and so overestimate q(z_i). The logarithm of an unbiased density is a little too low.
     * "weighted": ``w_ij = 1/(D N)``, the paper's minibatch weighted sampling. The parts are those of the mixture of the
-      batch, shifted by ``log D``, ``(d - 1) log D`` and ``-d log D``, which the gradients do not feel.
+      batch, shifted by ``log D``, ``(d - 1) log D`` and ``-d log D``; the gradients are the same.
 
     Args:
       mean: ``[b, d]``.
@@ -140,7 +140,7 @@ def kl_decomposition(
 
 
 class _Codes(NamedTuple):
-    """Codes drawn from their posteriors, by their log densities.
+    """Log densities of codes drawn from the posteriors.
 
     Attributes:
       log_densities: ``[b, N, d]``, of code i under posterior j of the global batch.
@@ -162,7 +162,7 @@ def _draw(function: str, mean: jax.Array, log_var: jax.Array, noise: jax.Array, 
     offset = jnp.exp(0.5 * log_var) * noise
     all_means, rows = _arrays.global_batch(mean, axis_name)
     all_log_vars, _ = _arrays.global_batch(log_var, axis_name)
-    # As a difference of means, not of codes: far from zero a code is rounded more than its posterior is wide.
+    # A difference of means, not of codes: far from zero, a code's rounding error can exceed its posterior's width.
     distance = mean[:, None, :] - all_means[None, :, :] + offset[:, None, :]
     return _Codes(
         log_densities=_log_normal(distance * jnp.exp(-0.5 * all_log_vars)[None, :, :], all_log_vars[None, :, :]),

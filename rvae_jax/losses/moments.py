@@ -1,9 +1,9 @@
 """Mean and variance of the population of codes: of a batch, of many batches, of the parts of a batch.
 
-With few images in a batch its moments are noisy. Three estimates look further: an exponential average
-(``update_moments_average``), a queue of past means (``update_means_queue``), and, for the parts of a batch that is too
-large for memory, the moments of all parts (``combine_moments``). ``anchored_moments`` puts any of them into the
-objective of the batch at hand: the value is that of the estimate, the gradient that of the batch's codes within such a
+The moments of a small batch are noisy. Three estimates use more codes: an exponential average over batches
+(``update_moments_average``), a queue of past means (``update_means_queue``), and, if a batch is processed in parts to
+save memory, the moments of all its parts (``combine_moments``). ``anchored_moments`` puts any of them into the
+objective of a batch: the value is that of the estimate, the gradient that of the batch's codes within such a
 population.
 """
 
@@ -16,7 +16,7 @@ from rvae_jax.losses import _arrays
 
 
 class Moments(NamedTuple):
-    """Mean and variance of the population of codes, one value a latent dimension.
+    """Mean and variance of the population of codes, one value per latent dimension.
 
     Attributes:
       mean: ``[d]``.
@@ -43,7 +43,7 @@ class MomentsAverage(NamedTuple):
     """Exponential average of the moments of past batches.
 
     Attributes:
-      moments: ``[d]`` each, those of the mixture of the past batches, the newest weighing most.
+      moments: ``[d]`` each, those of the mixture of the past batches; the newest has the largest weight.
       weight: scalar, ``1 - decay^t`` after t batches.
     """
 
@@ -56,7 +56,7 @@ class MeansQueue(NamedTuple):
 
     Attributes:
       means: ``[k, d]``, newest batch first.
-      filled: scalar, how many of them are.
+      filled: scalar, number of rows in use.
     """
 
     means: jax.Array
@@ -69,11 +69,11 @@ def batch_moments(mean: jax.Array, log_var: jax.Array | None = None, *, axis_nam
     With ``mean`` alone (convention "means", the released code's) the variance is ``Var_i(mean_i)``. With ``log_var``
     (convention "mixture") it is ``Var_i(mean_i) + mean_i(exp(log_var_i))``: the moments of the mixture
     ``1/N sum_i N(mean_i, exp(log_var_i))`` by the law of total variance. Both use 1/N and two passes; ``E[x^2] -
-    E[x]^2`` is negative in float32 for codes near 30 with deviation 0.01.
+    E[x]^2`` can be negative in float32, for instance for codes near 30 with deviation 0.01.
 
-    Under ``pmap``, ``shard_map`` or ``vmap`` give the mapped axis as ``axis_name``: the moments are then those of the
+    Under ``pmap``, ``shard_map`` or ``vmap``, pass the mapped axis as ``axis_name``: the moments are then those of the
     global batch, and equal on every device. For right gradients the caller must also ``pmean`` the loss inside the
-    differentiated function, and the gradients. Under ``jit`` with global arrays leave it None.
+    differentiated function, and ``pmean`` the gradients. Under ``jit`` with global arrays, leave it None.
 
     Args:
       mean: ``[b, d]``.
@@ -100,20 +100,20 @@ def batch_covariance(
 ) -> CovarianceMoments:
     """Mean and covariance of the population of codes, estimated on the batch.
 
-    ``S = 1/N sum_i (mean_i - m)(mean_i - m)^T``, plus ``diag(mean_i exp(log_var_i))`` where ``log_var`` is given; then
-    every entry off the diagonal is multiplied by ``1 - shrinkage``. A batch of N codes has a covariance of rank N - 1
-    at most, whose determinant is zero if that is less than d; shrunk towards its diagonal, its smallest eigenvalue is
-    at least ``shrinkage`` times the smallest variance, and the variances stay as they are (Schaefer and Strimmer, 2005,
-    with the intensity left to the caller). 0.01 and more is finite for every batch.
+    ``S = 1/N sum_i (mean_i - m)(mean_i - m)^T``, with every entry off the diagonal multiplied by ``1 - shrinkage``,
+    plus ``diag(mean_i exp(log_var_i))`` if ``log_var`` is given. The covariance of N codes has at most rank N - 1, and
+    its determinant is zero if that is less than d. After shrinkage towards the diagonal, the smallest eigenvalue is at
+    least ``shrinkage`` times the smallest variance, and the variances are unchanged (Schaefer and Strimmer, 2005; here
+    the caller chooses the intensity). With 0.01 or more, the KL is finite for every batch.
 
-    Sampling noise looks like correlation, and its gradient is not zero: N independent codes show a total correlation of
-    about ``d (d - 1) / (4 N)`` nats for N well above d, more below (35 at d = 512, N = 2048). Shrinkage lowers that and
-    does not remove it. The averages and queues of this module are of diagonal ``Moments`` only.
+    Sampling noise looks like correlation, and has a gradient: N independent codes show a total correlation of about
+    ``d (d - 1) / (4 N)`` nats if N is well above d, and more otherwise (35 at d = 512, N = 2048). Shrinkage lowers it
+    and does not remove it. The averages and queues of this module support diagonal ``Moments`` only.
 
     Args:
       mean: ``[b, d]``.
       log_var: natural logarithm of the variances, ``[b, d]``, or None; see ``batch_moments``.
-      shrinkage: from 0 (none, for ``dip_penalty``, or N well above d) to 1 (diagonal).
+      shrinkage: from 0 (none: for ``dip_penalty``, or if N is well above d) to 1 (diagonal).
       axis_name: as in ``batch_moments``.
 
     Returns:
@@ -127,7 +127,7 @@ def batch_covariance(
     mean = _arrays.at_least_float32(mean)
     population_mean = _arrays.batch_mean(mean, axis_name)
     centred = mean - population_mean[None, :]
-    # GPUs and TPUs would otherwise multiply in TF32 or bfloat16.
+    # By default, GPUs and TPUs multiply in TF32 or bfloat16.
     cov = jnp.matmul(centred.T, centred, precision="highest") / mean.shape[0]
     if axis_name is not None:
         cov = jax.lax.pmean(cov, axis_name)
@@ -138,14 +138,14 @@ def batch_covariance(
 
 
 def combine_moments(moments: Moments, weights: jax.Array | None = None) -> Moments:
-    """Moments of several populations taken together, ``m = sum_k w_k m_k``, ``v = sum_k w_k (v_k + (m_k - m)^2)``.
+    """Moments of the union of populations, ``m = sum_k w_k m_k``, ``v = sum_k w_k (v_k + (m_k - m)^2)``.
 
-    With the moments of the parts of a batch, it gives those of the whole batch, exactly: the first of the two passes
-    of gradient accumulation (see ``anchored_moments``).
+    From the moments of the parts of a batch, it gives exactly those of the complete batch. This is the first of the two
+    passes of gradient accumulation (see ``anchored_moments``).
 
     Args:
       moments: ``[k, d]`` each, those of k populations.
-      weights: ``[k]``, how many codes each has, in any unit; None where all have as many.
+      weights: ``[k]``, numbers of codes, in any unit; None if all populations have the same number.
 
     Returns:
       ``Moments`` with ``[d]`` each.
@@ -169,13 +169,13 @@ def anchored_moments(
     """Moments of a larger population, with the gradient that codes of this batch have within it.
 
     The values are ``population``'s, which has no gradient. The derivatives are those of ``mean_i(mean_i)`` and
-    ``mean_i((mean_i - m)^2)`` (``+ mean_i(exp(log_var_i))``), with the population's m: what codes at these places do to
-    the moments of a population of which the batch is a fair sample. They do not shrink with the population's size, so
-    that weights of the objective carry over.
+    ``mean_i((mean_i - m)^2)`` (``+ mean_i(exp(log_var_i))``), with the population's m: the effect that codes at these
+    places have on the moments of a population of which the batch is a fair sample. They do not shrink with the
+    population's size, so the weights of the objective keep their meaning.
 
-    Gradient accumulation: first collect ``batch_moments`` of all parts and ``combine_moments`` them; then average over
-    the parts the gradients of an objective that uses ``anchored_moments``. Equal parts then give exactly the gradient
-    of the whole batch, while code that averages over the parts the gradients of each part's own KL gives another.
+    Gradient accumulation: first compute ``batch_moments`` of all parts and ``combine_moments`` them. Then average, over
+    the parts, the gradients of an objective that uses ``anchored_moments``. With equal parts this is exactly the
+    gradient of the complete batch; the average of the gradients of each part's own KL is not.
 
     Args:
       population: ``[d]`` each; equal on all devices.
@@ -202,27 +202,27 @@ def anchored_moments(
 
 
 def init_moments_average(latent_dim: int) -> MomentsAverage:
-    """An average over no batch yet."""
+    """An average that has seen no batch."""
     return MomentsAverage(Moments(jnp.zeros(latent_dim), jnp.zeros(latent_dim)), jnp.zeros(()))
 
 
 def update_moments_average(average: MomentsAverage, moments: Moments, *, decay: float) -> MomentsAverage:
     """Adds a batch to an exponential average of moments.
 
-    The batch before the newest counts ``decay`` times as much as it, and so on; the result is the ``combine_moments``
-    of all batches with these weights, so that the movement of the batches' means is part of the variance. It is never
-    pulled towards the zeros that it starts from: after the first batch it holds that batch's moments. Averaged batches
-    of N codes are worth ``N (1 + decay) / (1 - decay)`` codes, as far as the encoder does not move. The gradient
-    through ``anchored_moments``, much quieter than the batch's own, is a little biased towards smaller codes, since the
-    average knows the newest batch: at N = 10 and decay 0.9 the balance is at a variance 1.4 % lower.
+    Each batch has ``decay`` times the weight of the next one. The result is the ``combine_moments`` of all batches with
+    these weights, so differences between the batches' means are part of the variance. The average is debiased: after
+    the first batch it equals that batch's moments, and the initial zeros have no weight. For a constant encoder, it is
+    as precise as the moments of ``N (1 + decay) / (1 - decay)`` codes, with batches of N. The gradient through
+    ``anchored_moments`` has much less noise than the batch's own, and a small bias towards smaller codes, since the
+    average includes the newest batch: at N = 10 and decay 0.9 it vanishes at a variance that is 1.4 % lower.
 
-    Use the result in the objective through ``anchored_moments``. It is the same on all devices if ``moments`` is, which
-    ``batch_moments(axis_name=...)`` sees to.
+    Use the result in the objective through ``anchored_moments``. It is equal on all devices if ``moments`` is, as
+    with ``batch_moments(axis_name=...)``.
 
     Args:
-      average: the state that the step carries, from ``init_moments_average``.
+      average: state of the training loop, from ``init_moments_average``.
       moments: ``[d]`` each, of the batch.
-      decay: in [0, 1); 0 keeps the newest batch alone.
+      decay: in [0, 1); with 0, only the newest batch counts.
 
     Returns:
       The new state, without gradient.
@@ -251,12 +251,12 @@ def init_means_queue(length: int, latent_dim: int) -> MeansQueue:
 
 
 def update_means_queue(queue: MeansQueue, mean: jax.Array, *, axis_name: str | None = None) -> MeansQueue:
-    """Puts the batch's means into the queue, and drops the oldest.
+    """Adds the batch's means to the queue, and drops the oldest.
 
     Use ``queue_moments`` of the result in the objective through ``anchored_moments``.
 
     Args:
-      queue: the state that the step carries, from ``init_means_queue``; equal on all devices.
+      queue: state of the training loop, from ``init_means_queue``; equal on all devices.
       mean: ``[b, d]``.
       axis_name: mapped axis over which the batch is split; the queue then holds the global batch, on every device.
 
@@ -277,12 +277,12 @@ def update_means_queue(queue: MeansQueue, mean: jax.Array, *, axis_name: str | N
 
 
 def queue_moments(queue: MeansQueue, log_var: jax.Array | None = None, *, axis_name: str | None = None) -> Moments:
-    """Moments of the means in the queue, as ``batch_moments`` of them would be.
+    """Moments of the means in the queue, as ``batch_moments`` computes them.
 
     Args:
       queue: see ``update_means_queue``.
-      log_var: for the convention "mixture" the log variances of the batch, ``[b, d]``, whose ``mean_i(exp(log_var_i))``
-        is added; they vary less than the means, and need no queue.
+      log_var: for the convention "mixture", the log variances of the batch, ``[b, d]``. Their
+        ``mean_i(exp(log_var_i))`` is added; the variances vary less than the means, and need no queue.
       axis_name: as in ``batch_moments``; used for ``log_var``.
 
     Returns:

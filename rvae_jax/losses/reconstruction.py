@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its image: ``*_reconstruction`` are means over pixels, ``*_sum``, ``*_nll`` sums."""
+"""Distances of reconstructions from images: ``*_reconstruction`` is a mean over pixels, ``*_sum``, ``*_nll`` a sum."""
 
 import math
 from collections.abc import Callable
@@ -81,13 +81,13 @@ def l2_sum(x_hat: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def perceptual_reconstruction(x_hat: jax.Array, x: jax.Array, distance: ImageDistance) -> jax.Array:
-    """A distance of the caller's, such as LPIPS (Zhang et al., 2018), checked and in float32.
+    """A distance that the caller supplies, such as LPIPS (Zhang et al., 2018), checked and in float32.
 
     The distance must be differentiable in its first argument. If it stops the gradient there, as code for evaluation
-    may, the value is logged but nothing is trained; stop the gradient of its weights instead.
+    may, the term trains nothing; stop the gradient of its weights instead.
 
     Args:
-      x_hat: reconstructions, ``[b, h, w, c]``, handed to ``distance`` in at least float32.
+      x_hat: reconstructions, ``[b, h, w, c]``, passed to ``distance`` in at least float32.
       x: images, ``[b, h, w, c]``, likewise.
       distance: ``(x_hat, x) -> [b]``.
 
@@ -108,17 +108,17 @@ def gaussian_nll(x_hat: jax.Array, x: jax.Array, log_scale: jax.Array) -> jax.Ar
     """-log N(x; x_hat, scale^2) of each image, ``sum_{h,w,c} 1/2 ((x - x_hat)/scale)^2 + log scale + 1/2 log 2 pi``.
 
     With ``log_scale`` a learned parameter, or ``optimal_log_scale``, the objective needs no weight between
-    reconstruction and KL (sigma-VAE: Rybkin et al., 2021). Sums are over pixels and channels: with a mean in its place
-    the KL's weight would be larger by their number.
+    reconstruction and KL (sigma-VAE: Rybkin et al., 2021). The sum is over pixels and channels; with a mean, the KL's
+    weight would effectively be larger by their number.
 
     Args:
       x_hat: reconstructions, ``[b, h, w, c]``.
       x: images, ``[b, h, w, c]``.
-      log_scale: natural logarithm of the standard deviation, a scalar or of the images' shape (``jnp.broadcast_to`` for
-        another); read as clipped to [-16.1, 20], the gradient going on as at the ends.
+      log_scale: natural logarithm of the standard deviation, a scalar or of the images' shape (``jnp.broadcast_to``
+        others). It is clipped to [-16.1, 20]; beyond, the gradient is the one at the end.
 
     Returns:
-      ``[b]``, nats per image; of the density of pixels in the images' unit, and so possibly negative.
+      ``[b]``, nats per image. The density is that of pixels in the images' unit, so the result can be negative.
 
     Raises:
       ValueError: the shapes do not match.
@@ -131,8 +131,8 @@ def gaussian_nll(x_hat: jax.Array, x: jax.Array, log_scale: jax.Array) -> jax.Ar
 def laplace_nll(x_hat: jax.Array, x: jax.Array, log_scale: jax.Array) -> jax.Array:
     """-log Laplace(x; x_hat, scale) of each image, ``sum_{h,w,c} |x - x_hat| / scale + log scale + log 2``.
 
-    ``l1_reconstruction`` with a weight w is, but for a constant, this with ``scale = h w c / w``: the paper's 5000 is a
-    scale of 39 at 256x256x3, where images in [-1, 1] have errors near 0.1.
+    Up to a constant, ``l1_reconstruction`` with a weight w is this with ``scale = h w c / w``. The paper's 5000 is a
+    scale of 39 at 256x256x3, while errors of images in [-1, 1] are near 0.1.
 
     Args:
       x_hat: reconstructions, ``[b, h, w, c]``.
@@ -153,11 +153,11 @@ def laplace_nll(x_hat: jax.Array, x: jax.Array, log_scale: jax.Array) -> jax.Arr
 def optimal_log_scale(
     x_hat: jax.Array, x: jax.Array, *, kind: LikelihoodKind = "gaussian", axis_name: str | None = None
 ) -> jax.Array:
-    """The one scale that makes the batch most likely: ``log sqrt(mean (x - x_hat)^2)``, or ``log mean |x - x_hat|``.
+    """The maximum-likelihood scale of the batch: ``log sqrt(mean (x - x_hat)^2)``, or ``log mean |x - x_hat|``.
 
-    Optimal sigma-VAE (Rybkin et al., 2021, Gaussian). ``gaussian_nll`` then has the mean ``D/2 (1 + log(2 pi
-    scale^2))`` and ``laplace_nll`` ``D (1 + log(2 scale))``, D numbers an image: the log of the error is minimised.
-    Stopping this function's gradient changes nothing, since the likelihood is stationary there.
+    Optimal sigma-VAE (Rybkin et al., 2021, Gaussian). The mean of ``gaussian_nll`` is then ``D/2 (1 + log(2 pi
+    scale^2))`` and that of ``laplace_nll`` ``D (1 + log(2 scale))``, with D numbers per image: the log of the error is
+    minimised. Stopping this function's gradient changes nothing, since the likelihood is stationary there.
 
     Args:
       x_hat: reconstructions, ``[b, h, w, c]``.
@@ -166,8 +166,8 @@ def optimal_log_scale(
       axis_name: mapped axis over which the batch is split into equal parts; the scale is then that of the global batch.
 
     Returns:
-      A scalar, natural logarithm of the scale in the images' unit; at least -16.1 (a scale of 1e-7), where it has no
-      gradient.
+      A scalar, natural logarithm of the scale in the images' unit. It is at least -16.1 (a scale of 1e-7); there it has
+      no gradient.
 
     Raises:
       ValueError: the shapes differ, have no batch axis, or ``kind`` is unknown.

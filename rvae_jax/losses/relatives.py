@@ -1,4 +1,4 @@
-"""Other ways to shape the codes of a VAE, for comparison; beta-VAE is in ``elbo``, beta-TCVAE in ``mixture``."""
+"""Regularizers of other VAEs, for comparison; beta-VAE is in ``elbo``, beta-TCVAE in ``mixture``."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,11 +26,11 @@ class DIPPenalty(NamedTuple):
 
 
 def free_bits_kl(mean: jax.Array, log_var: jax.Array, *, free_nats: float, axis_name: str | None = None) -> jax.Array:
-    """KL to the prior that does not push a dimension below a free amount, ``sum_d max(free_nats, mean_i KL_id)``.
+    """KL to the prior with a free amount per dimension, ``sum_d max(free_nats, mean_i KL_id)``.
 
-    Free bits (Kingma et al., 2016), one group a dimension. As in the paper it is the batch's mean that is compared.
-    Clamping every image instead removes the gradient of images below the amount, even in dimensions that are well used
-    on average.
+    Free bits (Kingma et al., 2016), with one group per dimension. As in the paper, the batch's mean is compared.
+    Clamping each image instead would remove the gradient of images below the amount, even in dimensions that are well
+    used on average.
 
     Args:
       mean: ``[b, d]``.
@@ -52,12 +52,12 @@ def free_bits_kl(mean: jax.Array, log_var: jax.Array, *, free_nats: float, axis_
 def dip_penalty(moments: CovarianceMoments) -> DIPPenalty:
     """Distance of the codes' covariance from the identity, off and on the diagonal.
 
-    DIP-VAE (Kumar et al., 2018) adds ``w_od off_diagonal + w_d diagonal`` to the ELBO: DIP-VAE-I of
-    ``batch_covariance(mean, shrinkage=0)``, DIP-VAE-II of ``batch_covariance(mean, log_var, shrinkage=0)``, the
-    covariance of the mixture. Code that takes it as ``E[z z^T] - E[z] E[z]^T`` loses it to rounding far from zero.
+    DIP-VAE (Kumar et al., 2018) adds ``w_od off_diagonal + w_d diagonal`` to the ELBO. DIP-VAE-I uses
+    ``batch_covariance(mean, shrinkage=0)``, and DIP-VAE-II ``batch_covariance(mean, log_var, shrinkage=0)``, the
+    covariance of the mixture. Computed as ``E[z z^T] - E[z] E[z]^T``, it is lost to rounding far from zero.
 
     Args:
-      moments: see ``batch_covariance``; covariances beyond 1e15 count as that.
+      moments: see ``batch_covariance``; covariances are clipped to 1e15 in size.
 
     Returns:
       ``DIPPenalty``.
@@ -76,17 +76,17 @@ def dip_penalty(moments: CovarianceMoments) -> DIPPenalty:
 def imq_mmd(
     z: jax.Array, prior: jax.Array, *, scales: Sequence[float] = IMQ_SCALES, axis_name: str | None = None
 ) -> jax.Array:
-    """Squared maximum mean discrepancy of codes and draws from the prior, inverse multiquadratic kernel.
+    """Squared maximum mean discrepancy of codes and draws from the prior, with the inverse multiquadratic kernel.
 
     ``mean_{i != j} k(z_i, z_j) + mean_{i != j} k(p_i, p_j) - 2 mean_ij k(z_i, p_j)`` with ``k(a, b) = sum_s C / (C + |a
-    - b|^2)``, ``C = 2 d s``: the unbiased estimate, which can be negative. The regularizer of WAE-MMD (Tolstikhin et
-    al., 2018) and, with this kernel in place of its Gaussian one, of InfoVAE (Zhao et al., 2019). Distances are taken
-    as differences; ``|a|^2 + |b|^2 - 2 ab`` is wrong for close codes far from zero.
+    - b|^2)``, ``C = 2 d s``: the unbiased estimate, which can be negative. It is the regularizer of WAE-MMD (Tolstikhin
+    et al., 2018) and, with this kernel instead of a Gaussian one, of InfoVAE (Zhao et al., 2019). Distances are
+    computed from differences; ``|a|^2 + |b|^2 - 2 ab`` would be wrong for close codes far from zero.
 
     Args:
       z: codes, sampled or means, ``[b, d]``.
       prior: draws from N(0, I), ``[p, d]``; different on each device.
-      scales: the s, times the ``2 d`` that is the mean squared distance of two draws from the prior.
+      scales: the s; 2 d is the mean squared distance of two draws from the prior.
       axis_name: mapped axis over which both are split into equal parts.
 
     Returns:
@@ -119,11 +119,10 @@ def imq_mmd(
 
 
 def batch_norm_kl_bound(moments: Moments) -> jax.Array:
-    """Lower bound of the mean KL that the means alone enforce, ``sum_d 1/2 (m^2 + v)``.
+    """Lower bound of the mean KL that follows from the means alone, ``sum_d 1/2 (m^2 + v)``.
 
-    BN-VAE (Zhu et al., 2020) normalises the means over the batch to mean m and variance v and so keeps the KL from
-    vanishing. As a diagnostic of any VAE: the mean of ``gaussian_kl`` exceeds it by the mean of
-    ``variance_regularizer``.
+    BN-VAE (Zhu et al., 2020) normalises the means over the batch to mean m and variance v, and so keeps the KL from
+    vanishing. In any VAE, the mean of ``gaussian_kl`` is this bound plus the mean of ``variance_regularizer``.
 
     Args:
       moments: of the means, ``batch_moments(mean)``, ``[d]`` each.

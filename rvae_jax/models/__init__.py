@@ -1,4 +1,4 @@
-"""The networks, in Flax Linen: residual VAE and PatchGAN discriminator. They need jax and flax alone."""
+"""The networks, in Flax Linen: residual VAE and PatchGAN discriminator. They need only jax and flax."""
 
 from rvae_jax.models.build import make_models
 from rvae_jax.models.discriminator import Discriminator

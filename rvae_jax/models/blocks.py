@@ -16,7 +16,7 @@ from rvae_jax.models.layers import Conv, ConvTranspose, Norm, NormMode, Pointwis
 
 
 class Block(nn.Module):
-    """What the blocks share: their width and how they normalise.
+    """Base class of the blocks: their width and their norm.
 
     Attributes:
       filters: channels of the result.
@@ -40,8 +40,8 @@ class Block(nn.Module):
         return relu_of_conv(self._norm(self.filters, name).after(conv, x, train))
 
     def _tri(self, x: jax.Array, train: bool, stride: int = 1) -> jax.Array:
-        # conv_3 keeps every stride-th pixel. Unless bn_3 takes its statistics over all the pixels, conv_2 computes only
-        # those that are kept, centred on the same ones: the same function, for a quarter of the work at stride 2.
+        # conv_3 keeps every stride-th pixel. Unless bn_3 computes statistics over all pixels, conv_2 computes only the
+        # kept ones, with windows centred on them: the same function, for a quarter of the work at stride 2.
         strides = (1, stride) if self.norm == "batch" and train else (stride, 1)
         conv_1 = Conv(self.filters, dtype=self.dtype, name="conv_1")
         conv_2 = Conv(self.filters, strides[0], offset=1, dtype=self.dtype, name="conv_2")
@@ -88,12 +88,12 @@ class Stage(nn.Module):
       resize: the last block's class.
       filters_in: channels of the input and of the identity blocks.
       filters_out: channels of the result.
-      identity_blocks: how many there are.
+      identity_blocks: number of identity blocks.
       norm: see ``layers.Norm``.
       axis_name: see ``layers.Norm``.
       dtype: type of the result.
-      remat: whether no more than the input of each block is kept for the gradient, and the rest computed again; block
-        by block, since a stage that were computed again as a whole would need the memory of all its blocks at once.
+      remat: whether only the input of each block is kept for the gradient, and the rest is computed again. This is
+        done block by block, since recomputing a complete stage would need the memory of all its blocks at once.
     """
 
     resize: type[Block]
@@ -113,6 +113,6 @@ class Stage(nn.Module):
 
     def _block(self, block: type[Block], filters: int, name: str) -> Block:
         if self.remat:
-            train = 2  # the position of this argument, which decides what is traced
+            train = 2  # position of this argument, which must be static
             block = nn.remat(block, static_argnums=train)
         return block(filters, self.norm, self.axis_name, self.dtype, name=name)

@@ -1,7 +1,8 @@
-"""The 3x3 and the 1x1 convolutions, as pure functions whose derivatives are fast on CPUs and on GPUs, too.
+"""The 3x3 and the 1x1 convolutions, as pure functions whose values and derivatives are fast on CPUs and on GPUs.
 
-What a platform's compiler has no fast program for is written as what it has one for, on that platform only: the choice
-is made when a program is compiled for it. All forms are the same function; docs/performance.md has what each is worth.
+Where a platform's compiler has no fast program for an operation, the operation is written in another form on this
+platform. The choice is made when a program is compiled for it. All forms are the same function; docs/performance.md has
+the gain of each.
 """
 
 import functools
@@ -10,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# Pixels whose part of both factors is in a core's cache.
+# Number of pixels whose part of both factors fits in a core's cache.
 _BLOCK = 256
-# Of a result of so few channels cuDNN computes many more, of zeros.
+# For a result with at most this many channels, cuDNN computes many more, of zeros.
 _FEW = 4
 
 
@@ -23,14 +24,14 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.Array
       x: ``[b, s h, s w, in]``; zero beyond its edges.
       kernel: ``[3, 3, in, out]``.
       stride: s, 1 or 2.
-      offset: 1, or with a stride of 2 also 0, which is Keras's "same". Along an axis of odd size Keras has 1 there,
-        too, and so it is here, whatever is given.
+      offset: 1, or with a stride of 2 also 0, which is Keras's "same". Along an axis of odd size it is always 1, as in
+        Keras.
 
     Returns:
-      ``[b, h, w, out]``, rounded up where s does not divide the size.
+      ``[b, h, w, out]``, sizes rounded up where s does not divide them.
     """
     if x.shape[1] % stride or x.shape[2] % stride:
-        return _convolve(x, kernel, stride, offset)  # with the derivative that JAX finds
+        return _convolve(x, kernel, stride, offset)  # with JAX's own derivative
     return _conv(x, kernel, stride, offset)
 
 
@@ -40,8 +41,8 @@ def _conv(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.Arra
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.Array:
-    # With a stride of 2 and an offset of 1 no window reaches the row after the last; padded equally, GPUs need no copy
-    # of x with its padding.
+    # With a stride of 2 and an offset of 1 no window reaches the padding after the last row. It is there because with
+    # equal padding on both sides GPUs need no padded copy of x.
     padding = [(1 if size % stride else offset, 1) for size in x.shape[1:3]]
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_DIMENSIONS)
 
@@ -50,8 +51,8 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.
 def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int = 2, offset: int = 0) -> jax.Array:
     """Transposed 3x3 convolution: adds ``x[i] kernel[k]`` to ``y[s i + k - offset]``, k = 0..2 along both axes.
 
-    It is the transpose of ``conv`` in that one's ``x``, so that each is the other's derivative. Left to itself, JAX
-    differentiates a convolution of a dilated input, whose kernel gradient is an order of magnitude slower on CPUs.
+    It is the transpose of ``conv`` in ``x``, so that each is the other's derivative. By itself, JAX differentiates a
+    convolution of a dilated input, whose kernel gradient is an order of magnitude slower on CPUs.
 
     Args:
       x: ``[b, h, w, in]``.
@@ -77,7 +78,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int = 2, offset: int
 
 
 def _add_products(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.Array:
-    """One product with all nine taps, then sums of shifted results: no zeros of a dilated input are multiplied."""
+    """One product with all nine taps, then sums of shifted results, without the zeros of a dilated input."""
     taps = kernel.transpose(3, 0, 1, 2)
     y = _flat_product(x, taps.reshape(taps.shape[0], -1))
     y = y.reshape(*x.shape[:-1], *taps.shape[1:])  # [b, h, w, 3, 3, out]
@@ -130,7 +131,7 @@ def _conv_transpose_backward(
 
 
 def _kernel_gradient(large: jax.Array, kernel: jax.Array, small: jax.Array, stride: int, offset: int) -> jax.Array:
-    """Gradient in the kernel; of the two convolutions' input and cotangent, which is large depends on which it is."""
+    """Gradient in the kernel; ``large`` is the input of ``conv``, or the cotangent of ``conv_transpose``."""
     (gradient,) = jax.linear_transpose(lambda kernel: _convolve(large, kernel, stride, offset), kernel)(small)
     return gradient
 
@@ -150,7 +151,7 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _flat_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    # Flattened first: XLA's CPU backend is slow where several axes stay.
+    # Flattened first, since XLA's CPU backend is slow for products with several batch axes.
     return jnp.dot(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -170,11 +171,11 @@ def _sum_over_pixels(x: jax.Array, cotangent: jax.Array) -> jax.Array:
 
 
 def _sum_over_blocks(x: jax.Array, cotangent: jax.Array) -> jax.Array:
-    """The same, by blocks of an image's pixels that are transposed first: a long thin product is slow."""
+    """The same, by blocks of an image's pixels that are transposed first; one long thin product would be slow."""
     if x.shape[1] * x.shape[2] % _BLOCK:
         return _sum_over_pixels(x, cotangent)
     x, cotangent = (array.reshape(-1, _BLOCK, array.shape[-1]) for array in (x, cotangent))
-    # The barrier keeps the compiler from making one of the transposition and the product.
+    # The barrier keeps the compiler from fusing the transposition into the product.
     transposed = jax.lax.optimization_barrier(x.transpose(0, 2, 1))
     return jnp.sum(jnp.einsum("bip,bpo->bio", transposed, cotangent), axis=0)
 

@@ -1,6 +1,6 @@
-"""The layers that the networks are made of: norm, convolution, stride-2 transposed convolution.
+"""The layers of the networks: norm, convolution, stride-2 transposed convolution.
 
-Parameters and statistics are float32; ``dtype`` is what a layer computes and returns.
+Parameters and statistics are float32; ``dtype`` is the type that a layer computes in and returns.
 """
 
 import functools
@@ -22,9 +22,9 @@ Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform()
 
 @jax.custom_jvp
 def relu_of_conv(x: jax.Array) -> jax.Array:
-    """ReLU of a convolution's result, whose derivative is taken from its own result.
+    """ReLU of a convolution's result, with a derivative that depends on the ReLU's result only.
 
-    What comes before the ReLU need then not be kept: GPUs compute it in the convolution's program, and write it once.
+    The convolution's result then need not be kept: GPUs apply the ReLU in the convolution's program, and write once.
     """
     return jnp.maximum(x, 0)
 
@@ -32,7 +32,7 @@ def relu_of_conv(x: jax.Array) -> jax.Array:
 @relu_of_conv.defjvp
 def _relu_of_conv_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     y = relu_of_conv(*primals)
-    # Without the barrier the compiler sees that x > 0 where y is, and keeps x.
+    # Without the barrier, the compiler replaces y > 0 by x > 0, and keeps x.
     is_positive = jax.lax.optimization_barrier(y) > 0
     return y, jnp.where(is_positive, *tangents, 0)
 
@@ -49,19 +49,19 @@ class Affine(NamedTuple):
 
 
 class Norm(nn.Module):
-    """Batch normalisation over (N, H, W), in the two forms that the method is used with.
+    """Batch normalisation over (N, H, W), in one of two forms.
 
     ``gamma (x - mean) / sqrt(variance + 1e-3) + beta``, where mean and variance are
 
-    * ``frozen``: the stored ``moving_mean`` and ``moving_variance``, in training too, and they never change. This is
-      what the author's program does: its layers run in inference form throughout;
-    * ``batch``: in training those of the batch (1/N, two passes), with the stored ones following by momentum 0.99;
-      else the stored ones.
+    * ``frozen``: always the stored ``moving_mean`` and ``moving_variance``, which never change. This is what the
+      author's program does, whose layers run in inference form even in training;
+    * ``batch``: in training those of the batch (1/N, two passes), and the stored ones are updated with momentum 0.99;
+      in inference the stored ones.
 
     Attributes:
       channels: c.
       mode: ``frozen`` or ``batch``.
-      axis_name: mapped axis over which ``batch`` takes its statistics, under ``pmap`` and the like.
+      axis_name: mapped axis over which ``batch`` computes its statistics, under ``pmap`` and similar.
       dtype: type of the result.
     """
 
@@ -90,10 +90,10 @@ class Norm(nn.Module):
         return self._affine(mean, variance)(x).astype(self.dtype)
 
     def after(self, layer: "Conv | PointwiseConv", x: jax.Array, train: bool) -> jax.Array:
-        """``self(layer(x), train)``, for which no norm is computed where its statistics are the stored ones.
+        """``self(layer(x), train)``; with stored statistics, the norm is folded into the layer.
 
-        It is then one with the layer, of kernel ``scale kernel`` and bias ``scale bias + shift``: exactly the same
-        function, of which neither the result before the norm nor gradients of sums over it need be had.
+        The layer then has the kernel ``scale kernel`` and the bias ``scale bias + shift``. This is exactly the same
+        function, but needs neither the result before the norm nor gradients of sums over it.
         """
         if self.mode == "frozen" or not train:
             return layer(x, self._affine(self.moving_mean.value, self.moving_variance.value))
@@ -118,7 +118,7 @@ class Conv(nn.Module):
     Attributes:
       filters: channels of the result.
       stride: along both axes.
-      offset: of the window, along both axes; see ``convolutions.conv``. None is that of Keras's "same".
+      offset: of the window, along both axes; see ``convolutions.conv``. None is the offset of Keras's "same".
       dtype: type of the result.
     """
 
@@ -136,11 +136,11 @@ class Conv(nn.Module):
 
 
 class PointwiseConv(nn.Module):
-    """1x1 convolution with bias, as the matrix product that it is: on CPU its kernel gradient is several times faster.
+    """1x1 convolution with bias, as a matrix product, whose kernel gradient is several times faster on CPUs.
 
     Attributes:
       filters: channels of the result.
-      stride: every stride-th pixel is kept, from the first.
+      stride: every stride-th pixel is kept, starting with the first.
       dtype: type of the result.
     """
 
@@ -160,7 +160,7 @@ class PointwiseConv(nn.Module):
 def _kernel_and_bias(
     layer: Conv | PointwiseConv, shape: tuple[int, ...], then: Affine | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Parameters ``[h, w, in, out]`` and ``[out]`` in the type that the layer computes in, with ``then`` taken in."""
+    """Parameters ``[h, w, in, out]`` and ``[out]``, with ``then`` folded in, in the type that the layer computes in."""
     kernel = layer.param("kernel", nn.initializers.glorot_uniform(), shape)
     bias = layer.param("bias", nn.initializers.zeros, shape[-1:])
     if then is not None:

@@ -1,5 +1,7 @@
 """Configurations and weights that the tests of formats share."""
 
+import dataclasses
+
 import jax
 import numpy as np
 from etils import epath
@@ -67,7 +69,7 @@ def inputs(item, count, seed=1):
 
 
 def flax(model, method, dtype=None):
-    vae, _ = make_models(model.config.model, adversarial=False)
-    vae = vae if dtype is None else vae.clone(dtype=dtype)
+    config = model.config.model if dtype is None else dataclasses.replace(model.config.model, dtype=dtype)
+    vae, _ = make_models(config, adversarial=False)
     variables = weights.evaluation_variables(model.weights)
     return lambda x: jax.tree.leaves(jax.jit(lambda x: vae.apply(variables, x, method=method))(x))

@@ -1,8 +1,8 @@
 import inspect
 from pathlib import Path
 
+import device_cases
 import pytest
-import test_devices
 from cases import CASES
 
 from rvae_jax import losses
@@ -10,7 +10,7 @@ from rvae_jax import losses
 DOCUMENT = Path(__file__).parents[2] / "docs" / "objective.md"
 FUNCTIONS = {name: getattr(losses, name) for name in losses.__all__ if inspect.isfunction(getattr(losses, name))}
 
-# What stays for good, as CHANGELOG.md says; arguments that are added later have defaults.
+# Signatures that never change, as CHANGELOG.md promises; arguments that are added later have defaults.
 FIXED = {
     "l1_reconstruction": "x_hat, x",
     "gaussian_kl": "mean, log_var",
@@ -36,10 +36,10 @@ def test_fixed_types_keep_their_fields():
     assert losses.Moments._fields == ("mean", "var")
 
 
-def test_the_table_of_tests_says_what_is_tested():
+def test_table_in_objective_md_lists_what_is_tested():
     table = DOCUMENT.read_text().split("| function | value | gradient | devices |")[1]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
-    of_devices = {name for case in test_devices.CASES for name in case.split(", ")}
+    of_devices = {name for case in device_cases.CASES for name in case.split(", ")}
     assert [row[0].strip("`") for row in rows if row[3] == "yes"] == [
         row[0].strip("`") for row in rows if row[0].strip("`") in of_devices
     ]
@@ -49,7 +49,7 @@ def test_the_table_of_tests_says_what_is_tested():
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_docstrings_say_what_goes_in_what_comes_out_and_what_is_refused(name):
+def test_docstrings_describe_arguments_results_and_errors(name):
     text = inspect.getdoc(FUNCTIONS[name])
     if inspect.signature(FUNCTIONS[name]).parameters and not name.startswith("init_"):
         assert "\nArgs:\n" in text

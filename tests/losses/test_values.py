@@ -6,12 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from cases import CASES, arrays_of
+from case_parts import arrays_of, jitted
+from cases import CASES
 
 from rvae_jax import losses
 from rvae_jax.losses import Moments
 
-# They take numbers and not arrays: empty states, which the cases of their updates begin with, and functions of a count.
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+# Functions of numbers instead of arrays: empty states, with which the cases of their updates begin, and others.
 NO_ARRAYS = {"init_lecam_anchors", "init_means_queue", "init_moments_average", "ramp", "small_batch_bias"}
 
 every_case = pytest.mark.parametrize("name", CASES)
@@ -53,11 +56,11 @@ def test_value_equals_numpy_in_float64_and_in_float32(name):
     case = CASES[name]
     exact = arrays_of(case, dtype=np.float64)
     expected = case.oracle(*exact)
-    ours = jax.jit(case.function)(*arrays_of(case))
+    ours = jitted(case.function)(*arrays_of(case))
     assert all(leaf.dtype == np.float32 for leaf in _floats(ours))
     _assert_close(ours, expected, 2e-6)
     with jax.enable_x64(True):
-        ours = jax.jit(case.function)(*exact)
+        ours = jitted(case.function)(*exact)
         assert all(leaf.dtype == np.float64 for leaf in _floats(ours))
         _assert_close(ours, expected, 1e-12)
 
@@ -94,35 +97,33 @@ def test_gradient_equals_finite_differences_of_numpy(name):
 def test_half_precision_is_computed_in_float32(name, dtype):
     case = CASES[name]
     half = [jnp.asarray(array, dtype) for array in arrays_of(case)]
-    ours = jax.jit(case.function)(*half)
+    ours = jitted(case.function)(*half)
     assert all(leaf.dtype == np.float32 for leaf in _floats(ours))
-    _assert_close(ours, jax.jit(case.function)(*(array.astype(jnp.float32) for array in half)), 2e-6)
+    _assert_close(ours, jitted(case.function)(*(array.astype(jnp.float32) for array in half)), 2e-6)
     gradients = jax.eval_shape(lambda *arrays: _gradients(case.function, arrays, _floats(ours)), *half)
     assert all(gradient.dtype == dtype for gradient in gradients)
 
 
 @every_case
-def test_maps_over_an_axis_under_strict_promotion(name, strict_promotion):
+def test_vmap_equals_one_call_for_each(name):
     case = CASES[name]
     several = [arrays_of(case, seed) for seed in range(3)]
     mapped = jax.jit(jax.vmap(case.function))(*map(np.stack, zip(*several, strict=True)))
-    function = jax.jit(case.function)
+    function = jitted(case.function)
     for index, arrays in enumerate(several):
         _assert_close([leaf[index] for leaf in jax.tree.leaves(mapped)], function(*arrays), 2e-6)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if len(case.arguments) > 1])
-def test_types_of_two_arguments_mix_under_strict_promotion(name, strict_promotion):
+def test_types_of_two_arguments_may_differ(name):
     first, *rest = arrays_of(CASES[name])
     first = np.asarray(jnp.asarray(first, jnp.bfloat16))
-    ours, expected = jax.jit(lambda half: [CASES[name].function(x, *rest) for x in (half, half.astype(jnp.float32))])(
-        first
-    )
+    ours, expected = (jitted(CASES[name].function)(x, *rest) for x in (first, first.astype(np.float32)))
     assert [leaf.dtype for leaf in jax.tree.leaves(ours)] == [leaf.dtype for leaf in jax.tree.leaves(expected)]
     _assert_close(ours, expected, 2e-6)
 
 
-# They begin with an empty state, which is of float64 there.
+# They begin with an empty state, which is float64 if float64 is enabled.
 OF_EMPTY_STATES = ("update_means_queue", "update_moments_average of three", "lecam_penalty of three")
 
 
@@ -135,7 +136,7 @@ def test_float32_stays_float32_where_float64_is_enabled(name):
 
 
 @pytest.mark.parametrize("patches", [1, 3])
-def test_r1_penalty_trains_the_weights_of_a_linear_discriminator(patches):
+def test_r1_penalty_has_the_exact_gradient_in_a_linear_discriminators_weights(patches):
     rng = np.random.default_rng(0)
     images, weights = rng.normal(size=(5, 2, 2, 1)), rng.normal(size=(4, patches))
 
@@ -152,7 +153,7 @@ def test_r1_penalty_trains_the_weights_of_a_linear_discriminator(patches):
     np.testing.assert_allclose(curvature, expected, atol=1e-12)
 
 
-def test_r1_penalty_trains_the_weights_of_a_quadratic_discriminator():
+def test_r1_penalty_has_the_exact_gradient_in_a_quadratic_discriminators_weights():
     rng = np.random.default_rng(0)
     images, matrix = rng.normal(size=(5, 2, 2, 1)), rng.normal(size=(4, 4))
 
@@ -176,7 +177,7 @@ def test_r1_penalty_of_a_patch_discriminator_is_that_of_its_mean_logit():
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 128])
-def test_small_batch_bias_is_the_expected_log_of_a_chi_squared(count):
+def test_small_batch_bias_equals_the_expected_log_of_a_chi_squared(count):
     expected = scipy.stats.chi2(count - 1).expect(lambda x: -0.5 * np.log(x / count))
     assert losses.small_batch_bias(count) == pytest.approx(expected, rel=1e-6)
 
@@ -187,14 +188,14 @@ def test_small_batch_bias_of_one_code_raises():
 
 
 @pytest.mark.parametrize("step_of", [int, np.int32, jnp.int32, np.int64, jnp.uint32])
-def test_ramp(step_of):
+def test_ramp_rises_linearly_from_its_start(step_of):
     weights = [losses.ramp(step_of(step), 3, 4) for step in range(9)]
     assert all(weight.dtype == np.float32 and weight.shape == () for weight in weights)
     np.testing.assert_array_equal(np.asarray(weights), [0, 0, 0, 0.25, 0.5, 0.75, 1, 1, 1])
 
 
 @pytest.mark.parametrize("length", [0, 1])
-def test_ramp_of_no_length_is_a_switch(length, strict_promotion):
+def test_ramp_of_no_length_is_a_switch(length):
     weights = jax.jit(jax.vmap(lambda step: losses.ramp(step, 2, length)))(jnp.arange(5))
     np.testing.assert_array_equal(weights, [0, 0, 1, 1, 1])
 
@@ -252,7 +253,7 @@ def test_parts_of_the_kl_add_up():
         ("laplace", losses.laplace_nll, lambda log_scale: 24 * (1 + np.log(2 * np.exp(log_scale)))),
     ],
 )
-def test_the_optimal_scale_makes_the_likelihood_stationary(kind, nll, expected):
+def test_likelihood_is_stationary_at_the_optimal_scale(kind, nll, expected):
     x_hat, x = np.random.default_rng(0).normal(size=(2, 5, 4, 3, 2))
 
     def objective(x_hat, keep):
@@ -272,7 +273,7 @@ def test_the_optimal_scale_makes_the_likelihood_stationary(kind, nll, expected):
     np.testing.assert_allclose(with_it, without, atol=1e-14)
 
 
-def test_weighted_parts_are_shifted_and_their_gradients_are_not():
+def test_weighted_parts_are_shifted_by_constants_without_gradient():
     mean, log_var = np.zeros((5, 3)), np.full((5, 3), 0.4)
     noise = np.random.default_rng(0).normal(size=(5, 3))
 
@@ -292,7 +293,7 @@ def test_weighted_parts_are_shifted_and_their_gradients_are_not():
 
 
 @pytest.mark.parametrize("count", [1, 2], ids=["means", "mixture"])
-def test_accumulated_gradients_are_those_of_the_whole_batch(count):
+def test_accumulated_gradients_equal_those_of_the_complete_batch(count):
     codes = np.random.default_rng(0).normal(size=(count, 6, 3))
     parts = np.moveaxis(codes.reshape(count, 3, 2, 3), 1, 0)
 

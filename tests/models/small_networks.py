@@ -1,11 +1,12 @@
 """Small networks with weights, and what several tests of the networks need."""
 
+import dataclasses
+
 import jax
 import jax.extend
 import numpy as np
-from reference import CONFIG, relative_error, variables
+from reference import MODEL, relative_error, variables
 
-from rvae_jax.config import ModelConfig
 from rvae_jax.models import VAE, Discriminator
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -13,15 +14,7 @@ DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 def networks(**changes):
     """The VAE and the discriminator of the recorded values."""
-    config = ModelConfig(
-        image_shape=tuple(CONFIG["input_dim"]),
-        latent_dim=CONFIG["latent_dim"],
-        encoder_filters=tuple(CONFIG["enc"]),
-        decoder_filters=tuple(CONFIG["dec"]),
-        discriminator_filters=tuple(CONFIG["dis"]),
-        discriminator_strides=tuple(CONFIG["dis_strides"]),
-        **changes,
-    )
+    config = dataclasses.replace(MODEL, **changes)
     return VAE(config), Discriminator(config)
 
 
