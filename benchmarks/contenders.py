@@ -1,4 +1,4 @@
-"""Runs peers side by side: each in a process of its own, in turns, so that a noisy machine is as noisy to all."""
+"""Runs peers in turns, each in a process of its own, so that noise of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ Check = tuple[dict[str, float], dict[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Some steps, one after the other.
+    """The time of consecutive steps.
 
     Attributes:
-      wall: seconds a step.
-      cpu: seconds a step, of all cores together, the system's included.
+      wall: seconds per step.
+      cpu: CPU seconds per step, of all cores, including the system's.
     """
 
     wall: float
@@ -45,13 +45,13 @@ class Block:
 
 
 class Contender:
-    """A peer, in its process; it takes no time while it is not asked for anything.
+    """A peer in a process of its own, idle between calls.
 
-    The first of several leaves in a file what all are made from.
+    The first contender writes the weights and inputs to a file, from which all are made.
 
     Attributes:
-      name: of ``PEERS``.
-      blocks: what ``run`` measured.
+      name: name in ``PEERS``.
+      blocks: the measurements of ``run``.
     """
 
     def __init__(self, name: str, config: Config, arrays: pathlib.Path, environment: dict[str, str]) -> None:
@@ -62,27 +62,27 @@ class Contender:
         self._process = context.Process(
             target=_serve, args=(theirs, name, config_lib.to_dict(config), arrays), daemon=True
         )
-        with mock.patch.dict(os.environ, environment):  # some of which is read before the process runs any of our code
+        with mock.patch.dict(os.environ, environment):  # some is read before the process runs our code
             self._process.start()
         theirs.close()
         self._answer()
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """What a method of the peer returns.
+        """Calls a method of the peer.
 
         Raises:
-          UserError: it failed, or its process ended.
+          UserError: the method failed, or the process ended.
         """
         self._pipe.send((method, arguments))
         return self._answer()
 
     def run(self, seconds: float) -> None:
-        """Takes steps for about so long, and notes what one took."""
+        """Takes steps for about this long, and records the time of one."""
         self.blocks.append(self.call("take_steps", seconds))
 
     @property
     def median(self) -> Block:
-        """Medians over the blocks."""
+        """The medians over all blocks."""
         return Block(*(statistics.median(getattr(each, name) for each in self.blocks) for name in ("wall", "cpu")))
 
     def close(self) -> None:
@@ -102,13 +102,13 @@ class Contender:
 
 
 def disagreement(ours: Check, theirs: Check) -> tuple[float, float]:
-    """How far two first steps are apart.
+    """The relative errors between the first steps of two peers.
 
     Returns:
-      The largest relative error of a loss term, and that of the whole gradient, in its norm.
+      The largest relative error of a loss term, and the relative error of the gradient of all weights, by norms.
 
     Raises:
-      UserError: they are not of the same terms and weights.
+      UserError: the peers have different terms or weights.
     """
     for mine, other in zip(ours, theirs, strict=True):
         if mine.keys() != other.keys():
@@ -120,7 +120,7 @@ def disagreement(ours: Check, theirs: Check) -> tuple[float, float]:
 
 
 def peer_class(name: str) -> type[Peer]:
-    """The class of a peer, of ``PEERS``."""
+    """The class of a peer in ``PEERS``."""
     module, _, cls = PEERS[name].partition(".")
     return getattr(importlib.import_module(f"benchmarks.peers.{module}"), cls)
 

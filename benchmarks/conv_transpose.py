@@ -1,9 +1,9 @@
-"""The backward pass of the stride-2 transposed convolution alone, in our form and in the one that JAX derives.
+"""Times the backward pass of the stride-2 transposed convolution, in our form and in the form that JAX derives.
 
     python -m benchmarks.conv_transpose --filters=64 --size=32 --batch=16
 
-Both get the gradients in the input and in the kernel from the same cotangent, and are checked equal first. JAX derives
-those of a convolution of a dilated input, of which XLA's CPU backend computes the kernel's gradient the slow way.
+Both compute the gradients with respect to input and kernel from the same cotangent, and are first checked to be equal.
+JAX derives a convolution of a dilated input, whose kernel gradient is slow in XLA's CPU backend.
 """
 
 import functools
@@ -22,14 +22,14 @@ from rvae_jax.models.convolutions import conv_transpose
 FILTERS = flags.DEFINE_integer("filters", 64, "Channels in and out.")
 SIZE = flags.DEFINE_integer("size", 32, "Height and width of the input.")
 BATCH = flags.DEFINE_integer("batch", 16, "Images.")
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Type that it computes in.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Data type.")
 ROUNDS = flags.DEFINE_integer("rounds", 9, "Turns of each form.")
 
 Form = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def derived_by_jax(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same function without a derivative of its own."""
+    """The same function, with JAX's derivative."""
     numbers = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=numbers, transpose_kernel=True)
 
@@ -73,7 +73,7 @@ def main(_: list[str]) -> None:
 
 
 def measure(call: Callable[[], object], least_s: float = 0.5) -> tuple[float, float]:
-    """Wall and CPU seconds of a call."""
+    """Wall and CPU seconds per call."""
     count, began, cpu = 0, time.perf_counter(), machine.cpu_seconds()
     while time.perf_counter() - began < least_s:
         jax.block_until_ready(call())

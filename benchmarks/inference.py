@@ -1,17 +1,15 @@
-"""Images a second of a model in use: encode, decode, reconstruct and sample, by how many are asked for at a time.
+"""Images per second of a model in use (encode, decode, reconstruct and sample) by the size of the requests.
 
     python -m benchmarks.inference --config=benchmarks/sizes.py:64 --config.model.dtype=bfloat16
 
-The model, whose weights are its first ones, is called as a user does, by ``rvae_jax.inference.TrainedVAE``: NumPy
-arrays go in and come out. First a stream of requests of random sizes shows what is compiled for them, without a cache,
-and what that takes.
+The model has the weights of step 0, and is called as by a user, through ``TrainedVAE`` with NumPy arrays. First, a
+stream of requests of random sizes shows how many programs are compiled without a cache, and how long that takes.
 """
 
 import dataclasses
 import itertools
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,26 +28,26 @@ from rvae_jax.inference.trained_vae import TrainedVAE
 from rvae_jax.training.program import make_program
 
 CONFIG = command_line.define_config()
-SIZES = flags.DEFINE_list("sizes", ["1", "8", "32", "256"], "Images asked for at a time.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each operation and size.", lower_bound=1)
-SECONDS = flags.DEFINE_float("seconds", 1.0, "How long a turn is, at least.", lower_bound=0.0)
-REQUESTS = flags.DEFINE_integer("requests", 60, "Requests of the stream.", lower_bound=1)
+SIZES = flags.DEFINE_list("sizes", ["1", "8", "32", "256"], "Images per request.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each operation and size.", lower_bound=1)
+SECONDS = flags.DEFINE_float("seconds", 1.0, "Least duration of each measurement.", lower_bound=0.0)
+REQUESTS = flags.DEFINE_integer("requests", 60, "Requests in the stream.", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "File to write the figures to.")
 
-_MOST = 300  # images of a request of the stream
+_MOST = 300  # images per request of the stream
 
-Operation = Callable[[int], Any]  # of so many images
+Operation = Callable[[int], Any]  # takes the number of images
 
 
 @dataclasses.dataclass
 class Stream:
-    """Requests of random sizes, to a new model.
+    """The times of requests of random sizes to a new model.
 
     Attributes:
       first_s: seconds of the first request.
-      cold_s: of all of them.
-      warm_s: of the same ones again.
-      programs: compiled in all.
+      cold_s: seconds of all requests.
+      warm_s: seconds of the same requests again.
+      programs: number of compiled programs.
     """
 
     first_s: float
@@ -59,7 +57,7 @@ class Stream:
 
 
 class Compilations:
-    """Counts what XLA compiles."""
+    """Counts the programs that XLA compiles."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -71,19 +69,17 @@ class Compilations:
 
 def main(_: list[str]) -> None:
     """Runs the benchmark."""
-    try:
+    with command_line.exit_on_user_error():
         if not all(size.isdecimal() and int(size) for size in SIZES.value):
             raise UserError(f"--sizes={','.join(SIZES.value)}: expected whole numbers from 1")
         config_lib.validate(CONFIG.value, device_count=1)
         result = measure(CONFIG.value, [int(size) for size in SIZES.value])
-    except UserError as error:
-        sys.exit(f"Error: {error}")
     if JSON.value is not None:
         pathlib.Path(JSON.value).write_text(json.dumps(result, indent=2) + "\n")
 
 
 def measure(config: Config, sizes: list[int]) -> dict[str, Any]:
-    """Measures, and prints what it finds; returns all figures, for JSON."""
+    """Measures and prints; returns all figures, for JSON."""
     jax.config.update("jax_enable_compilation_cache", False)
     program = make_program(config)
     variables = jax.jit(program.create_state)(jax.random.key(0)).evaluation_variables
@@ -111,7 +107,7 @@ def measure(config: Config, sizes: list[int]) -> dict[str, Any]:
     height, width, _ = config.model.image_shape
     print(
         f"{sharding.describe_devices(jax.devices())}, jax {jax.__version__} ({machine.describe()}): {height}x{width},"
-        f" {config.model.dtype}; images/s, medians and extremes of {ROUNDS.value} turns\n"
+        f" {config.model.dtype}; images/s, medians and extremes of {ROUNDS.value} rounds\n"
     )
     print("\n".join(_rate_table(rates, sizes)))
     print(f"\n{len(requests)} requests of 1 to {_MOST} images, {sum(requests):,} in all, to a new model:\n")
@@ -146,7 +142,7 @@ def _seconds(call: Operation, size: int) -> float:
 
 
 def _rate(call: Operation, size: int) -> float:
-    """Images a second, of requests one after the other."""
+    """Images per second of consecutive requests."""
     count, began = 0, time.perf_counter()
     while not count or time.perf_counter() - began < SECONDS.value:
         call(size)
@@ -155,7 +151,7 @@ def _rate(call: Operation, size: int) -> float:
 
 
 def _rate_table(rates: dict[str, dict[int, list[float]]], sizes: list[int]) -> list[str]:
-    lines = ["| images at a time | " + " | ".join(map(str, sizes)) + " |", "|---" * (1 + len(sizes)) + "|"]
+    lines = ["| images per request | " + " | ".join(map(str, sizes)) + " |", "|---" * (1 + len(sizes)) + "|"]
     for name, by_size in rates.items():
         lines.append(f"| {name} | " + " | ".join(machine.spread(by_size[size]) for size in sizes) + " |")
     return lines

@@ -1,16 +1,16 @@
-"""Images a second of our training input and of others doing the same work, and of the preparation.
+"""Images per second of our training input, of other loaders that do the same work, and of our preparation.
 
     pip install -e '.[train]' tensorflow-cpu torch
     python benchmarks/input_pipeline.py --json=input_pipeline.json
 
-Everything is fed from the same folder of JPEGs of CelebA's size (178 wide, 218 high, about 10 KB), cut to the middle
-148x148, and must deliver shuffled, randomly mirrored uint8 batches of 64. ``area`` is what all but ``linear`` average
-by; ``linear`` is tf.data's cheaper filter, which aliases. Contenders run one after the other, each in a process of its
-own, for several rounds; the median is printed. Of the preparation, the whole command's work counts, writing included.
+All read the same folder of JPEGs of CelebA's size (178 wide, 218 high, about 10 KB), crop the middle 148x148, and
+deliver shuffled, randomly mirrored uint8 batches of 64. All resize by area, except for ``linear``, a cheaper filter of
+tf.data that aliases. Contenders run one after the other, each in a process of its own, for several rounds; medians are
+printed. The preparation is timed as a command, including its writing.
 
     python benchmarks/input_pipeline.py --memory
 
-reads 200,000 images instead, and prints the memory on the way.
+instead reads 200,000 images, and prints the memory at intervals.
 """
 
 import argparse
@@ -33,7 +33,7 @@ CROP = 148
 
 
 def make_jpegs(folder: Path, count: int) -> None:
-    """Smooth noise that compresses as CelebA's faces do."""
+    """Writes smooth noise that compresses about as well as CelebA's faces."""
     folder.mkdir()
     for number in range(count):
         rng = np.random.default_rng(number)
@@ -46,7 +46,7 @@ def make_jpegs(folder: Path, count: int) -> None:
 
 
 def prepare_records(folder: Path, size: int) -> float:
-    """Prepares the JPEGs, and returns pictures a second of the whole command, start-up included."""
+    """Prepares the JPEGs; returns images per second of the command, including its start-up."""
     data_dir = folder / f"datasets{size}"
     shutil.rmtree(data_dir, ignore_errors=True)
     command = [sys.executable, "-m", "rvae_jax.prepare", folder / "jpegs", "--name=faces", f"--size={size}"]
@@ -56,7 +56,7 @@ def prepare_records(folder: Path, size: int) -> float:
 
 
 def ours(folder: Path, size: int, from_records: bool) -> Iterator[np.ndarray]:
-    """Our training input; from JPEGs in a TFDS data set, or from raw records."""
+    """Our training input, from JPEGs in a TFDS data set or from raw records."""
     from rvae_jax.config import Config, DataConfig, ModelConfig
     from rvae_jax.data import catalog, pipeline
     from rvae_jax.data.process_tuning import tune_this_process
@@ -70,7 +70,7 @@ def ours(folder: Path, size: int, from_records: bool) -> Iterator[np.ndarray]:
 
 
 def write_tfds_jpegs(folder: Path) -> None:
-    """The JPEGs as TFDS itself would store them: the data set ``jpegs``."""
+    """Writes the JPEGs as the TFDS data set ``jpegs``."""
     import tensorflow_datasets as tfds
 
     class Jpegs(tfds.core.GeneratorBasedBuilder):
@@ -92,7 +92,7 @@ def write_tfds_jpegs(folder: Path) -> None:
 
 
 def tf_data(folder: Path, size: int, from_records: bool, linear: bool = False) -> Iterator[np.ndarray]:
-    """tf.data as its guide says: AUTOTUNE, fused decoding and cropping, prefetch."""
+    """tf.data as its guide recommends: AUTOTUNE, fused decoding and cropping, prefetch."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import tensorflow as tf
 
@@ -121,7 +121,7 @@ def tf_data(folder: Path, size: int, from_records: bool, linear: bool = False) -
 
 
 def torch_loader(folder: Path, size: int, from_records: bool) -> Iterator[np.ndarray]:
-    """PyTorch's DataLoader with a process a core, and Pillow."""
+    """PyTorch's DataLoader with one process per core, and Pillow."""
     import torch
     from array_record.python.array_record_data_source import ArrayRecordDataSource
     from PIL import Image
@@ -186,7 +186,7 @@ SOURCES: dict[str, Callable[[Path, int], Iterator[np.ndarray]]] = {
 
 
 def contend(name: str, folder: Path, size: int, seconds: float) -> float:
-    """Images a second of one contender, after a second to get going."""
+    """Images per second of one contender, after one second of warm-up."""
     batches = SOURCES[name](folder, size)
     count, began = 0, time.monotonic()
     while time.monotonic() < began + 1:
@@ -201,7 +201,7 @@ def contend(name: str, folder: Path, size: int, seconds: float) -> float:
 
 
 def measure_memory(folder: Path, size: int, images: int = 200_000) -> None:
-    """Prints the memory of a process that reads our records, on its way through an epoch."""
+    """Prints the memory of this process while it reads an epoch of our records."""
     page = os.sysconf("SC_PAGE_SIZE")
     batches = ours(folder, size, from_records=True)
     for step in range(images // BATCH + 1):
@@ -237,7 +237,7 @@ def main() -> None:
         results = {size: _rounds(folder, size, arguments) for size in arguments.sizes}
     for size, rates in results.items():
         best = max(rate for name, rate in rates.items() if name.startswith("tf.data, JPEG"))
-        print(f"\n{size}x{size}, images a second (of tf.data's best from JPEG)")
+        print(f"\n{size}x{size}, images per second (and ratio to tf.data's best from JPEG)")
         for name, rate in rates.items():
             print(f"  {name:24} {rate:8,.0f}  {rate / best:.2f}")
     if arguments.json:

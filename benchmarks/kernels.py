@@ -1,4 +1,4 @@
-"""What a compiled step spends its time on, kernel by kernel, from JAX's profiler."""
+"""The time of each kernel of a compiled step, from JAX's profiler."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 from jax.profiler import ProfileData
@@ -21,11 +20,11 @@ class Kernel:
     """An instruction of the compiled program.
 
     Attributes:
-      name: the compiler's.
-      ms: a step.
-      share: of all kernels' time.
+      name: the compiler's name.
+      ms: milliseconds per step.
+      share: share of the time of all kernels.
       shape: type and shape of its result.
-      origin: where in the source it comes from, if the compiler kept that.
+      origin: the operation in the source that it comes from, if the compiler kept it.
     """
 
     name: str
@@ -36,21 +35,32 @@ class Kernel:
 
 
 def profile(take_steps: Callable[[], None], steps: int, compiled: jax.stages.Compiled, folder: str) -> list[Kernel]:
-    """Traces some steps, and ranks the program's kernels by their time.
+    """Traces steps, and ranks the kernels of their program by time.
 
     Args:
-      take_steps: takes so many steps, and waits for their end.
-      steps: how many.
-      compiled: their program.
-      folder: where the trace is left, to be opened with xprof, or ``*.trace.json.gz`` in it with ui.perfetto.dev.
+      take_steps: takes ``steps`` steps, and waits until they are done.
+      steps: number of steps.
+      compiled: the compiled step.
+      folder: folder for the trace; xprof opens it, and ui.perfetto.dev opens the ``*.trace.json.gz`` in it.
     """
     with jax.profiler.trace(folder):
         take_steps()
     newest = max(pathlib.Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    return ranked(ProfileData.from_file(str(newest)), steps, compiled.as_text())
+
+
+def ranked(trace: ProfileData, steps: int, text: str) -> list[Kernel]:
+    """Ranks kernels by time.
+
+    Args:
+      trace: a trace of the steps.
+      steps: number of steps.
+      text: the optimized HLO of the step.
+    """
     total: collections.Counter[str] = collections.Counter()
-    for name, nanoseconds in _operations(ProfileData.from_file(str(newest))):
+    for name, nanoseconds in _operations(trace):
         total[name] += nanoseconds
-    matches = (_INSTRUCTION.match(line) for line in compiled.as_text().splitlines())
+    matches = (_INSTRUCTION.match(line) for line in text.splitlines())
     instructions = {_normalised(match["name"]): match for match in matches if match is not None}
     everything = sum(total.values())
     kernels = []
@@ -64,20 +74,20 @@ def profile(take_steps: Callable[[], None], steps: int, compiled: jax.stages.Com
     return kernels
 
 
-def _operations(data: Any) -> Iterator[tuple[str, float]]:
-    """Instructions and their nanoseconds, as often as they ran."""
-    planes = list(data.planes)
+def _operations(trace: ProfileData) -> Iterator[tuple[str, float]]:
+    """The name and the nanoseconds of each instruction that ran."""
+    planes = list(trace.planes)
     on_device = [plane for plane in planes if plane.name.startswith("/device:")]
     for plane in on_device or planes:
         lines = list(plane.lines)
-        # Beside the streams of kernels there may be a line that has the same time by instruction.
+        # Besides the streams of kernels there may be a line with the same time by instruction.
         summaries = [line for line in lines if line.name == "XLA Ops"]
         for line in summaries or lines:
             for event in line.events:
                 operation = dict(event.stats).get("hlo_op")
                 if operation is None:
                     continue
-                # A GPU's kernels that are launched together have one instruction, but names of their own.
+                # GPU kernels that are launched together share one instruction, and have names of their own.
                 yield event.name if str(operation).startswith("command_buffer") else str(operation), event.duration_ns
 
 

@@ -1,11 +1,10 @@
-"""The largest batch of the paper's network that each device has room for, by the compiled step; none need be here.
+"""The largest batch of the paper's network that fits on a device, by compiling for it; the device need not be here.
 
     python benchmarks/largest_batch.py --topology=h200
 
-At 64, 128, 256 and 512 pixels, in bfloat16, with as many stages of 128 filters as leave 4x4 pixels, without and with
-rematerialisation of the two stages of largest activations. What is printed was compiled, not only computed from other
-batches, three or four times for each line; each takes one to three minutes on two cores, and is kept in
-~/.cache/rvae_jax.
+At 64, 128, 256 and 512 pixels, in bfloat16, with as many stages of 128 filters as lead to 4x4 pixels, with and without
+rematerialisation of the two stages with the largest activations. Each printed batch was compiled, not extrapolated. A
+line takes three or four compilations of one to three minutes on two cores; they are cached in ~/.cache/rvae_jax.
 """
 
 import math
@@ -14,22 +13,23 @@ from importlib import metadata
 
 from absl import app, flags
 
+from rvae_jax import command_line
 from rvae_jax.config import Config, ModelConfig, validate
-from rvae_jax.errors import UserError
 from rvae_jax.hardware import accelerators, memory
 from rvae_jax.planning import compilation
 from rvae_jax.planning.target import require_compiler
-from rvae_jax.preflight import TIME_LIMIT_S, TOPOLOGY
 from rvae_jax.system.units import format_bytes
 
-PIXELS = flags.DEFINE_multi_integer("pixels", [64, 128, 256, 512], "Sizes of the images.")
-REMAT_STAGES = flags.DEFINE_multi_integer("remat_stages", [0, 2], "--config.remat_stages.")
+TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice (v5e:4x4) or GPUs (h200, h200:8) to compile for.")
+TIME_LIMIT_S = flags.DEFINE_integer("time_limit_s", 1200, "Seconds that one compilation may take.", lower_bound=1)
+PIXELS = flags.DEFINE_multi_integer("pixels", [64, 128, 256, 512], "Heights and widths of the images.")
+REMAT_STAGES = flags.DEFINE_multi_integer("remat_stages", [0, 2], "Values of --config.remat_stages.")
 
-_GROUP = 8  # batches of which are tried
+_GROUP = 8  # batches are multiples of this many images per device
 
 
 def network(pixels: int) -> ModelConfig:
-    """The paper's network for images of that size."""
+    """The paper's network for images of this size."""
     stages = int(math.log2(pixels / 4))
     filters = 128
     return ModelConfig(
@@ -41,7 +41,7 @@ def network(pixels: int) -> ModelConfig:
 
 
 def row(topology: str, pixels: int, remat_stages: int) -> str:
-    """Compiles until the largest batch is found; a line of the table."""
+    """Compiles until the largest batch is found; returns a line of the table."""
     accelerator, devices = accelerators.of_topology(topology)
     groups_at_256 = 4
     first = max(1, round(groups_at_256 * (256 / pixels) ** 2))
@@ -67,7 +67,7 @@ def row(topology: str, pixels: int, remat_stages: int) -> str:
 
 def main(_: list[str]) -> None:
     """Prints the table."""
-    try:
+    with command_line.exit_on_user_error():
         topology = TOPOLOGY.value
         accelerator, devices = accelerators.of_topology(topology)
         require_compiler(accelerator)
@@ -76,13 +76,11 @@ def main(_: list[str]) -> None:
             f"{devices} x {accelerator.name} ({topology}), jax {metadata.version('jax')}, bfloat16:"
             f" {format_bytes(available)} of {format_bytes(accelerator.memory)} may be used\n"
         )
-        print("| pixels | remat_stages | images on each device | memory | of it each more image |")
+        print("| pixels | remat_stages | images per device | memory | memory per image |")
         print("|---|---|---|---|---|", flush=True)
         for pixels in PIXELS.value:
             for remat_stages in REMAT_STAGES.value:
                 print(row(topology, pixels, remat_stages), flush=True)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
 
 
 if __name__ == "__main__":

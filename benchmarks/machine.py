@@ -1,4 +1,4 @@
-"""What a benchmark says of the machine, and of its own progress."""
+"""Describes the machine, and measures and prints for all benchmarks."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 def describe() -> str:
-    """The CPU's name as far as the system tells, how many cores this process may use, and the date."""
+    """The CPU's name, the number of cores that this process may use, and the date."""
     path = pathlib.Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -20,17 +20,17 @@ def describe() -> str:
 
 
 def cpu_seconds(of: int = resource.RUSAGE_SELF) -> float:
-    """CPU seconds so far of this process, or of its children that ended; of all cores, the system's included."""
+    """CPU seconds so far of this process, or of its ended children; of all cores, including the system's."""
     usage = resource.getrusage(of)
     return usage.ru_utime + usage.ru_stime
 
 
 def say(text: str) -> None:
-    """Reports progress, beside the results."""
+    """Reports progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Median, least and most, as in ``4.2 (4.1 to 4.6)``."""
+    """Median, minimum and maximum, as in ``4.2 (4.1 to 4.6)``."""
     median, least, most = (f"{each:,.{digits}f}" for each in (statistics.median(values), min(values), max(values)))
     return f"{median} ({least} to {most})"

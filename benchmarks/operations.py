@@ -1,9 +1,9 @@
-"""The floating point operations of the networks, as the author's program does them: what work is measured by.
+"""The floating point operations of the networks, by the author's layers: the unit in which work is measured.
 
-A convolution has ``2 k^2 in out`` for every pixel of its result, a transposed one for every pixel of its input, and
-nothing else counts; the two dense layers that make the code are too small to. At 256x256 the paper's encoder has
-162.2 G an image, its decoder 17.1 G, its discriminator 1.85 G. A program that leaves out what is then thrown away, such
-as three quarters of ``Down``'s second convolution, does fewer, which shows as speed.
+A convolution counts ``2 k^2 in out`` for each pixel of its result, a transposed one for each pixel of its input.
+Nothing else counts; the two dense layers that make the code are too small. At 256x256 the paper's encoder has 162.2
+GFLOP per image, its decoder 17.1, its discriminator 1.85. A program that skips work whose result is discarded, such as
+three quarters of the second convolution of ``Down``, appears faster by this count.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from rvae_jax.config import Config, ModelConfig
 
 
 def of_step(config: Config) -> float:
-    """FLOPs of a training step for an image.
+    """FLOPs of a training step per image.
 
-    A gradient costs twice what its function does. Images and reconstructions go through the discriminator once each;
-    backwards it is gone through for its own weights with both, and for the VAE with the latter, not for the weights.
+    A gradient costs twice as much as its function. The discriminator sees images and reconstructions once each (2). Its
+    own gradient goes back through both (4); the VAE's goes back through the reconstructions, without the weights (1).
     """
     vae = 3 * (of_encoder(config.model) + of_decoder(config.model))
     return vae if config.loss.adversarial == "none" else vae + 7 * of_discriminator(config.model)
 
 
 def of_encoder(model: ModelConfig) -> float:
-    """FLOPs of encoding an image, up to the features that the code is made of.
+    """FLOPs of encoding an image, without the dense layers that make the code.
 
-    The stem, the stages (identity blocks, then ``Down`` with two 3x3 convolutions at full resolution), the head.
+    Counts the stem, the stages (identity blocks, then ``Down`` with two 3x3 convolutions at full resolution), the head.
     """
     height, width, channels = model.image_shape
     pixels = height * width
@@ -41,7 +41,7 @@ def of_encoder(model: ModelConfig) -> float:
 
 
 def of_decoder(model: ModelConfig) -> float:
-    """FLOPs of decoding a code: the dense layer, the stem, the stages (identity blocks, then ``Up``), the head."""
+    """FLOPs of decoding a code: dense layer, stem, stages (identity blocks, then ``Up``) and head."""
     height, width, channels = model.image_shape
     pixels = height * width // 4 ** (len(model.decoder_filters) - 1)
     total = 2.0 * model.latent_dim * pixels * (model.latent_dim // 8)
@@ -55,7 +55,7 @@ def of_decoder(model: ModelConfig) -> float:
 
 
 def of_discriminator(model: ModelConfig) -> float:
-    """FLOPs of the logits of an image's patches."""
+    """FLOPs of the discriminator's logits of one image."""
     height, width, before = model.image_shape
     total = 0.0
     for after, stride in zip(model.discriminator_filters, model.discriminator_strides, strict=True):

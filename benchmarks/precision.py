@@ -1,10 +1,10 @@
-"""Whether training in bfloat16 follows training in float32: loss curves of several seeds in both.
+"""Compares training in bfloat16 with training in float32, by loss curves of several seeds.
 
     python -m benchmarks.precision --config=configs/orl.py --workdir=runs/precision --figure=precision.png
 
-Each run is `python -m rvae_jax.main`, with the same configuration but for the type and the seed; runs that are done
-already are read again. Of each loss term, over equal parts of the run, the table has the mean over seeds in float32 and
-in bfloat16, and how far these are apart in units of the spread of float32's seeds (one standard deviation).
+Each run is `python -m rvae_jax.main` with the same configuration, except for data type and seed; finished runs are read
+again. For each loss term and equal parts of the run, the table has the mean over seeds in float32 and in bfloat16, and
+their difference in standard deviations of the seeds in float32.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ import sys
 import numpy as np
 from absl import flags
 
+from benchmarks import machine
 from rvae_jax import command_line
 from rvae_jax import config as config_lib
 from rvae_jax.errors import UserError
 from rvae_jax.training.metric_log import read_metrics
 
 CONFIG = command_line.define_config()
-SEEDS = flags.DEFINE_integer("seeds", 4, "Runs in each type.", lower_bound=2)
-PARTS = flags.DEFINE_integer("parts", 5, "Parts of a run, of which the table has a column each.", lower_bound=1)
+WORKDIR = command_line.define_workdir()
+SEEDS = flags.DEFINE_integer("seeds", 4, "Runs in each data type.", lower_bound=2)
+PARTS = flags.DEFINE_integer("parts", 5, "Parts of a run; the table has a column for each.", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "File to write the figures to.")
-FIGURE = flags.DEFINE_string("figure", None, "Picture to draw of the curves.")
+FIGURE = flags.DEFINE_string("figure", None, "File to draw the curves to.")
 
 DTYPES = ("float32", "bfloat16")
 TERMS = ("loss/total", "loss/reconstruction", "loss/population_kl", "loss/variance_regularizer")
@@ -35,12 +37,10 @@ HELD_OUT = "validation/l1"
 
 def main(_: list[str]) -> None:
     """Runs the benchmark."""
-    folder = pathlib.Path(flags.FLAGS.workdir)
-    try:
+    folder = pathlib.Path(WORKDIR.value)
+    with command_line.exit_on_user_error():
         config_lib.validate(CONFIG.value, device_count=1)
         rows = {dtype: [run(dtype, seed, folder) for seed in range(SEEDS.value)] for dtype in DTYPES}
-    except UserError as error:
-        sys.exit(f"Error: {error}")
     curves = {dtype: {term: _curves(runs, term) for term in TERMS} for dtype, runs in rows.items()}
     held_out = {dtype: [last_value(each, HELD_OUT) for each in runs] for dtype, runs in rows.items()}
     print("\n".join(_table(curves, held_out)))
@@ -53,7 +53,7 @@ def main(_: list[str]) -> None:
 
 
 def run(dtype: str, seed: int, folder: pathlib.Path) -> list[dict[str, float]]:
-    """Rows of metrics of a run, which is trained first unless it is there.
+    """Trains a run, unless it is finished, and returns its rows of metrics.
 
     Raises:
       UserError: the run failed.
@@ -61,7 +61,7 @@ def run(dtype: str, seed: int, folder: pathlib.Path) -> list[dict[str, float]]:
     workdir = folder / f"{dtype}_{seed}"
     arguments = [argument for argument in sys.argv[1:] if argument.startswith("--config")]
     arguments += [f"--workdir={workdir}", f"--config.model.dtype={dtype}", f"--config.seed={seed}"]
-    print(f"{dtype}, seed {seed}", file=sys.stderr, flush=True)
+    machine.say(f"{dtype}, seed {seed}")
     done = subprocess.run([sys.executable, "-m", "rvae_jax.main", *arguments], stdout=sys.stderr, check=False)
     if done.returncode != 0:
         raise UserError(f"{workdir}: its training ended with status {done.returncode}")

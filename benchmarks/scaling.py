@@ -1,18 +1,18 @@
-"""What splitting a training step over devices costs: time, and bytes between them.
+"""What splitting a training step over devices costs: time, and bytes between devices.
 
     python benchmarks/scaling.py --config=configs/orl.py:tiny
 
-For 1, 2, 4 and 8 devices (on a CPU as many virtual ones, which share its cores), with a batch that stays (strong
-scaling) and one that grows with them (weak scaling), in both styles of `sharding.DataParallel`. What the exchange costs
-is the difference to the same step without any: every device for itself, which trains another model, and wrongly.
+Measures 1, 2, 4 and 8 devices (virtual ones on a CPU, which share its cores), with a constant batch (strong scaling)
+and a batch that grows with the devices (weak scaling), in both styles of `sharding.DataParallel`. The cost of the
+exchange is the difference to the same step without it, in which each device trains a wrong model by itself.
 
     python benchmarks/scaling.py --config=configs/celeba_hq.py --config.model.dtype=bfloat16 --predict
 
-says instead what the exchange costs at most on hardware with published figures: each device's FLOPs, and the
-weights' float32 gradients in a ring over its links, with nothing of the exchange hidden behind the work.
+instead prints what the exchange costs at most on hardware with published figures: the FLOPs of each device, and the
+float32 gradients in a ring over its links, with no part of the exchange hidden behind the work.
 
-Bytes are those of the all-reduces in the compiled program; the least is one of the gradients and two of [latent_dim],
-the population's mean and variance.
+Bytes are those of the all-reduces in the compiled program. The least possible is one of the gradients and two of
+[latent_dim], for the mean and variance of the population.
 """
 
 import dataclasses
@@ -32,15 +32,15 @@ from rvae_jax.training.program import Program, batch_shape, make_program
 from rvae_jax.training.state import TrainState
 
 CONFIG = command_line.define_config()
-PER_DEVICE = flags.DEFINE_integer("per_device", 8, "Images on each device in weak scaling.")
-TOTAL = flags.DEFINE_integer("total", 64, "Images of the batch in strong scaling.")
-PREDICT = flags.DEFINE_bool("predict", False, "Predict efficiencies instead.")
-ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds, each of one step of every variant.")
+PER_DEVICE = flags.DEFINE_integer("per_device", 8, "Images per device in weak scaling.")
+TOTAL = flags.DEFINE_integer("total", 64, "Images per batch in strong scaling.")
+PREDICT = flags.DEFINE_bool("predict", False, "Predict efficiencies instead of measuring.")
+ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds of one step of each variant.")
 
 
 @dataclasses.dataclass
 class Variant:
-    """A compiled step with all that it takes."""
+    """A compiled step with its arguments."""
 
     compiled: Any
     state: Any
@@ -49,7 +49,7 @@ class Variant:
     seconds: list[float] = dataclasses.field(default_factory=list)
 
     def step(self) -> None:
-        """Takes a step, and its time."""
+        """Takes a step, and records its time."""
         began = time.monotonic()
         self.state, metrics = jax.block_until_ready(self.compiled(self.state, self.batch, self.key))
         del metrics
@@ -71,11 +71,11 @@ def main(_: list[str]) -> None:
         predict(CONFIG.value)
         return
     if jax.config.jax_platforms == "cpu" or not any(each.platform != "cpu" for each in jax.devices()):
-        print("virtual CPU devices share the same cores: look at the exchange, not at the speed")
+        print("virtual CPU devices share the same cores: compare the exchange, not the speed")
     first_state = jax.device_get(jax.jit(make_program(CONFIG.value).create_state)(jax.random.key(0)))
     for name, total in (("strong", TOTAL.value), ("weak", None)):
         print(f"\n{name} scaling")
-        print("| devices | batch | style | ms a step | of which exchange | all-reduces | bytes | least |")
+        print("| devices | batch | style | ms per step | exchange | all-reduces | bytes | least |")
         print("|---|---|---|---|---|---|---|---|")
         for count in (1, 2, 4, 8):
             if count <= jax.device_count():
@@ -85,7 +85,7 @@ def main(_: list[str]) -> None:
 
 
 def measure(config: Config, first_state: TrainState, count: int) -> None:
-    """Prints the rows of one number of devices."""
+    """Prints the rows for one number of devices."""
     images = np.random.default_rng(0).integers(0, 256, (config.batch_size, *config.model.image_shape), np.uint8)
     devices = jax.devices()[:count]
     layouts = {style: sharding.data_parallel(style, devices=devices) for style in ("jit", "pmap")}
@@ -94,7 +94,7 @@ def measure(config: Config, first_state: TrainState, count: int) -> None:
         for style, layout in layouts.items()
     }
     alone = make_variant(make_program(config), layouts["pmap"], first_state, images)
-    for _ in range(ROUNDS.value + 2):  # interleaved, since machines are noisy
+    for _ in range(ROUNDS.value + 2):  # interleaved, so that noise affects all alike
         for variant in (*variants.values(), alone):
             variant.step()
     weights = [player.params for player in (first_state.vae, first_state.discriminator) if player is not None]
@@ -118,8 +118,8 @@ def predict(config: Config) -> None:
     flops = lowered.cost_analysis()["flops"] / config.batch_size
     weights = [player.params for player in (shapes.vae, shapes.discriminator) if player is not None]
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
-    print(f"{flops / 1e9:.0f} GFLOP an image, {size / 1e6:.1f} MB of gradients, {config.model.dtype}\n")
-    print("| devices | images on each | work, ms | exchange, ms | efficiency, work at its peak | at half of it |")
+    print(f"{flops / 1e9:.0f} GFLOP per image, {size / 1e6:.1f} MB of gradients, {config.model.dtype}\n")
+    print("| devices | images per device | work, ms | exchange, ms | efficiency, work at peak speed | at half of it |")
     print("|---|---|---|---|---|---|")
     for name, counts in (("h100", (8,)), ("v5e", (16, 64, 256)), ("v6e", (16, 64, 256))):
         chip = accelerators.ACCELERATORS[name]

@@ -1,4 +1,4 @@
-"""Two sizes of network that a CPU trains within a second a step; the faces that they name are not read.
+"""Two networks that a CPU trains in less than a second per step.
 
 python -m benchmarks.train_step --config=benchmarks/sizes.py:64
 """
@@ -7,7 +7,7 @@ from rvae_jax.config import Config, ModelConfig, require_variant
 
 
 def get_config(variant: str | None = None) -> Config:
-    """64x64 with a batch of 16, or 32x32 with 32."""
+    """64x64 pixels with a batch of 16, or 32x32 with a batch of 32."""
     require_variant(variant, ("64", "32"))
     if variant == "32":
         model = ModelConfig(

@@ -1,10 +1,10 @@
-"""How long a user waits: from the command to the first training step, and for ``--help``.
+"""Times what a user waits for: the first training step, and ``--help``.
 
     python -m benchmarks.startup --config=configs/orl.py:tiny
 
-Each start is a new run in a temporary folder, of which no more is seen than its output. A cold one finds an empty
-cache of compiled programs, a warm one what the cold one before it left. The data is prepared before, and files are in
-the system's cache. What follows ``--config.`` is passed on.
+Each start is a new run in a temporary folder, timed by its output. A cold start has an empty cache of compiled
+programs, a warm one the cache of the cold start before it. The data is prepared, and files are in the system's cache.
+Options that start with ``--config.`` are passed on.
 """
 
 import argparse
@@ -21,22 +21,23 @@ import time
 from typing import Any
 
 from benchmarks import machine
+from rvae_jax.command_line import exit_on_user_error
 from rvae_jax.errors import UserError
 
 PROGRAMS = ("main", "prepare", "preflight", "evaluate", "figures", "report", "export", "import_keras")
 
-# What the program's lines begin with, by what was done before them.
+# The beginning of the line that the program prints after each part of its start.
 _LINES = {"imports and data": "Devices: ", "state, input, compilation": "Compiled the step", "first step": "step 1/"}
 
 
 @dataclasses.dataclass
 class Start:
-    """Seconds of a start.
+    """The seconds of a start.
 
     Attributes:
       total: from the command to the line of the first step.
-      parts: that add up to it.
-      cpu: of all cores together, the system's included.
+      parts: by part; they add up to ``total``.
+      cpu: CPU seconds of all cores, including the system's.
     """
 
     total: float
@@ -50,31 +51,29 @@ def main() -> None:
         prog="python -m benchmarks.startup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", required=True, help="FILE:VARIANT, as rvae_jax.main takes it")
-    parser.add_argument("--rounds", type=int, default=5, help="cold and warm starts, and calls for help (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="cold starts, warm starts and calls of --help (5)")
     parser.add_argument("--json", type=pathlib.Path, help="file to write the figures to")
     arguments, overrides = parser.parse_known_args()
-    try:
+    with exit_on_user_error():
         if arguments.rounds < 1:
             raise UserError(f"--rounds={arguments.rounds}: expected at least 1")
         result = measure([f"--config={arguments.config}", *overrides], arguments.rounds)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def measure(config: list[str], rounds: int) -> dict[str, Any]:
-    """Measures, and prints what it finds.
+    """Measures and prints.
 
     Args:
-      config: options of ``rvae_jax.main`` that say what is trained.
-      rounds: starts of each kind.
+      config: options of ``rvae_jax.main`` for the configuration.
+      rounds: number of starts of each kind.
 
     Returns:
       All figures, for JSON.
 
     Raises:
-      UserError: a program fails.
+      UserError: a program failed.
     """
     starts: dict[str, list[Start]] = {"cold": [], "warm": []}
     helps: dict[str, list[float]] = {program: [] for program in PROGRAMS}
@@ -113,12 +112,12 @@ def start(config: list[str], workdir: pathlib.Path, cache: pathlib.Path) -> Star
     """Starts a run, and ends it after its first step.
 
     Args:
-      config: options of ``rvae_jax.main`` that say what is trained.
-      workdir: of the run.
-      cache: folder of compiled programs.
+      config: options of ``rvae_jax.main`` for the configuration.
+      workdir: work directory of the run.
+      cache: folder for compiled programs.
 
     Raises:
-      UserError: the program ended before that.
+      UserError: the program ended before its first step.
     """
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     environment["XDG_CACHE_HOME"] = str(cache)
@@ -144,12 +143,12 @@ def start(config: list[str], workdir: pathlib.Path, cache: pathlib.Path) -> Star
 
 
 def help_seconds(program: str) -> float:
-    """How long a program's ``--help`` takes."""
+    """Seconds that a program's ``--help`` takes."""
     began = time.perf_counter()
     result = subprocess.run([sys.executable, "-m", f"rvae_jax.{program}", "--help"], capture_output=True, check=False)
     seconds = time.perf_counter() - began
     if not result.stdout:
-        raise UserError(f"rvae_jax.{program} --help says nothing: {result.stderr.decode()[-300:]}")
+        raise UserError(f"rvae_jax.{program} --help printed nothing: {result.stderr.decode()[-300:]}")
     return seconds
 
 

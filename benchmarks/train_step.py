@@ -1,26 +1,26 @@
-"""How fast a configuration trains, by itself and beside the same step in plain Flax and in PyTorch.
+"""How fast a configuration trains, alone and compared with the same step in plain Flax and in PyTorch.
 
     python -m benchmarks.train_step --config=configs/celeba_hq.py --config.model.dtype=bfloat16 --config.batch_size=32
     python -m benchmarks.train_step --config=benchmarks/sizes.py:64 --against=plain_flax,pytorch,pytorch_eager
 
-The step runs on one device, on random images, without input. With ``--against`` every program has the same weights, and
-before any is timed its loss terms and gradients must be ours. Then they take turns, and a ratio is of the same turn.
-PyTorch: pip install -e '.[peers]'.
+The step runs on one device, on random images, without input. With ``--against`` all programs have the same weights, and
+their loss terms and gradients must agree with ours before they are timed. Then they take turns; each ratio compares
+times of the same round. PyTorch: pip install -e '.[peers]'.
 
-Model FLOP/s count the author's operations (benchmarks/operations.py), whatever the program in fact computes. The peak
-they are held against is that of a large matrix product in the same run, and the nominal one of a device that
-rvae_jax/hardware/accelerators.py knows. CPU seconds are those of all cores, the system's included. Each program has
-the memory that it gives itself: ours large pages (rvae_jax/hardware/huge_pages.py), the peers what the system gives by
-itself. To give all the same, set GLIBC_TUNABLES: to glibc.malloc.hugetlb=1, or to glibc.malloc.hugetlb=0.
+Model FLOP/s count the author's operations (benchmarks/operations.py), whatever a program computes. They are compared
+with the peak of a large matrix product in the same run, and with the nominal peak if
+rvae_jax/hardware/accelerators.py has the device. CPU seconds are those of all cores, including the system's. Our
+program uses large pages (rvae_jax/hardware/huge_pages.py), as it does by itself; the peers use the system's default. To
+give all programs the same, set GLIBC_TUNABLES to glibc.malloc.hugetlb=1 or glibc.malloc.hugetlb=0.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import statistics
-import sys
 import tempfile
 from typing import Any
 
@@ -36,20 +36,20 @@ from rvae_jax.hardware import accelerators, huge_pages
 from rvae_jax.system.units import format_bytes
 
 CONFIG = command_line.define_config()
-AGAINST = flags.DEFINE_list("against", [], f"Programs to compare with, of {', '.join(list(PEERS)[1:])}.")
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Turns of each program.", lower_bound=1)
-SECONDS = flags.DEFINE_float("seconds", 3.0, "How long a turn is, about.", lower_bound=0.0)
+AGAINST = flags.DEFINE_list("against", [], f"Programs to compare with: {', '.join(list(PEERS)[1:])}.")
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds of measurements.", lower_bound=1)
+SECONDS = flags.DEFINE_float("seconds", 3.0, "Approximate duration of each measurement.", lower_bound=0.0)
 JSON = flags.DEFINE_string("json", None, "File to write the figures to.")
-PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace; the ten most expensive kernels are listed.")
+PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace; prints the ten most expensive kernels.")
 
-# Largest relative errors of a loss term and of the whole gradient, whose part in the input norm is a small sum of large
-# numbers. Reduced precision is that of bfloat16's 8 bits, and of TF32 on GPUs: each program rounds in its own places.
+# Largest relative errors of a loss term and of the gradient of all weights; the gradient of the input norm is a small
+# sum of large numbers. Reduced precision is bfloat16 with its 8 bits, and TF32 on GPUs; programs round in other places.
 _TOLERANCES = {"full": (1e-5, 5e-3), "reduced": (0.02, 0.15)}
 
 
 @dataclasses.dataclass
 class Row:
-    """One program's figures; of wall and CPU seconds the medians, and of ratios to ours the median and the extremes."""
+    """One program's figures: medians of wall and CPU seconds; medians and extremes of the ratios to ours."""
 
     name: str
     wall_s: float
@@ -65,7 +65,7 @@ class Row:
 
 def main(_: list[str]) -> None:
     """Runs the benchmark."""
-    try:
+    with command_line.exit_on_user_error():
         unknown = set(AGAINST.value) - set(PEERS)
         if unknown:
             raise UserError(f"--against={','.join(AGAINST.value)}: expected some of {', '.join(list(PEERS)[1:])}")
@@ -74,14 +74,12 @@ def main(_: list[str]) -> None:
         if len(names) > 1:
             _require_comparable(CONFIG.value)
         result = measure(CONFIG.value, names, ROUNDS.value, SECONDS.value, PROFILE.value)
-    except UserError as error:
-        sys.exit(f"Error: {error}")
     if JSON.value is not None:
         pathlib.Path(JSON.value).write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _require_comparable(config: Config) -> None:
-    """The peers are written for one objective, that of the paper with its frozen norms."""
+    """Raises unless the configuration has the paper's objective and frozen norms, for which the peers are written."""
     default = Config()
     for field in ("kl", "moments", "adversarial"):
         if getattr(config.loss, field) != getattr(default.loss, field):
@@ -95,79 +93,93 @@ def _require_comparable(config: Config) -> None:
             raise UserError(f"--config.{name}={value}: expected {expected} with --against")
 
 
+@dataclasses.dataclass
+class Figures:
+    """What was measured: seconds of the first compilation, a row per program, and our peaks and kernels."""
+
+    first_compile_s: float
+    rows: list[Row]
+    peaks: tuple[float, float]
+    kernels: list[dict[str, Any]]
+
+
 def measure(config: Config, names: list[str], rounds: int, seconds: float, trace: str | None) -> dict[str, Any]:
-    """Measures, and prints what it finds.
+    """Measures and prints.
 
     Args:
       config: a valid configuration.
-      names: of ``PEERS``, ours first.
-      rounds: turns of each.
-      seconds: of a turn.
+      names: names in ``PEERS``, ours first.
+      rounds: number of rounds.
+      seconds: approximate duration of each measurement.
       trace: folder for a profile of our step, or None.
 
     Returns:
       All figures, for JSON.
 
     Raises:
-      UserError: a program fails, or computes something else than ours does.
+      UserError: a program fails, or does not compute what ours does.
     """
-    contenders: list[Contender] = []
-    with tempfile.TemporaryDirectory() as folder:
-        arrays = pathlib.Path(folder) / "arrays.npz"
-        cache = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        cache["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # they share the device
-        try:
-            machine.say("compiling without a cache")
-            cold = Contender("rvae_jax", config, arrays, cache)
-            compile_s = cold.call("describe")["compile_s"]
-            cold.close()
-            for name in names:
-                machine.say(f"setting up {name}")
-                # As each program runs: ours gives itself large pages.
-                pages = huge_pages.missing() if name == "rvae_jax" else {}
-                contenders.append(Contender(name, config, arrays, cache | pages))
-            errors = _check(config, contenders) if len(contenders) > 1 else [(0.0, 0.0)]
-            for number in range(1, rounds + 1):
-                for each in contenders:
-                    each.run(seconds)
-                machine.say(
-                    f"round {number} of {rounds}: " + ", ".join(f"{each.blocks[-1].wall:.3f} s" for each in contenders)
-                )
-            peaks = contenders[0].call("peaks")
-            descriptions = [each.call("describe") for each in contenders]
-            kernels = contenders[0].call("profile", trace) if trace is not None else []
-        finally:
-            for each in contenders:
-                each.close()
-    rows = [
-        _row(config, each, contenders[0], error, description)
-        for each, error, description in zip(contenders, errors, descriptions, strict=True)
-    ]
-    ours = descriptions[0]
+    found = _take_turns(config, names, rounds, seconds, trace)
+    ours = found.rows[0].description
     print(_machine(config, ours), end="\n\n")
-    print("\n".join(_own_figures(config.model.dtype, rows[0], peaks, compile_s)))
-    if len(rows) > 1:
-        print("\n" + "\n".join(_table(rows)))
-    if kernels:
-        print("\n" + "\n".join(_kernel_table(kernels)) + f"\n\nThe trace is in {trace}: open it with xprof.")
+    print("\n".join(_own_figures(config.model.dtype, found)))
+    if len(found.rows) > 1:
+        print("\n" + "\n".join(_table(found.rows)))
+    if found.kernels:
+        print("\n" + "\n".join(_kernel_table(found.kernels)) + f"\n\nThe trace is in {trace}: open it with xprof.")
     return {
         "device": ours["device_kind"],
         "machine": machine.describe(),
         "config": config_lib.to_dict(config),
         "flops_per_image": operations.of_step(config),
-        "matrix_product_flops": peaks[0],
-        "copy_bandwidth": peaks[1],
-        "first_compile_s": compile_s,
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "kernels": kernels,
+        "matrix_product_flops": found.peaks[0],
+        "copy_bandwidth": found.peaks[1],
+        "first_compile_s": found.first_compile_s,
+        "rows": [dataclasses.asdict(row) for row in found.rows],
+        "kernels": found.kernels,
     }
 
 
+def _take_turns(config: Config, names: list[str], rounds: int, seconds: float, trace: str | None) -> Figures:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as running:
+        environment = {
+            "JAX_COMPILATION_CACHE_DIR": f"{folder}/xla",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the programs share the device
+        }
+
+        def start(name: str, **variables: str) -> contextlib.closing[Contender]:
+            arrays = pathlib.Path(folder) / "arrays.npz"
+            return contextlib.closing(Contender(name, config, arrays, environment | variables))
+
+        machine.say("compiling without a cache")
+        with start("rvae_jax") as cold:
+            first_compile_s = cold.call("describe")["compile_s"]
+        contenders = []
+        for name in names:
+            machine.say(f"setting up {name}")
+            pages = huge_pages.missing() if name == "rvae_jax" else {}
+            contenders.append(running.enter_context(start(name, **pages)))
+        ours = contenders[0]
+        errors = _check(config, contenders) if len(contenders) > 1 else [(0.0, 0.0)]
+        for number in range(1, rounds + 1):
+            for each in contenders:
+                each.run(seconds)
+            walls = ", ".join(f"{each.blocks[-1].wall:.3f} s" for each in contenders)
+            machine.say(f"round {number} of {rounds}: {walls}")
+        rows = [
+            _row(config, each, ours, error, each.call("describe"))
+            for each, error in zip(contenders, errors, strict=True)
+        ]
+        kernels = ours.call("profile", trace) if trace is not None else []
+        return Figures(first_compile_s, rows, ours.call("peaks"), kernels)
+
+
 def _check(config: Config, contenders: list[Contender]) -> list[tuple[float, float]]:
-    """Errors of each against ours.
+    """The errors of each contender relative to ours.
 
     Raises:
-      UserError: one of them is too large.
+      UserError: one of the errors is too large.
     """
     checks = [each.call("first_step") for each in contenders]
     is_full = config.model.dtype == "float32" and contenders[0].call("describe")["platform"] == "cpu"
@@ -200,12 +212,12 @@ def _machine(config: Config, ours: dict[str, Any]) -> str:
     return (
         f"{ours['device_kind']} ({machine.describe()}):"
         f" {height}x{width}, batch {config.batch_size}, {config.model.dtype},"
-        f" {operations.of_step(config) / 1e9:,.2f} GFLOP an image by the author's count"
+        f" {operations.of_step(config) / 1e9:,.2f} GFLOP per image by the author's count"
     )
 
 
-def _own_figures(dtype: str, row: Row, peaks: tuple[float, float], first_compile_s: float) -> list[str]:
-    found = row.description
+def _own_figures(dtype: str, figures: Figures) -> list[str]:
+    row, peaks, found = figures.rows[0], figures.peaks, figures.rows[0].description
     images = row.images_per_second * row.wall_s
     nominal = accelerators.of_kind(found["device_kind"])
     shares = [f"{row.model_flops_per_second / peaks[0]:.0%} of a large matrix product's {peaks[0] / 1e12:,.3g}"]
@@ -217,23 +229,23 @@ def _own_figures(dtype: str, row: Row, peaks: tuple[float, float], first_compile
         counted = "not counted by this compiler"
     else:
         counted = (
-            f"{compiled[0] / images / 1e9:,.2f} GFLOP and {format_bytes(compiled[1] / images)} an image;"
+            f"{compiled[0] / images / 1e9:,.2f} GFLOP and {format_bytes(compiled[1] / images)} per image;"
             f" {compiled[0] / row.wall_s / 1e12:,.3g} TFLOP/s and {format_bytes(compiled[1] / row.wall_s)}/s"
         )
     return [
-        f"speed      {row.images_per_second:,.1f} images/s, {row.wall_s * 1e3:,.1f} ms a step,"
-        f" {row.cpu_s:.3f} CPU seconds a step",
+        f"speed      {row.images_per_second:,.1f} images/s, {row.wall_s * 1e3:,.1f} ms per step,"
+        f" {row.cpu_s:.3f} CPU seconds per step",
         f"work       {row.model_flops_per_second / 1e12:,.3g} TFLOP/s by the author's count: {', '.join(shares)}",
-        f"compiled   {counted}; a copy has {format_bytes(peaks[1])}/s",
+        f"compiled   {counted}; a copy reaches {format_bytes(peaks[1])}/s",
         f"memory     {format_bytes(found['compiled_memory'])} by the compiler;"
         f" {'process' if found['platform'] == 'cpu' else 'device'} {format_bytes(found['peak_memory'])} at most",
-        f"compile    {first_compile_s:.1f} s first, {found['compile_s']:.1f} s from the cache",
+        f"compile    {figures.first_compile_s:.1f} s first, {found['compile_s']:.1f} s from the cache",
     ]
 
 
 def _table(rows: list[Row]) -> list[str]:
     lines = [
-        "| program | ms a step | CPU s a step | images/s | time / ours | CPU time / ours | error |",
+        "| program | ms per step | CPU s per step | images/s | time / ours | CPU time / ours | error |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -249,7 +261,7 @@ def _table(rows: list[Row]) -> list[str]:
 
 
 def _kernel_table(kernels: list[dict[str, Any]]) -> list[str]:
-    lines = ["| kernel | ms a step | share | result | from |", "|---|---|---|---|---|"]
+    lines = ["| kernel | ms per step | share | result | from |", "|---|---|---|---|---|"]
     return lines + [
         f"| {each['name']} | {each['ms']:.2f} | {each['share']:.1%} | {each['shape']} | {each['origin'][-90:]} |"
         for each in kernels

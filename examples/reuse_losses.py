@@ -1,7 +1,7 @@
-"""A VAE-GAN of one's own on the losses of rvae_jax, in plain JAX and Optax; it learns to draw discs.
+"""Trains a VAE-GAN of your own with the losses of rvae_jax, in plain JAX and Optax; it learns to draw discs.
 
-python examples/reuse_losses.py [jit|pmap|shard_map]: all three compute the same, until differences in rounding grow.
-XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight devices of a CPU.
+python examples/reuse_losses.py [jit|pmap|shard_map]: all three compute the same, until rounding errors grow.
+XLA_FLAGS=--xla_force_host_platform_device_count=8 splits a CPU into eight devices.
 """
 
 import sys
@@ -27,7 +27,7 @@ def network(layers, x):
 
 
 def draw(key):
-    """Discs at random places, of random sizes, [64, 256] in [-1, 1]; and noise for their codes, [64, 4]."""
+    """Discs of random sizes at random places, [64, 256] in [-1, 1], and noise for their codes, [64, 4]."""
     place, size, noise = jax.random.split(key, 3)
     centre = jax.random.uniform(place, (BATCH, 2, 1, 1), minval=4, maxval=SIZE - 4)
     distance = jnp.sqrt(jnp.sum((jnp.indices((SIZE, SIZE))[None] - centre) ** 2, axis=1)).reshape(BATCH, -1)

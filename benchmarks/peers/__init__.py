@@ -1,4 +1,4 @@
-"""Programs that take the same training step, to be timed beside each other: ours, plain Flax, PyTorch."""
+"""The same training step in several programs, to be compared in speed: ours, plain Flax, PyTorch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rvae_jax.config import Config
 
 
 class Peer(abc.ABC):
-    """A training step, ready to be taken.
+    """A training step.
 
-    A peer is made from a configuration and from arrays by name: ``images`` (bytes, ``[b, H, W, C]``), ``noise``
-    (``[b, latent_dim]``), and the weights, named as in ``rvae_jax.storage.weights.flatten``.
+        A peer is made from a configuration and from arrays by name: ``images`` (uint8 ``[b, H, W, C]``), ``noise``
+    (``[b, latent_dim]``), and the weights, named as by ``rvae_jax.storage.weights.flatten``.
 
     Attributes:
-      name: how tables call it.
+      name: its name in tables.
     """
 
     name: str
@@ -27,11 +27,11 @@ class Peer(abc.ABC):
 
     @abc.abstractmethod
     def first_step(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """The loss terms, unweighted, with the given noise, and the gradient of every trainable weight, by its name."""
+        """The unweighted loss terms with the given noise, and the gradients of all trainable weights, by name."""
 
     @abc.abstractmethod
     def step(self) -> None:
-        """Takes a step, with noise of its own; need not wait for its end."""
+        """Takes a step, with random noise; need not wait for its end."""
 
     @abc.abstractmethod
     def wait(self) -> None:
@@ -39,4 +39,4 @@ class Peer(abc.ABC):
 
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Versions, and what else there is to say after some steps."""
+        """Versions, and other facts that are known after some steps."""

@@ -1,4 +1,4 @@
-"""This program's own step, as ``rvae_jax.train`` takes it."""
+"""Our own step, as ``rvae_jax.main`` takes it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Ours(Peer):
 
     def first_step(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         vae, discriminator = self.program.vae, self.program.discriminator
-        optimizer = optax.sgd(1.0)  # with which the weights move by their gradients
+        optimizer = optax.sgd(1.0)  # so that weights change by their gradients
         before = self._with_weights(create_train_state(vae, discriminator, optimizer, jax.random.key(0)))
         step = jax.jit(make_train_step(vae, discriminator, optimizer, self.config.loss))
         after, metrics = step(before, to_float(self.arrays["images"]), jax.random.key(0))
@@ -88,8 +88,7 @@ class Ours(Peer):
         needed = cost.cost_of(self.compiled, loop_steps=self.config.accumulate_steps)
         (device,) = self.layout.mesh.devices
         statistics = device.memory_stats()
-        # Kibibytes on Linux.
-        process = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        process = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in kibibytes on Linux
         return {
             "versions": {"jax": jax.__version__},
             "platform": device.platform,
@@ -102,11 +101,11 @@ class Ours(Peer):
         }
 
     def peaks(self) -> tuple[float, float]:
-        """FLOP/s of a large matrix product, bytes a second of a copy."""
+        """FLOP/s of a large matrix product, and bytes per second of a copy."""
         return measure_peaks(self.config.model.dtype)
 
     def profile(self, folder: str, steps: int = 5) -> list[dict[str, Any]]:
-        """The ten kernels that most time goes to; the trace is left in a folder."""
+        """The ten kernels that take most time; writes the trace to a folder."""
 
         def take_steps() -> None:
             for _ in range(steps):
@@ -119,7 +118,7 @@ class Ours(Peer):
 
 
 def make_arrays(config: Config) -> dict[str, np.ndarray]:
-    """What every peer is made from. Norms are not the identity that they begin as, so that a check sees them."""
+    """The arrays that peers are made from; norms are not the identity, so that the check covers them."""
     rng = np.random.default_rng(0)
     state = make_program(config).create_state(jax.random.key(0))
     arrays = {name: np.array(leaf) for name, leaf in weights.flatten(state.weights).items()}

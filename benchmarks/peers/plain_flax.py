@@ -1,4 +1,4 @@
-"""The same networks in Flax as they are first written: each layer is Flax's own, and JAX differentiates it."""
+"""The same networks in plain Flax: all layers are Flax's own, and JAX differentiates them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The same networks, losses and step in PyTorch, as one who knows it well would write them.
+"""The same networks, losses and step in idiomatic, fast PyTorch.
 
-``channels_last``, bfloat16 by autocast, ``torch.compile``, the fused Adam, one pass through the VAE for both players,
-nothing read back between steps. Sub-modules are named as in ``rvae_jax.models``, so that weights carry over by name.
+Uses ``channels_last``, bfloat16 by autocast, ``torch.compile``, the fused Adam and one pass through the VAE for both
+players, and reads nothing back between steps. Modules are named as in ``rvae_jax.models``, to match weights by name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NORM_LEAVES = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean",
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch normalisation with stored statistics, in training too."""
+    """Batch normalisation with stored statistics, also in training."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-3)
@@ -32,7 +32,7 @@ class Norm(nn.BatchNorm2d):
 
 
 class ConvTranspose(nn.ConvTranspose2d):
-    """3x3, stride 2, aligned as Keras's "same"."""
+    """A transposed 3x3 convolution with stride 2, aligned as Keras's "same"."""
 
     def __init__(self, filters_in: int, filters_out: int) -> None:
         super().__init__(filters_in, filters_out, 3, stride=2)
@@ -42,7 +42,7 @@ class ConvTranspose(nn.ConvTranspose2d):
 
 
 class Tri(nn.Module):
-    """Three normalised convolutions; ``layers.Block._tri``."""
+    """Three convolutions after norms and ReLUs."""
 
     def __init__(self, filters_in: int, filters: int, stride: int = 1) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Identity(Tri):
 
 
 class Down(Tri):
-    """Residual block to half the size."""
+    """Residual block that halves height and width."""
 
     def __init__(self, filters_in: int, filters: int) -> None:
         super().__init__(filters_in, filters, stride=2)
@@ -75,7 +75,7 @@ class Down(Tri):
 
 
 class Up(nn.Module):
-    """Residual block to twice the size."""
+    """Residual block that doubles height and width."""
 
     def __init__(self, filters_in: int, filters: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Up(nn.Module):
 
 
 class Stages(nn.Module):
-    """Stem and stages of an encoder or decoder."""
+    """The stem and stages of an encoder or decoder."""
 
     def __init__(self, filters_in: int, filters: tuple[int, ...], blocks: int, resize: type[nn.Module]) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Decoder(Stages):
         self.head = nn.Conv2d(filters[-1], model.image_shape[2], 1)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        x = self.dense(z).view(-1, *self.size).permute(0, 3, 1, 2)  # channels last in memory, as it is
+        x = self.dense(z).view(-1, *self.size).permute(0, 3, 1, 2)  # stays channels-last in memory
         return self.head(self._stages(x)).float()
 
 
@@ -276,7 +276,7 @@ class PyTorch(Peer):
 
 
 class EagerPyTorch(PyTorch):
-    """Without ``torch.compile``."""
+    """The same without ``torch.compile``."""
 
     name = "PyTorch, eager"
     compiled = False
@@ -301,7 +301,7 @@ def to_torch(name: str, array: np.ndarray) -> torch.Tensor:
 
 
 def to_numpy(name: str, tensor: torch.Tensor) -> np.ndarray:
-    """The other way."""
+    """The inverse of ``to_torch``."""
     array = tensor.detach().float().cpu().numpy()
     if name.endswith("/kernel"):
         array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

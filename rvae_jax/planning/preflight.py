@@ -37,19 +37,19 @@ def preflight(
     config_lib.validate(config, chosen.devices)
     images = config.batch_size // chosen.devices
     small = -(-images // target.GROUP) * target.GROUP if chosen.is_tpu else images
-    found = {images: _compile(config, chosen, images, time_limit_s, run, measure=True)}
+    found = {images: _compile_with(config, chosen, images, time_limit_s, run, measure=True)}
     for each in sorted({small, 2 * small} - {images}):
         try:
-            found[each] = _compile(config, chosen, each, time_limit_s, run, measure=False)
+            found[each] = _compile_with(config, chosen, each, time_limit_s, run, measure=False)
         except isolated.NotCompiledError as error:
             found[each] = CompiledStep(chosen.devices, "", each, fits=False, reason=str(error))
     return "\n".join(lines.report(config, chosen, found[images], found[small], found[2 * small]))
 
 
-def _compile(
+def _compile_with(
     config: Config, chosen: Target, images: int, time_limit_s: float, run: Run, *, measure: bool
 ) -> CompiledStep:
-    """Compiles with so many images per device."""
+    """Compiles with this number of images per device."""
     if chosen.reference is None:
         config = dataclasses.replace(config, batch_size=images * chosen.devices)
         return compilation.compile_locally(config, chosen.devices, measure=measure, time_limit_s=time_limit_s, run=run)

@@ -1,4 +1,4 @@
-"""Whole preflights; those for TPUs need libtpu, those for GPUs JAX's CUDA plugin."""
+"""Complete preflights; those for TPUs need libtpu, those for GPUs JAX's CUDA plugin."""
 
 import dataclasses
 import importlib.metadata
