@@ -13,7 +13,7 @@ from rvae_jax.config import Config
 class Peer(abc.ABC):
     """A training step.
 
-        A peer is made from a configuration and from arrays by name: ``images`` (uint8 ``[b, H, W, C]``), ``noise``
+    A peer is made from a configuration and from arrays by name: ``images`` (uint8 ``[b, H, W, C]``), ``noise``
     (``[b, latent_dim]``), and the weights, named as by ``rvae_jax.storage.weights.flatten``.
 
     Attributes:
