@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import platformdirs
@@ -20,7 +21,7 @@ def write_atomically(path: epath.PathLike, content: bytes) -> None:
     if is_remote(path):  # An object appears when all of it has arrived, and is slow to rename.
         path.write_bytes(content)
         return
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may write the same file
     part.write_bytes(content)
     part.replace(path)
 
