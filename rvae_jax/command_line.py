@@ -20,6 +20,7 @@ with needs("train", command=True):
 
 if TYPE_CHECKING:
     from rvae_jax.evaluation.settings import EvaluationSettings
+    from rvae_jax.inference.trained_vae import TrainedVAE
 
 
 @contextlib.contextmanager
@@ -79,6 +80,20 @@ def add_model_arguments(parser: argparse.ArgumentParser, workdir: str) -> None:
 def add_data_dir(parser: argparse.ArgumentParser) -> None:
     """The option ``--data_dir`` of a command that uses a trained model."""
     parser.add_argument("--data_dir", help="folder of prepared data sets, if it is not where the run had it")
+
+
+def load_model(workdir: str, step: int | None, data_dir: str | None) -> TrainedVAE:
+    """Loads the model that ``add_model_arguments`` names, in a process that may go on to read many images.
+
+    Raises:
+      UserError: see ``inference.trained_vae.load``.
+    """
+    with needs("train", command=True):
+        from rvae_jax.data.process_tuning import tune_this_process
+        from rvae_jax.inference.trained_vae import load
+
+    tune_this_process()
+    return load(workdir, step, data_dir)
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:

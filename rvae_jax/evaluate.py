@@ -18,10 +18,9 @@ def main() -> None:
         from rvae_jax.evaluation import results
         from rvae_jax.evaluation.evaluator import evaluate
         from rvae_jax.evaluation.table import format_table
-        from rvae_jax.inference.trained_vae import load
     with command_line.exit_on_user_error():
         settings = command_line.evaluation_settings(arguments)
-        model = load(arguments["workdir"], arguments["step"], arguments["data_dir"])
+        model = command_line.load_model(arguments["workdir"], arguments["step"], arguments["data_dir"])
         evaluation = evaluate(model, settings)
         path = results.write(model.workdir, evaluation)
     print(format_table(evaluation))

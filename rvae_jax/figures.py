@@ -19,10 +19,9 @@ def main() -> None:
     arguments = parser.parse_args()
     from rvae_jax.drawing import figures  # after --help
     from rvae_jax.drawing.scene import Scene, read_pictures
-    from rvae_jax.inference.trained_vae import load
 
     with command_line.exit_on_user_error():
-        model = load(arguments.workdir, arguments.step, arguments.data_dir)
+        model = command_line.load_model(arguments.workdir, arguments.step, arguments.data_dir)
         images = read_pictures(arguments.pictures, model) if arguments.pictures else None
         scene = Scene(model, images, arguments.seed, orthogonal=arguments.orthogonal)
         for name, figure in figures.draw(scene):

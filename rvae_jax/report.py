@@ -20,13 +20,12 @@ def main() -> None:
     command_line.add_evaluation_arguments(parser)
     arguments = vars(parser.parse_args())
     with needs("evaluate", command=True):  # after --help
-        from rvae_jax.inference.trained_vae import load
         from rvae_jax.reporting.page import make_report
         from rvae_jax.storage.workdir import open_workdir
         from rvae_jax.system.files import write_atomically
     with command_line.exit_on_user_error():
         settings = command_line.evaluation_settings(arguments)
-        models = [load(workdir, data_dir=arguments["data_dir"]) for workdir in arguments["workdir"]]
+        models = [command_line.load_model(workdir, None, arguments["data_dir"]) for workdir in arguments["workdir"]]
         page = make_report(models, settings)
         path = open_workdir(arguments["output"]) if arguments["output"] else models[0].workdir / FILE
         write_atomically(path, page.encode())
