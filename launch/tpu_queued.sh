@@ -137,7 +137,7 @@ run_there() {
         train
         return
     fi
-    wait_for_it || fail "the slice will not come; run launch/tpu_queued.sh delete, then create"
+    wait_for_it || fail "the slice will never be ready; run launch/tpu_queued.sh delete, then create"
     train_there || fail "the slice was taken away; launch/tpu_queued.sh watch would request another"
     finish
 }
@@ -169,7 +169,7 @@ require_env ZONE us-west4-a
 require_env PROJECT my-project
 case $COMMAND in
     create | watch | status | delete) "$COMMAND" ;;
-    wait) wait_for_it || fail "$TPU_NAME will not come" ;;
+    wait) wait_for_it || fail "$TPU_NAME will never be ready" ;;
     run) run_there ;;
     *) fail "'$COMMAND': expected create, wait, run, watch, status or delete" ;;
 esac

@@ -6,14 +6,14 @@ import runpy
 import sys
 
 COMMANDS = {
-    "train": ("main", "trains, or goes on training"),
-    "prepare": ("prepare", "makes a data set of pictures"),
+    "train": ("main", "trains a model, or resumes its training"),
+    "prepare": ("prepare", "makes a data set from pictures"),
     "evaluate": ("evaluate", "measures how good a trained model is"),
-    "figures": ("figures", "draws what a trained model does"),
-    "report": ("report", "writes one page about one run or several"),
-    "export": ("export", "writes a trained model in another form"),
-    "import_keras": ("import_keras", "makes a run of a network that the author's program trained"),
-    "preflight": ("preflight", "says what a configuration needs of hardware that may not be here"),
+    "figures": ("figures", "draws the figures of a trained model"),
+    "report": ("report", "writes one page on one run or several"),
+    "export": ("export", "writes a trained model in another format"),
+    "import_keras": ("import_keras", "imports weights of the author's program as a new run"),
+    "preflight": ("preflight", "reports memory and speed of a configuration, even on hardware that is not here"),
 }
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         sys.exit(f"Error: {name!r} is not a command; expected {', '.join(COMMANDS)}")
     module, _ = COMMANDS[name]
     sys.argv = [f"rvae {name}", *sys.argv[2:]]
-    runpy.run_module(f"rvae_jax.{module}", run_name="__main__")
+    runpy.run_module(f"rvae_jax.{module}", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rvae_jax.config import Config, literal_fields
 from rvae_jax.errors import MissingError, UserError, needs
-from rvae_jax.system.files import cache_folder
 
 with needs("train", command=True):
     from absl import app, flags
     from ml_collections import config_flags
 
+    from rvae_jax.system.files import cache_folder
+
 if TYPE_CHECKING:
     from rvae_jax.evaluation.settings import EvaluationSettings
     from rvae_jax.inference.trained_vae import TrainedVAE
+
+# The flags that are defined below are those of the command that asks for them: its --help lists them.
+flags.disclaim_key_flags()
 
 
 @contextlib.contextmanager

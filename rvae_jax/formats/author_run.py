@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from etils import epath
+import jax
 
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError, needs
-from rvae_jax.storage import workdir as workdir_lib
-from rvae_jax.storage.checkpoints import Checkpoints, quiet_orbax
-from rvae_jax.storage.transfer import take_over
-from rvae_jax.training.program import make_program
 
 with needs("interop", command=False):
-    import jax
+    from etils import epath
 
     from rvae_jax.data.prepare.on_demand import prepare_for
     from rvae_jax.formats import keras_layout
+    from rvae_jax.storage import workdir as workdir_lib
+    from rvae_jax.storage.checkpoints import Checkpoints, quiet_orbax
+    from rvae_jax.storage.transfer import take_over
+    from rvae_jax.training.program import make_program
 
 
 @quiet_orbax()
@@ -33,7 +33,6 @@ def import_keras(weights: epath.Path, config: Config, workdir: epath.PathLike) -
 
     Raises:
       UserError: the file or the configuration is wrong, or the work directory holds a run.
-      MissingError: h5py is not installed.
     """
     workdir = workdir_lib.open_workdir(workdir)
     config_lib.validate(config, device_count=1)
