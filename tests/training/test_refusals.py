@@ -20,7 +20,7 @@ from rvae_jax.training.metric_log import read_metrics
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
-def test_loss_that_is_not_finite_stops_with_step_and_term(data_dir, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(data_dir, tmp_path):
     train(tiny_config(data_dir, steps=4), tmp_path)
     good = weights_and_moments(tmp_path, 4)
     config_path = tmp_path / "config.json"
@@ -36,14 +36,14 @@ def test_loss_that_is_not_finite_stops_with_step_and_term(data_dir, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_too_little_space_is_told_before_the_first_step(data_dir, tmp_path, monkeypatch):
+def test_too_little_disk_space_is_refused_before_the_first_step(data_dir, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="free on its device, expected"):
         train(tiny_config(data_dir), tmp_path)
 
 
-def test_too_little_memory_is_told_before_the_first_step_with_a_batch_that_fits(
+def test_too_little_memory_is_refused_before_the_first_step_and_a_batch_that_fits_is_named(
     data_dir, tmp_path, monkeypatch, capsys
 ):
     train(tiny_config(data_dir, steps=1, batch_size=2), tmp_path / "small")
@@ -59,13 +59,13 @@ def test_too_little_memory_is_told_before_the_first_step_with_a_batch_that_fits(
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk_at_the_metrics(data_dir, tmp_path):
+def test_a_full_disk_at_the_metrics_is_named(data_dir, tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(UserError, match="no space left on the device"):
         train(tiny_config(data_dir), tmp_path)
 
 
-def test_full_disk_at_a_checkpoint_keeps_the_one_before(data_dir, tmp_path, monkeypatch):
+def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(data_dir, tmp_path, monkeypatch):
     save = Checkpoints.save
 
     def save_until_full(self, items, selection_error=None):
@@ -78,7 +78,7 @@ def test_full_disk_at_a_checkpoint_keeps_the_one_before(data_dir, tmp_path, monk
         train(tiny_config(data_dir), tmp_path)
 
 
-def test_what_will_not_go_well_is_said_beforehand(data_dir, tmp_path, capsys):
+def test_small_batches_and_collapsing_objectives_are_warned_of(data_dir, tmp_path, capsys):
     config = tiny_config(data_dir, steps=1, batch_size=2)
     config.loss.moments = "mixture"
     train(config, tmp_path)
