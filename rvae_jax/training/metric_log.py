@@ -1,4 +1,4 @@
-"""What a run writes down: metrics as JSON lines and TensorBoard events."""
+"""The metrics of a run, as JSON lines and TensorBoard events."""
 
 from __future__ import annotations
 

@@ -56,12 +56,6 @@ class TrainState(struct.PyTreeNode):
         return {name: player for name, player in players.items() if player is not None}
 
     @property
-    def evaluation_variables(self) -> dict[str, Any]:
-        """The VAE's variables for evaluation: the averaged weights where there are any."""
-        params = self.vae.params if self.ema_params is None else self.ema_params
-        return {"params": params, "batch_stats": self.vae.batch_stats}
-
-    @property
     def weights(self) -> Weights:
         """All that using the networks needs."""
         weights = {name: player.variables for name, player in self.players.items()}
