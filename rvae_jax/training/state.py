@@ -1,4 +1,4 @@
-"""What training carries from step to step, how it begins, and its form in a checkpoint."""
+"""The state that training carries from step to step, its first value, and its form in a checkpoint."""
 
 from __future__ import annotations
 
