@@ -1,4 +1,4 @@
-"""Runs peers in turns, each in a process of its own, so that noise of the machine affects all alike."""
+"""Runs peers in turns, each in a process of its own, so that noise of the machine affects all of them alike."""
 
 from __future__ import annotations
 

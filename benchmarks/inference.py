@@ -25,6 +25,7 @@ from rvae_jax.config import Config
 from rvae_jax.distributed import sharding
 from rvae_jax.errors import UserError
 from rvae_jax.inference.trained_vae import TrainedVAE
+from rvae_jax.storage.weights import evaluation_variables
 from rvae_jax.training.program import make_program
 
 CONFIG = command_line.define_config()
@@ -82,7 +83,7 @@ def measure(config: Config, sizes: list[int]) -> dict[str, Any]:
     """Measures and prints; returns all figures, for JSON."""
     jax.config.update("jax_enable_compilation_cache", False)
     program = make_program(config)
-    variables = jax.jit(program.create_state)(jax.random.key(0)).evaluation_variables
+    variables = evaluation_variables(jax.jit(program.create_state)(jax.random.key(0)).weights)
 
     def operations() -> dict[str, Operation]:
         return _operations(TrainedVAE(config, 0, program.vae, variables))

@@ -17,15 +17,13 @@ from rvae_jax import command_line
 from rvae_jax.config import Config, ModelConfig, validate
 from rvae_jax.hardware import accelerators, memory
 from rvae_jax.planning import compilation
-from rvae_jax.planning.target import require_compiler
+from rvae_jax.planning.target import GROUP, require_compiler
 from rvae_jax.system.units import format_bytes
 
 TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice (v5e:4x4) or GPUs (h200, h200:8) to compile for.")
 TIME_LIMIT_S = flags.DEFINE_integer("time_limit_s", 1200, "Seconds that one compilation may take.", lower_bound=1)
 PIXELS = flags.DEFINE_multi_integer("pixels", [64, 128, 256, 512], "Heights and widths of the images.")
 REMAT_STAGES = flags.DEFINE_multi_integer("remat_stages", [0, 2], "Values of --config.remat_stages.")
-
-_GROUP = 8  # batches are multiples of this many images per device
 
 
 def network(pixels: int) -> ModelConfig:
@@ -48,7 +46,7 @@ def row(topology: str, pixels: int, remat_stages: int) -> str:
     compiled = []
 
     def bytes_of(groups: int) -> float:
-        images = groups * _GROUP
+        images = groups * GROUP
         config = Config(batch_size=images * devices, remat_stages=remat_stages, model=network(pixels))
         validate(config, devices)
         limit_s = TIME_LIMIT_S.value
@@ -62,7 +60,7 @@ def row(topology: str, pixels: int, remat_stages: int) -> str:
         return f"| {pixels} | {remat_stages} | none | | |"
     (fewer, less), (more, most) = sorted(each for each in compiled if math.isfinite(each[1]))[:2]
     an_image = format_bytes((most - less) / (more - fewer))
-    return f"| {pixels} | {remat_stages} | {found[0] * _GROUP:,} | {format_bytes(found[1])} | {an_image} |"
+    return f"| {pixels} | {remat_stages} | {found[0] * GROUP:,} | {format_bytes(found[1])} | {an_image} |"
 
 
 def main(_: list[str]) -> None:

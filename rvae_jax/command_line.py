@@ -52,7 +52,7 @@ def define_workdir() -> flags.FlagHolder:
     return flags.DEFINE_string(
         "workdir",
         None,
-        "Folder of the run, or gs://BUCKET/PATH; all hosts share it. A run that is there already goes on.",
+        "Folder of the run, or gs://BUCKET/PATH; all hosts share it. A run that it holds is resumed.",
     )
 
 

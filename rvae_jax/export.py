@@ -27,11 +27,11 @@ def main() -> None:
     add("--format", required=True, choices=FORMATS)
     command_line.add_model_arguments(parser, workdir="of the run; or an exported directory, or a .safetensors file")
     add("--output", help=f"folder to write to, or gs://BUCKET/PATH ({FOLDER}/ in the work directory)")
-    add("--name", help="hub: of the model (that of the work directory)")
+    add("--name", help="hub: name of the model (that of the work directory)")
     add(
         "--license",
         default="unknown",
-        help="hub: of the weights, as the hub has it: apache-2.0, cc-by-nc-4.0 (unknown)",
+        help="hub: license of the weights, by the hub's identifier: apache-2.0, cc-by-nc-4.0 (unknown)",
     )
     arguments = parser.parse_args()
     from rvae_jax.formats import export  # after --help

@@ -36,12 +36,12 @@ def main(_: list[str]) -> None:
     """Runs the training and turns its outcome into an exit status.
 
     0: done. 1: bad input, or a run that cannot go on. 128 + n: saved, and stopped by signal n. Else (``UNEXPECTED``, or
-    what the system makes of a crash): the same command, in all processes, goes on from the last checkpoint.
+    what the system makes of a crash): the same command, in all processes, resumes from the last checkpoint.
     """
     # A compiled step is kept, so that the next start of the same configuration takes seconds.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("xla")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    # imports JAX, which reads the environment
+    # these import JAX, which reads the environment
     from rvae_jax.data.process_tuning import tune_this_process
     from rvae_jax.distributed import processes
     from rvae_jax.training.loop import train

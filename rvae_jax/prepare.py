@@ -18,7 +18,7 @@ examples:
   python -m rvae_jax.prepare celeb_a_hq --from=CelebAMask-HQ --size 256
   python -m rvae_jax.prepare --list                                 what is prepared here
 
-then train on it by --config.data.name=photos. A command that was interrupted goes on when it is given again.
+then train on it by --config.data.name=photos. To resume an interrupted command, give it again.
 """
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     with needs("train", command=True):  # after --help
         from rvae_jax.data.prepare import command
 
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid text
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with command_line.exit_on_user_error():
@@ -53,7 +53,7 @@ def _parse() -> dict[str, Any]:
     add = parser.add_argument
     add("source", nargs="?", help="celeb_a, celeb_a_hq, lfw, or the path of a folder, zip or tar")
     add("--size", nargs="+", type=size, metavar="S", help="one or more sizes: 64, or 64x48 for a height of 64")
-    add("--name", help="what the data set is called; by default celeba, celeba_hq, lfw_faces, or as the folder")
+    add("--name", help="name of the data set (celeba, celeba_hq, lfw_faces, or the name of the folder)")
     add("--data_dir", help="folder of prepared data sets (default: TFDS's, ~/tensorflow_datasets)")
     add("--from", dest="path", type=path, help="where the archives of celeb_a, celeb_a_hq or lfw are")
     add("--crop", type=crop, metavar="C", help="centre crop: 148, 148x120, or max for all of it (celeb_a: 148)")
@@ -63,13 +63,13 @@ def _parse() -> dict[str, Any]:
     add("--margin", type=number(0, 10), default=0.0, help="share of a box's size to add on each side (0)")
     add("--labels", type=path, metavar="CSV", help="labels to keep: names in the first column, then anything")
     add("--split_by", choices=("file", "folder"), help="whether a folder's pictures may be in several splits (file)")
-    add("--grey", action="store_true", help="one channel")
+    add("--grey", action="store_true", help="convert the pictures to grey, one channel")
     add("--encoding", choices=("raw", "png"), default="raw", help="png is half as large, and slower to read (raw)")
-    enlarge = "how many times a picture may be enlarged; else it is skipped (2)"
+    enlarge = "a picture that must be enlarged by more than this factor is skipped (2)"
     add("--enlarge", type=number(0, 1e6), default=2.0, help=enlarge)
     add("--max_skipped", type=number(0, 1), default=0.05, help="largest share of pictures that may be unusable (0.05)")
-    add("--replace", action="store_true", help="replace a data set of that name that was made of something else")
-    add("--processes", type=count, help="that decode (as many as there are cores)")
+    add("--replace", action="store_true", help="replace a data set of that name that was made from something else")
+    add("--processes", type=count, help="processes that decode (one for each core)")
     add("--list", action="store_true", help="list what is prepared, and stop")
     arguments = parser.parse_args()
     if not arguments.list and not (arguments.source and arguments.size):
@@ -78,7 +78,7 @@ def _parse() -> dict[str, Any]:
     if len(cuts) > 1:
         parser.error(f"expected one of --{' and --'.join(cuts)}, not both")
     if arguments.margin and not (arguments.boxes or arguments.detector):
-        parser.error("--margin is of a box; expected --boxes or --detector, too")
+        parser.error("--margin needs --boxes or --detector")
     return vars(arguments)
 
 

@@ -1,4 +1,3 @@
-import functools
 import json
 import re
 import subprocess
@@ -6,7 +5,6 @@ import sys
 from pathlib import Path
 
 import cv2
-import jax
 import matplotlib
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from matplotlib import pyplot
 from examples import face_detector
 from rvae_jax import config as config_module
 from rvae_jax.data.prepare import orl
-from rvae_jax.distributed import sharding
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "reuse_losses.py"
 
@@ -31,7 +28,7 @@ def run_example(style):
     return [list(map(float, re.findall(r" (\d[\d.]*)", line))) for line in result.stdout.splitlines()]
 
 
-def test_foreign_training_loop_learns_and_computes_the_same_in_every_style():
+def test_the_example_learns_and_computes_the_same_in_every_style():
     reference = run_example("jit")
     (first, *_), (last, *_) = reference
     assert last < 0.8 * first
@@ -41,11 +38,12 @@ def test_foreign_training_loop_learns_and_computes_the_same_in_every_style():
             assert ours == pytest.approx(theirs, rel=1e-3)
 
 
-def test_example_is_short():
+def test_the_example_is_short():
     assert len(EXAMPLE.read_text().splitlines()) < 80
 
 
-def test_notebook_runs_from_above_to_below(tmp_path, monkeypatch, capsys):
+@pytest.mark.usefixtures("one_device")
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     cells = json.loads((EXAMPLE.parent / "walk_through.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert len(cells) >= 20 and len(code) >= 10
@@ -54,8 +52,6 @@ def test_notebook_runs_from_above_to_below(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RVAE_VARIANT", "tiny")
     monkeypatch.setattr(config_module, "make_tiny", _toy(config_module.make_tiny))
     monkeypatch.delitem(sys.modules, "configs.orl", raising=False)
-    monkeypatch.setattr(sharding, "data_parallel", functools.partial(sharding.data_parallel, devices=jax.devices()[:1]))
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
     matplotlib.use("agg")
     shown = []
     monkeypatch.setattr(pyplot, "show", lambda: shown.append(pyplot.gcf().get_axes()) or pyplot.close())
@@ -77,7 +73,7 @@ def _toy(make_tiny):
     return make
 
 
-def test_face_detector_finds_faces_and_only_these():
+def test_the_face_detector_finds_faces_and_nothing_else():
     pictures = orl.read_pictures()
     rng = np.random.default_rng(0)
     for person in (0, 11, 25):

@@ -21,7 +21,7 @@ with needs("interop", command=False):
 
 @quiet_orbax()
 def import_keras(weights: epath.Path, config: Config, workdir: epath.PathLike) -> str:
-    """Makes a run, at step 0, of weights of the author's program.
+    """Makes a run, at step 0, from weights of the author's program.
 
     Args:
       weights: file of the author's program, as ``keras_layout.read`` takes it.
@@ -29,7 +29,7 @@ def import_keras(weights: epath.Path, config: Config, workdir: epath.PathLike) -
       workdir: work directory of the new run; it must not hold a run.
 
     Returns:
-      A sentence that says what was done.
+      What was imported, in words.
 
     Raises:
       UserError: the file or the configuration is wrong, or the work directory holds a run.

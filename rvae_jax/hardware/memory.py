@@ -42,13 +42,13 @@ def limit() -> int:
     return statistics.get("bytes_limit", machine // jax.local_device_count())
 
 
-def compile_step(
+def compile_if_it_fits(
     lowered: jax.stages.Lowered, compiler_options: dict[str, str | float]
 ) -> tuple[jax.stages.Compiled | None, str]:
-    """Compiles a step.
+    """Compiles a program.
 
     Returns:
-      The compiled step and an empty string; or, if it does not fit by the compiler, None and the compiler's message.
+      The compiled program and an empty string; or, if the compiler finds no room, None and the compiler's message.
     """
     import jax
 
@@ -68,7 +68,7 @@ def require_room(
     Args:
       config: the configuration.
       devices: number of devices that share a batch.
-      needed: bytes that the step needs on each device, or infinity if it does not fit by the compiler.
+      needed: bytes that the step needs on each device, or infinity if the compiler finds no room.
       available: bytes that each device has.
       bytes_of: the bytes that the step needs with another batch size; it compiles.
 
@@ -133,7 +133,7 @@ def largest(bytes_of: Callable[[int], float], available: float, known: Mapping[i
     meets ``available``.
 
     Args:
-      bytes_of: the bytes of a number, or infinity if it does not fit by the compiler; it compiles.
+      bytes_of: the bytes of a number, or infinity if the compiler finds no room; it compiles.
       available: bytes that may be used.
       known: bytes of at least one number.
 

@@ -33,12 +33,13 @@ _TPU_OPTIONS = {"exec_time_optimization_effort": -1.0}
 # Fields that change the compiled step.
 _DECISIVE = ("model", "loss", "optimizer", "batch_size", "accumulate_steps", "remat_stages", "shard_optimizer")
 
-Run = Callable[..., Any]
+# Calls a function in another process; as ``isolated.run``.
+Runner = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """What the compiler says of a training step.
+    """What the compiler reports of a training step.
 
     Attributes:
       devices: number of devices, of all hosts.
@@ -77,13 +78,13 @@ class CompiledStep:
         return Work(self.images, self.flops, self.bytes_accessed, reduced)
 
 
-def count_local_devices(time_limit_s: float, run: Run = isolated.run) -> int:
+def count_local_devices(time_limit_s: float, run: Runner = isolated.run) -> int:
     """The number of devices that JAX finds here; asked in another process, since the one that asks keeps them."""
     return run(_count_devices, what="counting the local devices", time_limit_s=time_limit_s)
 
 
 def compile_locally(
-    config: Config, devices: int, *, measure: bool, time_limit_s: float, run: Run = isolated.run
+    config: Config, devices: int, *, measure: bool, time_limit_s: float, run: Runner = isolated.run
 ) -> CompiledStep:
     """Compiles for the local devices.
 
@@ -103,7 +104,7 @@ def compile_locally(
 
 
 def compile_for_topology(
-    config: Config, topology: str, devices: int, *, time_limit_s: float, run: Run = isolated.run
+    config: Config, topology: str, devices: int, *, time_limit_s: float, run: Runner = isolated.run
 ) -> CompiledStep:
     """Compiles for a topology such as ``v5e:4x4`` or ``h200``; results are cached.
 
@@ -211,7 +212,7 @@ def _compile(
     if layout.style == "pmap":
         batch = jax.ShapeDtypeStruct((len(devices), images, *batch.shape[1:]), batch.dtype)
     lowered = layout.lower(program.train_step, state, batch, jax.eval_shape(lambda: jax.random.key(0)))
-    compiled, reason = memory.compile_step(lowered, layout.compiler_options | options)
+    compiled, reason = memory.compile_if_it_fits(lowered, layout.compiler_options | options)
     step = CompiledStep(len(devices), devices[0].device_kind, images, fits=compiled is not None, reason=reason)
     if compiled is None:
         return step, None, program

@@ -69,7 +69,7 @@ def _serve(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any,
 
 
 def _wait(pipe: Connection, pid: int, what: str, time_limit_s: float) -> None:
-    """Returns when there is something to read, if only the end."""
+    """Returns when the function has answered or its process has ended."""
     began = time.monotonic()
     elapsed = 0.0
     while not pipe.poll(min(_REPORT_EVERY_S, time_limit_s - elapsed)):

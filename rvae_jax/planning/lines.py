@@ -1,4 +1,4 @@
-"""What compilations tell, as the lines that the preflight prints."""
+"""The lines that the preflight prints."""
 
 from __future__ import annotations
 

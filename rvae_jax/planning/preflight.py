@@ -9,12 +9,12 @@ from rvae_jax.config import Config
 from rvae_jax.errors import UserError
 from rvae_jax.hardware import accelerators
 from rvae_jax.planning import compilation, isolated, lines, target
-from rvae_jax.planning.compilation import CompiledStep, Run
+from rvae_jax.planning.compilation import CompiledStep, Runner
 from rvae_jax.planning.target import Target
 
 
 def preflight(
-    config: Config, topology: str | None = None, time_limit_s: float = 1200.0, run: Run = isolated.run
+    config: Config, topology: str | None = None, time_limit_s: float = 1200.0, run: Runner = isolated.run
 ) -> str:
     """Compiles the training step with the given batch and a larger one, and reports what the compiler found.
 
@@ -47,7 +47,7 @@ def preflight(
 
 
 def _compile_with(
-    config: Config, chosen: Target, images: int, time_limit_s: float, run: Run, *, measure: bool
+    config: Config, chosen: Target, images: int, time_limit_s: float, run: Runner, *, measure: bool
 ) -> CompiledStep:
     """Compiles with this number of images per device."""
     if chosen.reference is None:

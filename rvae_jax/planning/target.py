@@ -10,8 +10,8 @@ from rvae_jax.errors import UserError
 from rvae_jax.hardware import accelerators, memory
 from rvae_jax.hardware.accelerators import Accelerator
 
-# TPUs lay out a batch in groups of 8 images. A batch that 8 does not divide takes more time and memory than the next
-# larger one that it divides.
+# TPUs lay out a batch in groups of 8 images. A batch that is not a multiple of 8 takes more time and memory than the
+# next multiple.
 GROUP = 8
 # Larger slices are computed from one of these, of 16 chips, by the number of "x" in their shape.
 _REFERENCE = {1: "4x4", 2: "2x2x4"}

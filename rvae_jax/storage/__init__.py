@@ -1,1 +1,1 @@
-"""What a run keeps on disk: its configuration, checkpoints, weights."""
+"""What a run keeps on disk: its configuration, its checkpoints and its weights."""

@@ -23,8 +23,7 @@ from rvae_jax.system.files import is_remote
 
 SELECTION_METRIC = "selection_l1"
 
-Items = dict[str, Any]  # "weights", all that using the model needs, and "training", the rest of the state
-
+Items = dict[str, Any]
 
 # Orbax logs each file that it touches, and the traceback of each error that it then raises, which we report ourselves.
 quiet_orbax = functools.partial(absl_verbosity, "fatal")

@@ -39,7 +39,7 @@ class StoredModel:
     step: int
     folder: epath.Path
     source: str
-    moments: tensor_file.Moments | None = None
+    moments: tensor_file.MeanAndCovariance | None = None
 
 
 def read(path: epath.PathLike, step: int | None = None, sharding: jax.sharding.Sharding | None = None) -> StoredModel:

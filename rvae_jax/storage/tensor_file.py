@@ -29,8 +29,8 @@ from rvae_jax.system.files import is_remote
 
 FORMAT = "rvae_jax 1"
 
-# Mean and covariance of a population of codes; see ``samplers.mean_and_covariance``.
-Moments = tuple[np.ndarray, np.ndarray]
+# Of a population of codes; see ``samplers.mean_and_covariance``.
+MeanAndCovariance = tuple[np.ndarray, np.ndarray]
 
 _MOMENTS = ("population.mean", "population.covariance")
 _PREFIXES = {
@@ -42,7 +42,7 @@ _PREFIXES = {
 }
 
 
-def to_bytes(config: Config, weights: dict[str, Any], step: int, moments: Moments | None = None) -> bytes:
+def to_bytes(config: Config, weights: dict[str, Any], step: int, moments: MeanAndCovariance | None = None) -> bytes:
     """The content of a file.
 
     Args:
@@ -60,7 +60,7 @@ def to_bytes(config: Config, weights: dict[str, Any], step: int, moments: Moment
 
 def read(
     path: epath.Path, sharding: jax.sharding.Sharding | None = None
-) -> tuple[Config, dict[str, Any], int, Moments | None]:
+) -> tuple[Config, dict[str, Any], int, MeanAndCovariance | None]:
     """Reads what ``to_bytes`` made.
 
     Args:

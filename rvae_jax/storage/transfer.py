@@ -12,7 +12,7 @@ from rvae_jax.storage.weights import evaluation_variables, flatten, unflatten
 
 
 def take_over(target: dict[str, Any], source: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Takes over every weight that has the same name and shape; averaged weights, where there are any, for the VAE's.
+    """Takes over every weight that has the same name and shape; if the source has averaged weights, those of the VAE.
 
     Args:
       target: the weights of a fresh run, as ``training.state.TrainState.weights`` has them.

@@ -1,1 +1,1 @@
-"""Files and units: what every other folder may use."""
+"""Files, units and logs: what every other folder may use."""

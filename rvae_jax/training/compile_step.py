@@ -17,7 +17,7 @@ from rvae_jax.training.state import TrainState
 
 
 def compile_step(run: Run, state: TrainState) -> jax.stages.Compiled:
-    """The step ``(state, batch, key) -> (state, metrics)`` for this run's batches; it uses up the state it is given.
+    """The step ``(state, batch, key) -> (state, metrics)`` for this run's batches; it donates its state.
 
     Raises:
       UserError: there is no room for it; the message names a batch size that fits.
@@ -28,7 +28,7 @@ def compile_step(run: Run, state: TrainState) -> jax.stages.Compiled:
         part = np.zeros((batch_size // jax.process_count(), *config.model.image_shape), np.uint8)
         (batch,) = layout.to_devices([part])
         lowered = layout.lower(run.program.train_step, state, batch, run.step_key)
-        return memory.compile_step(lowered, layout.compiler_options)
+        return memory.compile_if_it_fits(lowered, layout.compiler_options)
 
     def bytes_of(compiled: jax.stages.Compiled | None) -> float:
         # Of all processes, since they compile together and so must come to the same decisions.

@@ -1,9 +1,10 @@
-"""What a run shows of held-out images as it goes on: metrics and pictures."""
+"""Metrics and pictures of held-out images, during a run and at its end."""
 
 from __future__ import annotations
 
 from rvae_jax.distributed import processes
 from rvae_jax.drawing import grids
+from rvae_jax.storage.weights import evaluation_variables
 from rvae_jax.training.metric_log import MetricWriter, SilentWriter
 from rvae_jax.training.pictures import Painter
 from rvae_jax.training.run import Run
@@ -20,7 +21,7 @@ class HeldOut:
 
     def evaluate(self, state: TrainState) -> float:
         """Writes metrics and pictures of a state, and returns its mean absolute error on the selection images."""
-        step, variables = int(state.step), state.evaluation_variables
+        step, variables = int(state.step), evaluation_variables(state.weights)
         selection, validation = (self._validate(source, variables) for source in ("selection", "validation"))
         row = {f"selection/{name}": value for name, value in selection.metrics.items()}
         row |= {f"validation/{name}": value for name, value in validation.metrics.items()}
@@ -35,7 +36,7 @@ class HeldOut:
 
     def show_best(self, step: int, state: TrainState) -> None:
         """Evaluates the best state, of ``step``, and leaves its pictures without a step in the name."""
-        folder, variables = self._run.workdir / "pictures", state.evaluation_variables
+        folder, variables = self._run.workdir / "pictures", evaluation_variables(state.weights)
         validation = self._validate("validation", variables)
         for name, picture in self._paint(validation, variables).items():
             if processes.is_first():

@@ -1,4 +1,4 @@
-"""The training run: what happens between the command and the pictures."""
+"""The training run, from the command to the last pictures."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def train(
     init_from: epath.PathLike | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> signal.Signals | None:
-    """Trains, or goes on training, until ``config.steps`` steps are done.
+    """Trains, or resumes training, until ``config.steps`` steps are done.
 
     Leaves in ``workdir``: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``pictures/``, ``checkpoints/`` and
-    ``parameters.txt``. A run that was stopped in any way goes on from its newest checkpoint as if nothing had happened.
+    ``parameters.txt``. A run that was stopped in any way resumes from its newest checkpoint as if nothing had happened.
     Each of several processes (``processes.initialize``) calls this, with the same arguments.
 
     Args:

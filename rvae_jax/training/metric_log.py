@@ -1,4 +1,4 @@
-"""What a run writes down: metrics as JSON lines and TensorBoard events."""
+"""The metrics of a run, as JSON lines and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRICS_FILE = "metrics.jsonl"
 class MetricWriter:
     """Writes rows of scalars to ``metrics.jsonl`` and TensorBoard, and pictures to TensorBoard.
 
-    When a run goes on from step ``first_step``, rows of later steps are dropped, so that no step appears twice. Files
+    When a run resumes from step ``first_step``, rows of later steps are dropped, so that no step appears twice. Files
     in an object store cannot be appended to: there, rows appear when they are published.
     """
 

@@ -1,4 +1,4 @@
-"""What is checked and said before the first step of a run."""
+"""What is checked and printed before the first step of a run."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from rvae_jax.distributed import processes, sharding
 from rvae_jax.errors import UserError
 from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.checkpoints import Checkpoints
+from rvae_jax.system.files import is_remote
 from rvae_jax.system.units import format_bytes
 from rvae_jax.training.metric_log import read_metrics
 from rvae_jax.training.run import Run
@@ -89,9 +90,9 @@ def is_finished(workdir: epath.Path, checkpoints: Checkpoints, steps: int) -> bo
 
 
 def require_space(run: Run, shapes: TrainState) -> None:
-    """Raises unless the disk has room for the checkpoints; of an object store nothing is known."""
+    """Raises unless the disk has room for the checkpoints; the space of an object store is not known."""
     with processes.together():
-        if not processes.is_first() or workdir_lib.is_remote(run.workdir):
+        if not processes.is_first() or is_remote(run.workdir):
             return
         state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
         needed = state_bytes * (run.config.keep_checkpoints + 2)

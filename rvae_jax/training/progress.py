@@ -6,7 +6,7 @@ import time
 class Progress:
     """Speed and time left, from the steps since the last report.
 
-    Pauses for evaluation do not count towards the speed. The caller adds those to come to the time left.
+    Pauses for evaluation do not count towards the speed; ``report`` adds those that are still to come to the time left.
     """
 
     def __init__(self, first_step: int, last_step: int, batch_size: int) -> None:

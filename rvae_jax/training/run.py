@@ -42,7 +42,7 @@ class Run:
 def make_run(
     config: Config, workdir: epath.Path, sources: dict[str, Images], devices: Sequence[jax.Device] | None = None
 ) -> Run:
-    """Puts it together; ``devices`` are those of all processes, by default all that there are."""
+    """Makes a run on ``devices``, those of all processes; by default on all that there are."""
     layout = data_parallel(config.parallel, shard_optimizer=config.shard_optimizer, devices=devices)
     program = make_program(config, layout.axis_name)
     make_keys = jax.jit(

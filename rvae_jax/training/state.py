@@ -1,4 +1,4 @@
-"""What training carries from step to step, how it begins, and its form in a checkpoint."""
+"""The state that training carries from step to step, its first value, and its form in a checkpoint."""
 
 from __future__ import annotations
 
@@ -54,12 +54,6 @@ class TrainState(struct.PyTreeNode):
         """The networks in training, by name."""
         players = {"vae": self.vae, "discriminator": self.discriminator}
         return {name: player for name, player in players.items() if player is not None}
-
-    @property
-    def evaluation_variables(self) -> dict[str, Any]:
-        """The VAE's variables for evaluation: the averaged weights where there are any."""
-        params = self.vae.params if self.ema_params is None else self.ema_params
-        return {"params": params, "batch_stats": self.vae.batch_stats}
 
     @property
     def weights(self) -> Weights:

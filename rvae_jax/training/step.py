@@ -25,7 +25,7 @@ Metrics = dict[str, jax.Array]
 Codes = tuple[jax.Array, jax.Array]  # means and log variances, [b, d] each
 TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
 
-# What the gradient of a step's loss comes with: metrics, the norms' new statistics by player, codes.
+# What the loss of a step returns besides its value: metrics, the norms' new statistics by player, codes.
 _Aux = tuple[Metrics, dict[str, Any], Codes]
 
 
@@ -57,7 +57,7 @@ def make_train_step(
       optimizer: applied to each player with its own state.
       loss: kinds, weights and ramps of the terms.
       ema_decay: decay d of the average of the VAE's weights, or None; at step t it is min(d, (1 + t) / (10 + t)).
-      accumulate_steps: parts that the batch of a device is gone through in, one after the other; it divides its size.
+      accumulate_steps: number of equal parts of a device's batch, which are processed one after the other.
 
     Returns:
       The step. ``images`` is ``[b, H, W, C]`` in [-1, 1]; ``key`` is the run's random key, the same at every step (the

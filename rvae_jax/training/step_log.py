@@ -1,4 +1,4 @@
-"""What a run says of its steps: a row of metrics and a line on the terminal, now and then."""
+"""What a run reports of its steps: every few of them a row of metrics, and a line on the terminal."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class StepLog:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Around what is no training; its time does not count towards the speed."""
+        """Within it, time does not count towards the speed of training."""
         began = time.monotonic()
         yield
         self._pause_s = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""What one process can see of several; tests/test_processes.py has real ones."""
+"""Several processes as one of them sees them; test_several_processes.py starts real ones."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def others(monkeypatch):
     return answers
 
 
-def test_alone_nothing_happens():
+def test_one_process_exchanges_nothing():
     assert processes.exchange({"a": 1}) == [{"a": 1}]
     rows = np.arange(3.0)
     assert processes.gather(rows) is rows
@@ -53,7 +53,7 @@ def test_gathered_rows_are_exact(monkeypatch):
         np.testing.assert_array_equal(theirs, np.concatenate([ours, ours]))
 
 
-def test_a_failure_of_one_is_told_by_all(others):
+def test_an_error_of_one_process_is_raised_in_all(others):
     others.append((None, {"host": "b", "message": "no data"}))
     with pytest.raises(UserError, match=r"^process 2 of 3 on b: no data$"), processes.together():
         pass
@@ -67,7 +67,7 @@ def test_a_failure_of_one_is_told_by_all(others):
         pass
 
 
-def test_what_differs_is_named(others):
+def test_a_value_that_differs_is_named(others):
     mine = {"--config.seed": 0, "jax": "0.10.2"}
     processes.require_equal(mine)
     others.append(({"host": "b", "values": mine}, {"host": "c", "values": mine | {"jax": "0.11.0"}}))
@@ -79,7 +79,7 @@ def test_what_differs_is_named(others):
         processes.require_equal(mine)
 
 
-def test_shared_folder_leaves_no_mark(others, tmp_path):
+def test_the_check_for_a_shared_folder_leaves_no_file(others, tmp_path):
     processes.require_shared(epath.Path(tmp_path))
     assert not list(tmp_path.iterdir())
     others += [("", ""), (None, {"host": "c", "message": "not seen"})]
@@ -88,7 +88,7 @@ def test_shared_folder_leaves_no_mark(others, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_versions_have_the_code():
+def test_versions_include_a_hash_of_the_code():
     found = processes.versions()
     assert found["jax"] == jax.__version__
     assert re.fullmatch("[0-9a-f]{12}", found["the code of rvae_jax"])
@@ -115,7 +115,7 @@ def test_wrong_flags_are_refused(monkeypatch, arguments, expected):
     processes.initialize("off")
 
 
-def test_interrupt_is_passed_on_to_all(others, monkeypatch, capsys):
+def test_an_interrupt_stops_all_processes(others, monkeypatch, capsys):
     sent, asked = [], []
     monkeypatch.setattr("os.kill", lambda _, number: sent.append(number))
     sync_point = "jax.experimental.multihost_utils.reached_preemption_sync_point"

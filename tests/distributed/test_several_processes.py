@@ -1,4 +1,4 @@
-"""Several real processes, on the loopback, from the command that people type."""
+"""Several real processes on the loopback, started by the command that people type."""
 
 import os
 import pathlib
@@ -119,8 +119,8 @@ def assert_same_run(workdir, alone):
         np.testing.assert_allclose(mine, their, atol=5e-3)
 
 
-def test_processes_come_and_go_and_the_run_is_that_of_one(start_processes, alone, tmp_path):
-    # Two of them; a signal to the second stops both before the same step.
+def test_a_run_of_changing_numbers_of_processes_equals_that_of_one(start_processes, alone, tmp_path):
+    # Two processes: a signal to the second stops both before the same step.
     two = start_processes(2, tmp_path, f"--config.steps={STEPS}")
     said = read_until(two[0], f"step 7/{STEPS}")
     assert "Process 0 of 2 on " in said and ": 2 of 4 devices" in said
@@ -130,7 +130,7 @@ def test_processes_come_and_go_and_the_run_is_that_of_one(start_processes, alone
     assert "Process 1 of 2 on " in silent and "step" not in re.sub(".*preemption.*", "", silent)
     assert max(Checkpoints(tmp_path, read_only=True).steps()) == stopped_at < STEPS
 
-    # Four, in the other style, one of which dies.
+    # Four, in the other style: when one dies, all end.
     four = start_processes(4, tmp_path, f"--config.steps={STEPS}", "--config.parallel=pmap")
     said = read_until(four[0], f"step {stopped_at + 3}/{STEPS}")
     assert f"step {stopped_at + 1}/{STEPS}" in said and f"step {stopped_at}/{STEPS}" not in said
@@ -141,7 +141,7 @@ def test_processes_come_and_go_and_the_run_is_that_of_one(start_processes, alone
     assert time.monotonic() - began < processes.HEARTBEAT_TIMEOUT_S + 30
     assert not {process.returncode for process in four} & {0, 1, 2, 130, 143}
 
-    # Two of one device each, and a share of the optimizer's state on each.
+    # Two with one device each, which share the optimizer's state.
     finish(start_processes(2, tmp_path, f"--config.steps={STEPS}", "--config.shard_optimizer=true", devices=1))
     assert_same_run(tmp_path, alone)
     for name in ("reconstructions", "samples", "transition"):
@@ -149,7 +149,7 @@ def test_processes_come_and_go_and_the_run_is_that_of_one(start_processes, alone
     assert not list(tmp_path.glob(".shared.*"))
 
 
-def test_what_differs_between_processes_is_named(start_processes, tmp_path):
+def test_a_flag_that_differs_between_processes_is_named(start_processes, tmp_path):
     differing = start_processes(2, tmp_path / "run", own_flags=["--config.seed=0", "--config.seed=1"])
     host = re.escape(socket.gethostname())
     for said in finish(differing, status=1):
@@ -157,7 +157,7 @@ def test_what_differs_between_processes_is_named(start_processes, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_work_directory_that_is_not_shared_is_refused(start_processes, tmp_path, monkeypatch):
+def test_a_work_directory_that_is_not_shared_is_refused(start_processes, tmp_path):
     folders = [tmp_path / "host_0", tmp_path / "host_1"]
     for folder in folders:
         folder.mkdir()

@@ -130,7 +130,7 @@ def test_kubectl_parses_the_job(launch, tmp_path):
     assert read(job["template"]["spec"] | {"parallelism": "four"}).returncode != 0
 
 
-def test_a_number_that_is_none_is_refused(launch):
+def test_a_count_that_is_not_a_number_is_refused(launch):
     run = launch("gke.sh", "apply", "--dry-run", "--", "x", variables=GKE | {"HOSTS": "four"})
     assert run.returncode == 1
     assert "Error: $HOSTS is 'four'; expected a number" in run.stderr

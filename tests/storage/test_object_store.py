@@ -14,7 +14,7 @@ from rvae_jax.storage import workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# TensorStore wants the generation of what it reads in a header, which the emulator leaves out.
+# TensorStore expects the generation of an object in a header, which the emulator leaves out.
 EMULATOR = """
 import sys, threading
 from gcp_storage_emulator.handlers import objects
@@ -107,7 +107,7 @@ def test_a_run_in_a_bucket(emulator, data_dir):
     assert "gs://bucket/runs/first holds a run with another configuration: seed is 0 there and 7" in said["REFUSED"]
 
 
-def test_what_reaches_the_store_may_be_missing(monkeypatch):
+def test_a_missing_package_for_the_store_is_named(monkeypatch):
     def exists(self):
         raise ImportError("no gcsfs", name="gcsfs")
 

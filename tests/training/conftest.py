@@ -1,4 +1,4 @@
-"""Noise that tests know, and a finished run."""
+"""Known noise, and a finished run."""
 
 import logging
 
@@ -26,7 +26,7 @@ def zero_noise(monkeypatch):
 
 @pytest.fixture(scope="session")
 def finished(data_dir, tmp_path_factory):
-    """A run of eight steps, with what it said and how often it compiled its step."""
+    """A run of eight steps, and what JAX logged of its compilations."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     compiled = []
     handler = logging.Handler()

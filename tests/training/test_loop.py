@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 ALL_DEVICES = jax.devices()
 
 
-def test_leaves_what_the_readme_says(finished):
+def test_a_run_leaves_the_files_that_train_lists(finished):
     workdir, _ = finished
     assert json.loads((workdir / "config.json").read_text())["model"]["latent_dim"] == 16
     assert {path.name for path in (workdir / "pictures").iterdir()} >= {
@@ -45,7 +45,7 @@ def test_leaves_what_the_readme_says(finished):
     assert b"validation/l1" in events.read_bytes()
 
 
-def test_pictures_are_pictures(finished):
+def test_pictures_have_their_size_and_contrast(finished):
     workdir, _ = finished
     for name in ("reconstructions", "samples", "transition"):
         with Image.open(workdir / "pictures" / f"{name}.png") as picture:
@@ -67,7 +67,7 @@ def test_metrics_are_finite_and_documented(finished):
             assert generic in documented, name
 
 
-def test_step_compiles_once(finished):
+def test_the_step_is_compiled_once(finished):
     _, messages = finished
     assert sum("XLA compilation of jit(train_step)" in message for message in messages) == 1, messages
 
@@ -122,7 +122,7 @@ def damage_train_records(config, indices):
     shard.write_bytes(content)
 
 
-def test_a_folder_is_trained_on_and_damaged_records_do_not_stop_it(folder_config, tmp_path, capsys):
+def test_a_run_on_a_folder_goes_on_past_damaged_records(folder_config, tmp_path, capsys):
     prepare_for(folder_config)
     damage_train_records(folder_config, [5])
     assert train(folder_config, tmp_path / "run") is None
@@ -142,14 +142,14 @@ def test_a_folder_is_trained_on_and_damaged_records_do_not_stop_it(folder_config
     assert train(dataclasses.replace(folder_config, steps=6, data=data), tmp_path / "run") is None
 
 
-def test_too_many_damaged_records_stop_it(folder_config, tmp_path):
+def test_too_many_damaged_records_stop_a_run(folder_config, tmp_path):
     prepare_for(folder_config)
     damage_train_records(folder_config, [1, 5, 7])
     with pytest.raises(UserError, match=r"is damaged: [23] of 48 images cannot be read so far"):
         train(folder_config, tmp_path / "run")
 
 
-def test_loading_a_run(finished):
+def test_a_run_is_loaded_at_its_best_or_a_given_step(finished):
     workdir, _ = finished
     model = rvae_jax.load(workdir)
     images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 1)).astype(np.float32)

@@ -86,7 +86,7 @@ def _expected_terms(loss, noise):
 
 @pytest.mark.usefixtures("strict_promotion")
 @pytest.mark.parametrize("name", OPTIONS)
-def test_metrics_and_objective_are_what_the_options_say(name, fixed_noise):
+def test_metrics_and_objective_equal_their_definitions(name, fixed_noise):
     loss, weights_at = OPTIONS[name]
     terms, others = _expected_terms(loss, fixed_noise)
     results = captured_step(loss, tuple(weights_at))

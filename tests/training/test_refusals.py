@@ -27,7 +27,7 @@ from rvae_jax.training.run import make_run
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
-def test_loss_that_is_not_finite_stops_with_step_and_term(finished, data_dir, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(finished, data_dir, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     good = weights_and_moments(workdir, 8)
     config = replace_fields(tiny_config(data_dir, steps=12), {"optimizer.learning_rate": 1e20})
@@ -39,7 +39,7 @@ def test_loss_that_is_not_finite_stops_with_step_and_term(finished, data_dir, tm
         np.testing.assert_array_equal(a, b)
 
 
-def test_too_little_space_is_told_before_the_first_step(data_dir, tmp_path, monkeypatch):
+def test_too_little_disk_space_is_refused_before_the_first_step(data_dir, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="free on its device, expected"):
@@ -52,7 +52,9 @@ def run_of(config, workdir):
     return run, jax.jit(run.program.create_state)(run.init_key)
 
 
-def test_too_little_memory_is_told_before_the_first_step_with_a_batch_that_fits(data_dir, tmp_path, monkeypatch):
+def test_too_little_memory_is_refused_before_the_first_step_and_a_batch_that_fits_is_named(
+    data_dir, tmp_path, monkeypatch
+):
     needed = cost_of(compile_step(*run_of(tiny_config(data_dir, batch_size=2), tmp_path))).memory
     monkeypatch.setattr(memory, "limit", lambda: 3 * needed)
     with pytest.raises(UserError, match=r"--config.batch_size=16: .*; expected at most (\d+), ") as error:
@@ -64,13 +66,13 @@ def test_too_little_memory_is_told_before_the_first_step_with_a_batch_that_fits(
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk_at_the_metrics(data_dir, tmp_path):
+def test_a_full_disk_at_the_metrics_is_named(data_dir, tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(UserError, match="no space left on the device"):
         train(tiny_config(data_dir), tmp_path)
 
 
-def test_full_disk_at_a_checkpoint_keeps_the_one_before(data_dir, tmp_path, monkeypatch):
+def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(data_dir, tmp_path, monkeypatch):
     save = Checkpoints.save
 
     def save_until_full(self, items, selection_error=None):
@@ -83,7 +85,7 @@ def test_full_disk_at_a_checkpoint_keeps_the_one_before(data_dir, tmp_path, monk
         train(tiny_config(data_dir), tmp_path)
 
 
-def test_settings_that_train_badly_are_warned_of(data_dir, tmp_path, capsys):
+def test_small_batches_and_collapsing_objectives_are_warned_of(data_dir, tmp_path, capsys):
     config = replace_fields(tiny_config(data_dir, batch_size=2), {"loss.moments": "mixture"})
     describe(*run_of(config, tmp_path))
     output = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A run that goes on, in one process."""
+"""Resuming a run, in one process."""
 
 import shutil
 
@@ -14,7 +14,7 @@ from rvae_jax.training.metric_log import read_metrics
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
-def test_a_finished_run_says_so(finished, data_dir, capsys):
+def test_a_finished_run_is_left_as_it_is(finished, data_dir, capsys):
     workdir, _ = finished
     before = (workdir / "metrics.jsonl").read_text()
     assert train(tiny_config(data_dir), workdir) is None
@@ -32,7 +32,7 @@ def test_resume_is_bit_exact(finished, data_dir, tmp_path):
     assert [row["step"] for row in read_metrics(half) if "loss/total" in row] == [2, 4, 6, 8]
 
 
-def test_fields_that_decide_no_step_may_change(finished, data_dir, tmp_path):
+def test_fields_that_change_no_step_may_differ_on_resume(finished, data_dir, tmp_path):
     shutil.copytree(finished[0], tmp_path / "longer")
     train(tiny_config(data_dir, steps=9, remat_stages=1), tmp_path / "longer")
     assert Checkpoints(tmp_path / "longer", read_only=True).steps()[-1] == 9
@@ -46,13 +46,13 @@ def test_another_configuration_is_refused_by_field(finished, data_dir):
 
 
 def test_unreadable_checkpoint_falls_back_to_the_one_before(finished, data_dir, tmp_path, capsys):
-    whole, damaged = (shutil.copytree(finished[0], tmp_path / name) for name in ("whole", "damaged"))
+    intact, damaged = (shutil.copytree(finished[0], tmp_path / name) for name in ("intact", "damaged"))
     damage(damaged / "checkpoints" / "8")
-    for workdir in (whole, damaged):
+    for workdir in (intact, damaged):
         train(tiny_config(data_dir, steps=9), workdir)
     assert "8 is unreadable" in capsys.readouterr().out
     assert (damaged / "checkpoints" / "8.unreadable").is_dir()
-    assert_same_run(whole, damaged, 9)
+    assert_same_run(intact, damaged, 9)
 
 
 def test_no_readable_checkpoint_is_an_error(finished, data_dir, tmp_path):

@@ -20,7 +20,7 @@ def compile_cache(tmp_path_factory):
 
 
 def start(data_dir, workdir, steps, after):
-    """Starts a run in a process of its own, and returns when it has said ``after``, the last of ``process.said``."""
+    """Starts a run in a process of its own; returns when it has printed ``after``, at the end of ``process.said``."""
     process = subprocess.Popen(
         command(data_dir, workdir, steps), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -45,7 +45,7 @@ def undisturbed(data_dir, tmp_path_factory):
     return workdir
 
 
-def test_signals_save_a_kill_loses_only_the_steps_since_and_the_run_goes_on(undisturbed, data_dir, tmp_path):
+def test_a_run_that_was_stopped_and_killed_equals_an_undisturbed_one(undisturbed, data_dir, tmp_path):
     stopped_at = 0
     for number, status, after in ((signal.SIGTERM, 143, 7), (signal.SIGINT, 130, 15)):
         with start(data_dir, tmp_path, 40, after=f"step {after}/40") as process:

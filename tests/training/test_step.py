@@ -20,6 +20,7 @@ from step_cases import (
 
 from rvae_jax.config import LossConfig, ModelConfig, OptimizerConfig
 from rvae_jax.models import make_models
+from rvae_jax.storage.weights import evaluation_variables
 from rvae_jax.training import step as step_lib
 from rvae_jax.training.optimizer import make_optimizer
 from rvae_jax.training.state import create_train_state
@@ -35,7 +36,7 @@ def test_average_of_weights():
         state = jax.device_get(step(before, random_images(), jax.random.key(0))[0])
         expected = jax.tree.map(lambda e, p, d=decay: d * e + (1 - d) * p, before.ema_params, state.vae.params)
         assert largest_difference(state.ema_params, expected) <= 1e-6
-        assert largest_difference(state.evaluation_variables["params"], state.vae.params) > 1e-6
+        assert largest_difference(evaluation_variables(state.weights)["params"], state.vae.params) > 1e-6
 
 
 def test_initial_state():
