@@ -32,7 +32,7 @@ def exit_on_user_error() -> Iterator[None]:
     """Ends the program with status 1 and one line where the user can put it right."""
     try:
         yield
-    except (UserError, MissingError) as error:
+    except (UserError, MissingError, OSError) as error:  # of the system: a full disk, a folder without permission
         sys.exit(f"Error: {error}")
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 
 from rvae_jax import command_line
+from rvae_jax.errors import UserError
 from rvae_jax.formats import FORMATS
 
 FOLDER = "export"
@@ -50,7 +50,7 @@ def main() -> None:
             for line in export.write(make(model), folder):
                 print(line, flush=True)
         except OSError as error:
-            sys.exit(f"Error: --output: {error.filename or folder}: {error.strerror or error}")
+            raise UserError(f"--output: {error.filename or folder}: {error.strerror or error}") from None
     if arguments.format == "hub":
         print(f"To share it: hf upload USER/{name} {folder}")
 

@@ -22,8 +22,12 @@ def write_atomically(path: epath.PathLike, content: bytes) -> None:
         path.write_bytes(content)
         return
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may write the same file
-    part.write_bytes(content)
-    part.replace(path)
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def cache_folder(name: str) -> Path:
