@@ -43,6 +43,7 @@ def tiny_config(data_dir, **changes):
         "model.decoder_identity_blocks": 0,
         "model.discriminator_filters": (8, 1),
         "model.discriminator_strides": (2, 1),
+        "optimizer.ema_decay": 0.9,
         "steps": 8,
         "log_every": 2,
         "eval_every": 4,

@@ -74,7 +74,7 @@ def _toy(make_tiny):
 
 
 def test_the_face_detector_finds_faces_and_nothing_else():
-    pictures = orl.read_pictures()
+    pictures = orl.read_faces()
     rng = np.random.default_rng(0)
     for person in (0, 11, 25):
         scene = np.full((260, 340, 3), 128, np.uint8)

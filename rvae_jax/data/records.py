@@ -107,7 +107,7 @@ class Images(Sequence):
         return image[:, :, None] if grey else image
 
 
-def open_folder(folder: Path, split: str) -> Images:
+def open_prepared(folder: Path, split: str) -> Images:
     """Opens a split of the data set in ``folder``; see ``open_split``."""
     return open_split(tfds.core.read_only_builder.builder_from_directory(folder), split, str(folder))
 

@@ -209,7 +209,7 @@ def neighbours(scene: Scene) -> Figure:
         raise UserError(f"{len(training)} training image; expected at least 2, to compare samples with")
     drawn = to_uint8(scene.model.sample(3 * grids.SHOWN, scene.seed))
     mirrored = scene.model.config.data.flip
-    near, indices = memorisation.nearest(drawn, training, mirrored)
+    near, indices = memorisation.nearest_training_images(drawn, training, mirrored)
     chosen = np.argsort(memorisation.likeness(near))[: grids.SHOWN]
     return Figure(
         [scene.grid([to_float(drawn[chosen]), to_float(training[indices[chosen, 0]])])],

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rvae_jax.data.pixels import evenly_spaced, to_float
-from rvae_jax.evaluation.material import Codes, Label
+from rvae_jax.evaluation.material import Label, Posteriors
 from rvae_jax.evaluation.metrics import likelihood
 from rvae_jax.evaluation.results import LikelihoodFigures
 from rvae_jax.inference.batching import Batched
@@ -23,7 +23,7 @@ _MOST_IMAGES = 256
 def measure_likelihood(
     model: TrainedVAE,
     images: np.ndarray,
-    codes: Codes,
+    codes: Posteriors,
     *,
     fitted_scale: float,
     samples: int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rvae_jax.evaluation.material import Images
+from rvae_jax.evaluation.material import ImageSets
 from rvae_jax.evaluation.metrics import memorisation
 from rvae_jax.evaluation.results import MemorisationFigures
 
@@ -12,7 +12,7 @@ _LEAST_TRAINING_IMAGES = 3
 
 
 def measure_memorisation(
-    images: Images, samples: np.ndarray, mirrored: bool, skipped: dict[str, str]
+    images: ImageSets, samples: np.ndarray, mirrored: bool, skipped: dict[str, str]
 ) -> MemorisationFigures | None:
     """Counts copies among samples, and, for comparison, among held-out images.
 

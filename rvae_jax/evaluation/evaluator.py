@@ -9,9 +9,9 @@ with needs("evaluate", command=False):
     from rvae_jax.evaluation import results
     from rvae_jax.evaluation.bounds import measure_likelihood
     from rvae_jax.evaluation.copying import measure_memorisation
-    from rvae_jax.evaluation.features import measure_distances, with_distances
+    from rvae_jax.evaluation.feature_distances import measure_feature_distances, with_distances
     from rvae_jax.evaluation.latent_space import measure_latent_space
-    from rvae_jax.evaluation.material import prepare
+    from rvae_jax.evaluation.material import make_material
     from rvae_jax.evaluation.protocol import record_protocol, record_settings
     from rvae_jax.evaluation.quality import Comparison, measure_generation, measure_reconstruction
     from rvae_jax.evaluation.results import EvaluatedModel, Evaluation
@@ -39,7 +39,7 @@ def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, prog
     settings = settings or EvaluationSettings()
     config, seed = model.config, settings.seed
     skipped: dict[str, str] = {}
-    material = prepare(model, settings, label)
+    material = make_material(model, settings, label)
     compare = Comparison(material.images.size, skipped)
     reconstruction = measure_reconstruction(compare, material, label, skipped)
     generation = measure_generation(compare, material, seed, label)
@@ -55,7 +55,7 @@ def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, prog
         label=label,
         skipped=skipped,
     )
-    distances = measure_distances(material, settings, label, skipped)
+    distances = measure_feature_distances(material, settings, label, skipped)
     checksum = None
     if distances is not None:
         checksum = distances.checksum

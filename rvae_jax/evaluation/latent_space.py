@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 from rvae_jax.data.pixels import evenly_spaced
-from rvae_jax.evaluation.material import Codes
+from rvae_jax.evaluation.material import Posteriors
 from rvae_jax.evaluation.metrics import latent
 from rvae_jax.evaluation.results import DimensionFigures, LatentFigures, LatentSpaceFigures
 
 _MOST_DECOMPOSED = 2_000  # images; the cost is quadratic
 
 
-def measure_latent_space(held_out: Codes, training: Codes, seed: int) -> LatentSpaceFigures:
+def measure_latent_space(held_out: Posteriors, training: Posteriors, seed: int) -> LatentSpaceFigures:
     """Summarises both sets of codes, and splits the rate of the held-out ones."""
     few = evenly_spaced(_MOST_DECOMPOSED, len(held_out.mean))
     decomposition = latent.decompose(held_out.mean[few], held_out.log_var[few], seed=seed)

@@ -25,7 +25,7 @@ from rvae_jax.inference.trained_vae import TrainedVAE
 Label = Callable[[str], str | None]  # what a progress bar is called; None for no bar
 
 
-class Codes(NamedTuple):
+class Posteriors(NamedTuple):
     """Posteriors of a set of images."""
 
     mean: np.ndarray
@@ -33,8 +33,8 @@ class Codes(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-    """The run's images.
+class ImageSets:
+    """The run's held-out and training images.
 
     Attributes:
       held_out: the held-out images.
@@ -67,24 +67,24 @@ class Material:
       matched_reconstructions: of the training images ``images.matched``.
     """
 
-    images: Images
-    held_out: Codes
-    training: Codes
+    images: ImageSets
+    held_out: Posteriors
+    training: Posteriors
     reconstructions: np.ndarray
     samples: dict[str, np.ndarray]
     matched_reconstructions: np.ndarray
 
 
-def prepare(model: TrainedVAE, settings: EvaluationSettings, label: Label) -> Material:
+def make_material(model: TrainedVAE, settings: EvaluationSettings, label: Label) -> Material:
     """Reads images, encodes and decodes them, and draws samples.
 
     Raises:
       UserError: the run's data set is missing, or has too few images.
     """
-    images = read_images(model.config, settings)
+    images = read_image_sets(model.config, settings)
     encoder, decoder = _encoder(model), _decoder(model)
-    held_out = Codes(*encoder(images.held_out, label=label("encode held-out images")))
-    training = Codes(*encoder(images.training, label=label("encode training images")))
+    held_out = Posteriors(*encoder(images.held_out, label=label("encode held-out images")))
+    training = Posteriors(*encoder(images.training, label=label("encode training images")))
     reconstructions = decoder(held_out.mean, label=label("reconstruct held-out images"))
     draws = {
         "prior": samplers.prior(model.config.model.latent_dim),
@@ -99,7 +99,7 @@ def prepare(model: TrainedVAE, settings: EvaluationSettings, label: Label) -> Ma
     return Material(images, held_out, training, reconstructions, samples, matched)
 
 
-def read_images(config: Config, settings: EvaluationSettings) -> Images:
+def read_image_sets(config: Config, settings: EvaluationSettings) -> ImageSets:
     """Reads the run's held-out and training images.
 
     Raises:
@@ -108,7 +108,7 @@ def read_images(config: Config, settings: EvaluationSettings) -> Images:
     held_out = reading.read_split(config, settings.split, settings.images)
     training = reading.read_split(config, "train", settings.training_images)
     order = np.random.default_rng(settings.seed).permutation(len(training))
-    return Images(held_out, training, reading.count(config, "train"), np.sort(order[: len(held_out)]))
+    return ImageSets(held_out, training, reading.count(config, "train"), np.sort(order[: len(held_out)]))
 
 
 def _encoder(model: TrainedVAE) -> Batched:

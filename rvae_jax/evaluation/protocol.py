@@ -8,7 +8,7 @@ import jax
 
 from rvae_jax.config import Config
 from rvae_jax.data import reading
-from rvae_jax.evaluation.material import Images
+from rvae_jax.evaluation.material import ImageSets
 from rvae_jax.evaluation.metrics import inception, similarity
 from rvae_jax.evaluation.results import Protocol, RecordedSettings
 from rvae_jax.evaluation.settings import EvaluationSettings
@@ -22,7 +22,7 @@ def record_settings(settings: EvaluationSettings) -> RecordedSettings:
 
 
 def record_protocol(
-    config: Config, settings: EvaluationSettings, images: Images, inception_checksum: str | None
+    config: Config, settings: EvaluationSettings, images: ImageSets, inception_checksum: str | None
 ) -> Protocol:
     """The protocol of an evaluation; ``inception_checksum`` is None where no distances were measured."""
     height, width, channels = images.held_out.shape[1:]

@@ -293,7 +293,7 @@ def queue_moments(queue: MeansQueue, log_var: jax.Array | None = None, *, axis_n
     """
     _arrays.require_rank("queue_moments", 2, means=queue.means)
     means = _arrays.at_least_float32(queue.means)
-    is_filled = (jnp.arange(len(means)) < queue.filled)[:, None]
+    is_filled = (jnp.arange(len(means), dtype=jnp.int32) < queue.filled)[:, None]
     count = jnp.maximum(queue.filled, 1).astype(means.dtype)
     mean = jnp.sum(jnp.where(is_filled, means, 0.0), axis=0) / count
     var = jnp.sum(jnp.where(is_filled, jnp.square(means - mean[None, :]), 0.0), axis=0) / count

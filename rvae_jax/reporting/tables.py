@@ -20,7 +20,7 @@ _COMPARABLE = ("data", "held_out_split", "held_out_images", "training_images", "
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class FigureTable:
     """A table of figures.
 
     Attributes:
@@ -36,11 +36,11 @@ class Table:
     rows: list[tuple[str, list[Any]]]
 
 
-def figure_tables(subjects: list[Subject]) -> list[Table]:
+def figure_tables(subjects: list[Subject]) -> list[FigureTable]:
     """All figures of the evaluations; with several runs, side by side where possible."""
     several = len(subjects) > 1
 
-    def side_by_side(title: str, note: str, figures: list[Any]) -> Table:
+    def side_by_side(title: str, note: str, figures: list[Any]) -> FigureTable:
         headings = [subject.name if several else "" for subject in subjects]
         return _table(title, note, dict(zip(headings, figures, strict=True)))
 
@@ -64,11 +64,11 @@ def figure_tables(subjects: list[Subject]) -> list[Table]:
     return [*tables, likelihoods] if likelihoods.rows else tables
 
 
-def _table(title: str, note: str, columns: dict[str, Any]) -> Table:
+def _table(title: str, note: str, columns: dict[str, Any]) -> FigureTable:
     values = {heading: {} if figures is None else measured(figures) for heading, figures in columns.items()}
     names = dict.fromkeys(name for column in values.values() for name in column)
     rows = [(name, [column.get(name) for column in values.values()]) for name in names]
-    return Table(title, note, list(values), rows)
+    return FigureTable(title, note, list(values), rows)
 
 
 def differing_fields(configurations: list[dict[str, Any]]) -> list[tuple[str, list[Any]]]:

@@ -16,11 +16,11 @@ def environment(*, autoescape: bool) -> jinja2.Environment:
     found = jinja2.Environment(
         loader=jinja2.PackageLoader("rvae_jax.reporting"), autoescape=autoescape, trim_blocks=True, lstrip_blocks=True
     )
-    found.filters |= {"number": number, "measured": measured}
+    found.filters |= {"number": format_number, "measured": measured}
     return found
 
 
-def number(value: Any) -> str:
+def format_number(value: Any) -> str:
     """Formats a value for a table: floats with four significant digits."""
     if value is None:
         return ""

@@ -84,7 +84,8 @@ def make_train_step(
             batch_stats = {name: player.batch_stats for name, player in state.players.items()}
         if axis_name is not None:
             gradients, metrics = jax.lax.pmean((gradients, metrics), axis_name)
-        metrics |= _latent_metrics(*codes, axis_name)
+        statistics = losses.latent_statistics(*codes, axis_name=axis_name)
+        metrics |= {f"latent/{name}": value.astype(jnp.float32) for name, value in statistics._asdict().items()}
         players = {}
         for name, player in state.players.items():
             metrics[f"gradient_norm/{name}"] = optax.tree.norm(gradients[name])
@@ -195,18 +196,3 @@ def _noise(key: jax.Array, shape: tuple[int, int], axis_name: str | None) -> jax
 def _split(batch: jax.Array, parts: int) -> jax.Array:
     """``[b, ...] -> [parts, b / parts, ...]``; a part has every parts-th row, so that devices keep their own rows."""
     return jnp.moveaxis(batch.reshape(-1, parts, *batch.shape[1:]), 1, 0)
-
-
-def _latent_metrics(mean: jax.Array, log_var: jax.Array, axis_name: str | None) -> Metrics:
-    moments = losses.batch_moments(mean, axis_name=axis_name)
-    sigma = jnp.exp(0.5 * log_var)
-    sigma_mean, sigma_min = jnp.mean(sigma), jnp.min(sigma)
-    if axis_name is not None:
-        sigma_mean, sigma_min = jax.lax.pmean(sigma_mean, axis_name), jax.lax.pmin(sigma_min, axis_name)
-    return {
-        "latent/active_units": losses.active_units(moments).astype(jnp.float32),
-        "latent/population_mean_rms": jnp.sqrt(jnp.mean(jnp.square(moments.mean))),
-        "latent/population_std": jnp.mean(jnp.sqrt(moments.var)),
-        "latent/sigma_mean": sigma_mean,
-        "latent/sigma_min": sigma_min,
-    }

@@ -72,7 +72,7 @@ def test_images_are_those_of_tfds_and_of_the_pictures(encoding, channels, prepar
     folder = prepared[encoding, channels]
     seen = 0
     for split in SPLITS:
-        images = records.open_folder(folder, split)
+        images = records.open_prepared(folder, split)
         assert images.is_raw == (encoding == "raw")
         by_tfds = tfds.builder_from_directory(folder).as_data_source(split)
         assert len(images) == len(by_tfds)
@@ -90,12 +90,12 @@ def test_images_are_those_of_tfds_and_of_the_pictures(encoding, channels, prepar
 
 def test_raw_and_png_are_the_same_images(prepared):
     for channels in (1, 3):
-        raw, png = (records.open_folder(prepared[encoding, channels], "train") for encoding in ("raw", "png"))
+        raw, png = (records.open_prepared(prepared[encoding, channels], "train") for encoding in ("raw", "png"))
         np.testing.assert_array_equal(np.stack(list(raw)), np.stack(list(png)))
 
 
 def test_indices_count_from_either_end(prepared):
-    images = records.open_folder(prepared["raw", 3], "train")
+    images = records.open_prepared(prepared["raw", 3], "train")
     np.testing.assert_array_equal(images[-1], images[len(images) - 1])
     for index in (len(images), -len(images) - 1):
         with pytest.raises(IndexError):
@@ -104,14 +104,14 @@ def test_indices_count_from_either_end(prepared):
 
 
 def test_a_slice_of_a_split_has_its_images(prepared):
-    whole = np.stack(list(records.open_folder(prepared["raw", 3], "train")))
+    whole = np.stack(list(records.open_prepared(prepared["raw", 3], "train")))
     for spec, part in (("train[:5]", slice(5)), ("train[-3:]", slice(-3, None)), ("train[4:9]", slice(4, 9))):
-        np.testing.assert_array_equal(np.stack(list(records.open_folder(prepared["raw", 3], spec))), whole[part])
+        np.testing.assert_array_equal(np.stack(list(records.open_prepared(prepared["raw", 3], spec))), whole[part])
 
 
 @pytest.mark.parametrize("split", ["dev", "train[9:5]", "train[:0]", "train[", ""])
 def test_a_split_that_is_not_there_is_refused(split, prepared):
-    message = user_error(records.open_folder, prepared["raw", 3], split)
+    message = user_error(records.open_prepared, prepared["raw", 3], split)
     assert f"split {split!r}" in message
     assert "expected one of train (" in message
 
@@ -121,7 +121,7 @@ def test_a_split_that_is_not_there_is_refused(split, prepared):
 
 def _place(path, index, split="train"):
     """Where the middle of an image's pixels lies in the file."""
-    image = records.open_folder(path.parent, split)[index]
+    image = records.open_prepared(path.parent, split)[index]
     data = path.read_bytes()
     assert data.count(image.tobytes()) == 1
     return data.index(image.tobytes()) + image.size // 2
@@ -136,9 +136,9 @@ def _flip(path, *places):
 
 def test_a_flipped_bit_damages_one_image(own):
     folder = own()
-    before = list(records.open_folder(folder, "train"))
+    before = list(records.open_prepared(folder, "train"))
     _flip(_shard(folder), _place(_shard(folder), 5))
-    images = records.open_folder(folder, "train")
+    images = records.open_prepared(folder, "train")
     with pytest.raises(DamagedError, match=r"1\.0\.0: image 5 cannot be read: .*hash mismatch"):
         images[5]
     assert list(images.damaged) == [5]
@@ -152,7 +152,7 @@ def test_more_than_a_few_damaged_images_are_an_error(own):
     folder = own()
     path = _shard(folder)
     _flip(path, *(_place(path, index) for index in (2, 7)))
-    images = records.open_folder(folder, "train")
+    images = records.open_prepared(folder, "train")
     for _ in range(3):  # one image, however often it is read
         with pytest.raises(DamagedError):
             images[-len(images) + 7]
@@ -266,13 +266,13 @@ def test_a_record_that_is_no_png_is_damaged(value, channels):
 
 
 def _assert_incomplete(folder, path, found=None):
-    message = user_error(records.open_folder, folder, "train")
+    message = user_error(records.open_prepared, folder, "train")
     assert message.startswith(f"{folder} is incomplete: ")
     assert str(path) in message
     assert "delete the folder and prepare it again" in message
     if found is not None:
         assert f"{path} has {found} images" in message
-    assert len(records.open_folder(folder, "test")) > 0
+    assert len(records.open_prepared(folder, "test")) > 0
 
 
 def test_a_missing_shard_is_refused(own):
@@ -309,7 +309,7 @@ def test_a_shard_of_something_else_is_refused(own):
 def test_a_shard_with_another_count_is_refused(own):
     folder = own()
     path = _shard(folder)
-    there, expected = (len(records.open_folder(folder, split)) for split in ("validation", "train"))
+    there, expected = (len(records.open_prepared(folder, split)) for split in ("validation", "train"))
     assert there < expected
     shutil.copy(_shard(folder, "validation"), path)
     _assert_incomplete(folder, path, f"{there} of {expected}")
@@ -336,6 +336,6 @@ def test_features_that_are_no_images_are_refused(image, own):
     features = {"name": tfds.features.Text()} | ({"image": image} if image else {})
     (folder / "features.json").unlink()
     tfds.features.FeaturesDict(features).save_config(str(folder))
-    message = user_error(records.open_folder, folder, "train")
+    message = user_error(records.open_prepared, folder, "train")
     assert message.startswith(f"{folder} has the features ")
     assert "expected image, a grey or RGB uint8 Image" in message

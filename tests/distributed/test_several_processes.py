@@ -162,7 +162,7 @@ def test_a_work_directory_that_is_not_shared_is_refused(start_processes, tmp_pat
     for folder in folders:
         folder.mkdir()
     for said in finish(start_processes(2, "run", folders=folders), status=1):
-        assert re.search(r"Error: process 1 of 2 on .*: --workdir=.*run: process 0 wrote a file there that", said)
+        assert re.search(r"Error: process 1 of 2 on .*: --workdir=.*run: process 0 wrote a file there that this", said)
     assert not (folders[1] / "run").exists()
 
 

@@ -10,7 +10,7 @@ from rvae_jax.data import reading
 from rvae_jax.evaluation.copying import measure_memorisation
 from rvae_jax.evaluation.diagnosis import diagnose
 from rvae_jax.evaluation.evaluator import evaluate
-from rvae_jax.evaluation.material import read_images
+from rvae_jax.evaluation.material import read_image_sets
 from rvae_jax.training.metric_log import read_metrics
 
 pytestmark = pytest.mark.usefixtures("without_lpips")
@@ -81,7 +81,7 @@ def test_a_model_of_few_images_has_memorised_them(trained):
 
 def test_samples_that_are_training_images_are_copies(healthy, evaluated):
     copies = reading.read_split(healthy.config, "train", 60) // 2 * 2
-    images = read_images(healthy.config, QUICK)
+    images = read_image_sets(healthy.config, QUICK)
     skipped = {}
     memorisation = measure_memorisation(images, copies, healthy.config.data.flip, skipped)
     assert memorisation.copies > 0.5 and not skipped

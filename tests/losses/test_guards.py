@@ -81,11 +81,11 @@ SQUARES = {
 
 
 @pytest.mark.parametrize("name", SQUARES)
-@pytest.mark.parametrize("number", [1e15, -1e15, 1e16, -1e20, 1e30])
-def test_squares_are_limited_and_their_gradients_stay_those_at_the_limit(name, number):
-    value, gradient = jax.value_and_grad(SQUARES[name])(np.float32(number))
-    assert value == pytest.approx(1e30, rel=1e-6)
-    assert gradient == pytest.approx(2e15 * np.sign(number), rel=1e-6)
+def test_squares_are_limited_and_their_gradients_stay_those_at_the_limit(name):
+    numbers = np.float32([1e15, -1e15, 1e16, -1e20, 1e30])
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(SQUARES[name])))(numbers)
+    np.testing.assert_allclose(values, np.full(5, 1e30), rtol=1e-6)
+    np.testing.assert_allclose(gradients, 2e15 * np.sign(numbers), rtol=1e-6)
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-30, 1e-12, 1e-9, 1e-8, 1e-7, 1e-4, 1.0])

@@ -110,15 +110,19 @@ def layout_of(style, count, **options):
     return sharding.data_parallel(style, devices=jax.devices()[:count], **options)
 
 
+@functools.cache
 def compiled_step(layout, norm="frozen", accumulate_steps=1, batch_size=2 * BATCH):
-    """The step for a layout, a state on its devices, and a batch."""
+    """The step for a layout, what makes a state on its devices, and a batch."""
     networks = make_models(ModelConfig(**TINY, norm=norm), adversarial=True, axis_name=layout.axis_name)
     step = make_train_step(*networks, CAPTURE, LossConfig(), ema_decay=0.9, accumulate_steps=accumulate_steps)
-    state = jax.tree.map(jnp.asarray, random_state(*networks, CAPTURE, ema=True))
-    state = jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), state, layout.with_shardings(state))
+
+    def make_state():
+        state = jax.tree.map(jnp.asarray, random_state(*networks, CAPTURE, ema=True))
+        return jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), state, layout.with_shardings(state))
+
     (batch,) = layout.to_devices([random_images((batch_size, *TINY["image_shape"]))])
-    lowered = layout.lower(step, state, batch, jax.random.key(0))
-    return lowered.compile(compiler_options=layout.compiler_options), state, batch
+    lowered = layout.lower(step, make_state(), batch, jax.random.key(0))
+    return lowered.compile(compiler_options=layout.compiler_options), make_state, batch
 
 
 def bytes_of(tree):

@@ -75,11 +75,8 @@ def test_the_step_is_compiled_once(finished):
 def test_init_from_takes_what_fits_and_lists_the_rest(finished, data_dir, tmp_path, capsys):
     workdir, _ = finished
     list(write(safetensors(stored_model.read(workdir)), stored_model.epath.Path(tmp_path / "export")))
-    config = tiny_config(data_dir, steps=1)
-    config.model.image_shape = (8, 8, 1)
-    config.model.input_norm = False
-    config.optimizer.learning_rate = 1e-12
-    config.optimizer.ema_decay = 0.9
+    others = {"model.image_shape": (8, 8, 1), "model.input_norm": False, "optimizer.learning_rate": 1e-12}
+    config = tiny_config(data_dir, steps=1, **others)
     train(config, tmp_path / "run", init_from=tmp_path / "export")
     said = capsys.readouterr().out
     assert "vae/params/encoder/norm/gamma (16, 16): there only" in said
@@ -89,11 +86,10 @@ def test_init_from_takes_what_fits_and_lists_the_rest(finished, data_dir, tmp_pa
     _, ours, _ = load_weights(tmp_path / "run")
     for tree in (ours["vae"]["params"], ours["ema_params"]):
         np.testing.assert_allclose(
-            tree["decoder"]["stem"]["kernel"], theirs["vae"]["params"]["decoder"]["stem"]["kernel"], atol=1e-9
+            tree["decoder"]["stem"]["kernel"], theirs["ema_params"]["decoder"]["stem"]["kernel"], atol=1e-9
         )
     with pytest.raises(UserError, match="already holds a run, at step 1"):
-        config.steps = 2
-        train(config, tmp_path / "run", init_from=workdir)
+        train(dataclasses.replace(config, steps=2), tmp_path / "run", init_from=workdir)
 
 
 def test_all_devices_train_as_one(finished, data_dir, tmp_path):
@@ -176,11 +172,9 @@ def test_a_run_is_loaded_at_its_best_or_a_given_step(finished):
         model.decode(np.zeros((1, 15)))
 
 
-def test_loaded_weights_are_the_averaged_ones(data_dir, tmp_path):
-    config = tiny_config(data_dir, steps=4)
-    config.optimizer.ema_decay = 0.9
-    train(config, tmp_path)
-    _, weights, _ = load_weights(tmp_path)
-    loaded = rvae_jax.load(tmp_path).variables["params"]["decoder"]["stem"]["kernel"]
+def test_loaded_weights_are_the_averaged_ones(finished):
+    workdir, _ = finished
+    _, weights, _ = load_weights(workdir)
+    loaded = rvae_jax.load(workdir).variables["params"]["decoder"]["stem"]["kernel"]
     np.testing.assert_array_equal(loaded, weights["ema_params"]["decoder"]["stem"]["kernel"])
     assert not np.array_equal(loaded, weights["vae"]["params"]["decoder"]["stem"]["kernel"])

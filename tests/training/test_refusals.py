@@ -6,33 +6,36 @@ import pathlib
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
+from etils import epath
 from run_cases import weights_and_moments
 from small_runs import tiny_config
 
+from rvae_jax.config import replace_fields, to_dict
 from rvae_jax.errors import UserError
 from rvae_jax.hardware import memory
+from rvae_jax.hardware.cost import cost_of
 from rvae_jax.storage.checkpoints import Checkpoints
+from rvae_jax.training.compile_step import compile_step
 from rvae_jax.training.loop import train
 from rvae_jax.training.metric_log import read_metrics
+from rvae_jax.training.opening import describe
+from rvae_jax.training.run import make_run
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(data_dir, tmp_path):
-    train(tiny_config(data_dir, steps=4), tmp_path)
-    good = weights_and_moments(tmp_path, 4)
-    config_path = tmp_path / "config.json"
-    stored = json.loads(config_path.read_text())
-    stored["optimizer"]["learning_rate"] = 1e20
-    config_path.write_text(json.dumps(stored))
-    config = tiny_config(data_dir, steps=12)
-    config.optimizer.learning_rate = 1e20
-    with pytest.raises(UserError, match=r"step 6: loss/\w+ is (nan|inf)"):
-        train(config, tmp_path)
-    assert Checkpoints(tmp_path, read_only=True).steps() == [4]
-    for a, b in zip(good, weights_and_moments(tmp_path, 4), strict=True):
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(finished, data_dir, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    good = weights_and_moments(workdir, 8)
+    config = replace_fields(tiny_config(data_dir, steps=12), {"optimizer.learning_rate": 1e20})
+    (workdir / "config.json").write_text(json.dumps(to_dict(config)))
+    with pytest.raises(UserError, match=r"step 10: loss/\w+ is (nan|inf)"):
+        train(config, workdir)
+    assert Checkpoints(workdir, read_only=True).steps() == [4, 8]
+    for a, b in zip(good, weights_and_moments(workdir, 8), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -43,19 +46,23 @@ def test_too_little_disk_space_is_refused_before_the_first_step(data_dir, tmp_pa
         train(tiny_config(data_dir), tmp_path)
 
 
+def run_of(config, workdir):
+    """A run whose images do not matter, and its first state."""
+    run = make_run(config, epath.Path(workdir), {name: range(60) for name in ("train", "selection", "validation")})
+    return run, jax.jit(run.program.create_state)(run.init_key)
+
+
 def test_too_little_memory_is_refused_before_the_first_step_and_a_batch_that_fits_is_named(
-    data_dir, tmp_path, monkeypatch, capsys
+    data_dir, tmp_path, monkeypatch
 ):
-    train(tiny_config(data_dir, steps=1, batch_size=2), tmp_path / "small")
-    (size, unit), *_ = re.findall(r"([\d.]+) ([MGk]B) a device", capsys.readouterr().out)
-    available = 3 * float(size) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
-    monkeypatch.setattr(memory, "limit", lambda: available)
+    needed = cost_of(compile_step(*run_of(tiny_config(data_dir, batch_size=2), tmp_path))).memory
+    monkeypatch.setattr(memory, "limit", lambda: 3 * needed)
     with pytest.raises(UserError, match=r"--config.batch_size=16: .*; expected at most (\d+), ") as error:
         train(tiny_config(data_dir, batch_size=16), tmp_path / "large")
     assert read_metrics(tmp_path / "large") == []
     fits = int(re.search(r"at most (\d+)", str(error.value))[1])
-    monkeypatch.setattr(memory, "limit", lambda: memory.USABLE * available)
-    train(tiny_config(data_dir, steps=1, batch_size=fits), tmp_path / "fits")
+    monkeypatch.setattr(memory, "limit", lambda: memory.USABLE * 3 * needed)
+    compile_step(*run_of(tiny_config(data_dir, batch_size=fits), tmp_path))
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
@@ -79,9 +86,8 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(data_dir, tmp_path, mo
 
 
 def test_small_batches_and_collapsing_objectives_are_warned_of(data_dir, tmp_path, capsys):
-    config = tiny_config(data_dir, steps=1, batch_size=2)
-    config.loss.moments = "mixture"
-    train(config, tmp_path)
+    config = replace_fields(tiny_config(data_dir, batch_size=2), {"loss.moments": "mixture"})
+    describe(*run_of(config, tmp_path))
     output = capsys.readouterr().out
     assert "batch_size=2 is below 8: the moments of the population" in output
     assert "loss.moments=mixture with --config.loss.variance_target=1.0 rewards posterior collapse" in output

@@ -55,7 +55,7 @@ def test_initial_state():
 
 def test_eager_initial_state_can_be_donated():
     network = types.SimpleNamespace(
-        config=types.SimpleNamespace(image_shape=(1, 1, 1), latent_dim=1),
+        config=ModelConfig(image_shape=(1, 1, 1), latent_dim=1),
         init=lambda *_: {"params": {"kernel": jnp.ones(3)}, "batch_stats": {}},
     )
     state = create_train_state(network, None, optax.identity(), jax.random.key(0), ema=True)

@@ -54,7 +54,8 @@ def test_accumulation_takes_less_memory_for_little_more_work():
 
 
 def test_accumulation_moves_its_gradients_once_with_pmap():
-    compiled, state, _ = compiled_step(layout_of("pmap", 4), accumulate_steps=2)
+    compiled, make_state, _ = compiled_step(layout_of("pmap", 4), accumulate_steps=2)
+    state = make_state()
     collectives = cost.collectives(compiled.as_text())
     once = sum(each.bytes for each in collectives if not each.in_loop)
     assert once >= bytes_of((state.vae.params, state.discriminator.params))

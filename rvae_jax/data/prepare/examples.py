@@ -179,7 +179,7 @@ def _set(feature: tf_example_pb2.Feature, value: bool | int | float | str) -> No
         feature.bytes_list.value.append(value.encode("utf-8", "surrogateescape"))
 
 
-def features(shape: Shape, encoding: str, source: Source) -> tfds.features.FeaturesDict:
+def tfds_features(shape: Shape, encoding: str, source: Source) -> tfds.features.FeaturesDict:
     """The TFDS features of the examples."""
     image = (
         tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding="bytes")

@@ -10,7 +10,7 @@ from etils import epath
 from tensorflow_datasets.core import dataset_info, file_adapters, naming
 
 from rvae_jax.data.prepare import listings, staging, summary
-from rvae_jax.data.prepare.examples import features
+from rvae_jax.data.prepare.examples import tfds_features
 from rvae_jax.data.prepare.settings import as_recorded
 from rvae_jax.data.prepare.shards import Report, Shard
 from rvae_jax.data.prepare.sources.source import SPLITS
@@ -34,7 +34,7 @@ def finish(plan: Plan, shape: Shape) -> None:
             skipped = [row for report in reports.values() for row in listings.most_skipped(report)]
             raise UserError(
                 f"{plan.source.title}: no picture of the split {split} is usable; expected some. Of all,"
-                f" {listings.in_words(skipped)}"
+                f" {listings.frequent_reasons(skipped)}"
             )
     _write_info(plan, shape, [_name_shards(plan, shape, split, kept) for split in SPLITS])
     rows = [(shard.split, *row) for shard, report in kept for row in report["images"][config]]
@@ -92,7 +92,7 @@ def _write_info(plan: Plan, shape: Shape, splits: list[tfds.core.SplitInfo]) -> 
     info = dataset_info.DatasetInfo(
         builder=identity,
         description=description.encode("utf-8", "replace").decode(),  # a folder's name may be no UTF-8
-        features=features(shape, plan.settings.encoding, source),
+        features=tfds_features(shape, plan.settings.encoding, source),
         homepage=source.homepage or None,
         citation=source.citation or None,
     )

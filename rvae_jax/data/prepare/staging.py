@@ -69,7 +69,7 @@ def begin(
         print(f"What was begun in {root} is of other pictures, sizes or settings: begins anew")
         shutil.rmtree(root)
     root.mkdir(exist_ok=True)
-    for part in root.glob("*.part"):  # of processes that were killed
+    for part in root.rglob("*.part"):  # of processes that were killed; one in an assembly folder would be published
         part.unlink()
     for shape in wanted:
         assembly_folder(root, shape).mkdir(parents=True, exist_ok=True)

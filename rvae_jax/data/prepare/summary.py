@@ -45,7 +45,7 @@ def write(
       standard deviation of the pixels in [0, 255] by channel.
     """
     heights, widths = np.array([row[2] for row in rows]).T
-    train = records.open_folder(folder, "train")
+    train = records.open_prepared(folder, "train")
     total, squares = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     sample = evenly_spaced(_MEAN_OF, len(train))
     for index in sample:

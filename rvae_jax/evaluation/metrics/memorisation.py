@@ -8,7 +8,7 @@ _SIZE = 32  # least length of the shorter side after reduction
 _COPY_RATIO = 1 / 3
 
 
-def nearest(images: np.ndarray, training: np.ndarray, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+def nearest_training_images(images: np.ndarray, training: np.ndarray, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
     """Finds the two training images nearest to each image.
 
     Distances are between pixels, after the shorter side is reduced to between 32 and 63.
@@ -44,8 +44,8 @@ def likeness(near: np.ndarray) -> np.ndarray:
 
 
 def copies(images: np.ndarray, training: np.ndarray, mirrored: bool) -> float:
-    """The share of images that are three times nearer to one training image than to any other; see ``nearest``."""
-    near, _ = nearest(images, training, mirrored)
+    """The share of images that are three times nearer to one training image than to any other one."""
+    near, _ = nearest_training_images(images, training, mirrored)
     return float(np.mean(likeness(near) < _COPY_RATIO))
 
 

@@ -129,16 +129,16 @@ orl.prepare(sys.argv[1])
 
 
 def test_orl_may_be_prepared_by_another_process_meanwhile(tmp_path, monkeypatch):
-    read_pictures = orl.read_pictures
+    read_faces = orl.read_faces
 
     def read_while_another_prepares():
-        monkeypatch.setattr(orl, "read_pictures", read_pictures)
+        monkeypatch.setattr(orl, "read_faces", read_faces)
         orl.prepare(str(tmp_path))
-        return read_pictures()
+        return read_faces()
 
-    monkeypatch.setattr(orl, "read_pictures", read_while_another_prepares)
+    monkeypatch.setattr(orl, "read_faces", read_while_another_prepares)
     orl.prepare(str(tmp_path))
-    assert orl.read_pictures is read_pictures
+    assert orl.read_faces is read_faces
     assert [path.name for path in (tmp_path / "orl").iterdir()] == ["1.0.0"]
     assert len(_open(tmp_path, "train")) == 360
 

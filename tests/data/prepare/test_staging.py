@@ -228,10 +228,12 @@ def test_a_staging_folder_of_something_else_is_cleared(broken_pictures, undistur
 
 
 def test_parts_that_a_killed_process_left_are_removed(broken_pictures, data_dir):
-    """They may be what fills the disk."""
+    """They may be what fills the disk, and those in ``whole`` would be published."""
     assert prepare_in_part(broken_pictures, data_dir, shards=3)
-    part = data_dir / "cats/incomplete/16_00003.array_record.99999999.part"
-    part.write_bytes(bytes(1000))
+    staging = data_dir / "cats/incomplete"
+    parts = [staging / f"{name}.99999999.part" for name in ("16_00003.array_record", "16/whole/skipped.csv")]
+    for part in parts:
+        part.write_bytes(bytes(1000))
     assert prepare_in_part(broken_pictures, data_dir, shards=1)
-    assert (data_dir / "cats/incomplete").is_dir()
-    assert not part.exists()
+    assert staging.is_dir()
+    assert not any(part.exists() for part in parts)

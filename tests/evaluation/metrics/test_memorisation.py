@@ -34,7 +34,7 @@ def test_nearest_against_brute_force_on_pixels(shape, mirrored):
     images = patches.repeat(-(-shape[0] // 4), axis=1).repeat(-(-shape[1] // 4), axis=2)
     images = images[:, : shape[0], : shape[1]].astype(np.uint8)
     training, queries = images[2:], np.concatenate([images[:2], images[4:5, :, ::-1], images[11:12] // 2])
-    near, indices = memorisation.nearest(queries, training, mirrored)
+    near, indices = memorisation.nearest_training_images(queries, training, mirrored)
     for row, query in enumerate(queries):
         expected, where = by_hand(query, training, mirrored)
         np.testing.assert_allclose(near[row], expected, atol=2e-3)
@@ -48,7 +48,7 @@ def test_a_copy_is_found_even_if_it_is_its_own_mirror_image():
     copy = np.clip(training[:1].astype(int) + rng.integers(-3, 4, (1, 32, 32, 1)), 0, 255).astype(np.uint8)
     new = rng.integers(0, 256, (3, 32, 32, 1), dtype=np.uint8)
     for mirrored in (False, True):
-        near, _ = memorisation.nearest(np.concatenate([copy, new]), training, mirrored)
+        near, _ = memorisation.nearest_training_images(np.concatenate([copy, new]), training, mirrored)
         found = memorisation.likeness(near)
         assert found[0] < 0.1 and (found[1:] > 0.8).all()
         assert memorisation.copies(np.concatenate([copy, new]), training, mirrored) == 0.25
@@ -60,4 +60,4 @@ def test_a_copy_is_found_even_if_it_is_its_own_mirror_image():
 def test_a_single_training_image_is_refused():
     images = np.zeros((2, 32, 32, 1), np.uint8)
     with pytest.raises(ValueError, match="1 training images; expected at least 2"):
-        memorisation.nearest(images, images[:1], False)
+        memorisation.nearest_training_images(images, images[:1], False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rvae_jax.errors import UserError
-from rvae_jax.evaluation.material import Images, Label, Material
+from rvae_jax.evaluation.material import ImageSets, Label, Material
 from rvae_jax.evaluation.metrics import distances, inception
 from rvae_jax.evaluation.results import GenerationFigures, ReconstructionFigures
 from rvae_jax.evaluation.settings import EvaluationSettings
@@ -36,7 +36,7 @@ class FeatureDistances:
     generation: dict[str, dict[str, float]]
 
 
-def measure_distances(
+def measure_feature_distances(
     material: Material, settings: EvaluationSettings, label: Label, skipped: dict[str, str]
 ) -> FeatureDistances | None:
     """Compares the features of training images, samples and reconstructions with those of held-out images.
@@ -92,7 +92,7 @@ def with_distances(
     return dataclasses.replace(reconstruction, rfid=found.rfid), dataclasses.replace(generation, **sets)
 
 
-def _too_few(images: Images, least: int) -> str | None:
+def _too_few(images: ImageSets, least: int) -> str | None:
     count, matched = len(images.held_out), len(images.matched)
     if count < least:
         return (
