@@ -46,14 +46,14 @@ def call(monkeypatch, capsys):
         (["x", "--size=64", "--crop=-3"], "'-3'; expected a size"),
         (["x", "--size=64", "--boxes=a", "--detector=b:c"], "expected one of --boxes and --detector, not both"),
         (["x", "--size=64", "--boxes=a", "--crop=20"], "expected one of --crop and --boxes, not both"),
-        (["x", "--size=64", "--margin=0.2"], "expected --boxes or --detector, too"),
+        (["x", "--size=64", "--margin=0.2"], "--margin needs --boxes or --detector"),
         (["x", "--size=64", "--encoding=jpeg"], "invalid choice: 'jpeg'"),
         (["x", "--size=64", "--split_by=person"], "invalid choice: 'person'"),
         (["x", "--size=64", "--processes=two"], "'two'; expected a whole number from 1"),
         (["x", "--size=64", "--processes=-1"], "'-1'; expected a whole number from 1"),
     ],
 )
-def test_wrong_arguments_are_told_with_the_usage(call, arguments, message):
+def test_wrong_arguments_are_refused_with_the_usage(call, arguments, message):
     status, out, err = call(*arguments)
     assert (status, out) == (2, "")
     assert err.startswith("usage: python -m rvae_jax.prepare")
