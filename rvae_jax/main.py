@@ -9,6 +9,7 @@ import traceback
 from rvae_jax import command_line
 from rvae_jax.errors import UserError, needs
 from rvae_jax.hardware import huge_pages
+from rvae_jax.system.absl_logs import absl_verbosity
 from rvae_jax.system.files import cache_folder
 
 with needs("train", command=True):
@@ -32,6 +33,7 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, f
 UNEXPECTED = 70
 
 
+@absl_verbosity("fatal")  # of Orbax and JAX; what matters of theirs is reported by us
 def main(_: list[str]) -> None:
     """Runs the training and turns its outcome into an exit status.
 

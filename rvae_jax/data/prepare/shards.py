@@ -187,12 +187,12 @@ def _write_shard(maker: Maker, shard: Shard, tell: Tell) -> Report:
             with contextlib.suppress(RuntimeError):  # the disk may be full; what was written is counted below
                 writer.close()
     for config, part in parts.items():
-        _require_complete(part, len(report["images"][config]))
+        _require_written(part, len(report["images"][config]))
         part.replace(shard.paths[config])
     return report
 
 
-def _require_complete(path: Path, count: int) -> None:
+def _require_written(path: Path, count: int) -> None:
     """Flushes a shard to the disk, and raises a UserError unless all of it is there."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
