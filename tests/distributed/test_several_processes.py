@@ -130,8 +130,8 @@ def test_a_run_of_changing_numbers_of_processes_equals_that_of_one(start_process
     assert "Process 1 of 2 on " in silent and "step" not in re.sub(".*preemption.*", "", silent)
     assert max(Checkpoints(tmp_path, read_only=True).steps()) == stopped_at < STEPS
 
-    # Four, in the other style: when one dies, all end.
-    four = start_processes(4, tmp_path, f"--config.steps={STEPS}", "--config.parallel=pmap")
+    # Four of one device each, in the other style: when one dies, all end.
+    four = start_processes(4, tmp_path, f"--config.steps={STEPS}", "--config.parallel=pmap", devices=1)
     said = read_until(four[0], f"step {stopped_at + 3}/{STEPS}")
     assert f"step {stopped_at + 1}/{STEPS}" in said and f"step {stopped_at}/{STEPS}" not in said
     four[3].kill()

@@ -92,14 +92,15 @@ def test_init_from_takes_what_fits_and_lists_the_rest(finished, data_dir, tmp_pa
         train(dataclasses.replace(config, steps=2), tmp_path / "run", init_from=workdir)
 
 
-def test_all_devices_train_as_one(finished, data_dir, tmp_path):
-    train(tiny_config(data_dir), tmp_path, devices=ALL_DEVICES)
+def test_several_devices_train_as_one(finished, data_dir, tmp_path):
+    four = ALL_DEVICES[:4]
+    train(tiny_config(data_dir), tmp_path, devices=four)
     ours, theirs = losses_by_step(tmp_path), losses_by_step(finished[0])
-    assert len(ALL_DEVICES) > 1 and ours.keys() == theirs.keys()
+    assert len(four) == 4 and ours.keys() == theirs.keys()
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-4)
-    config = tiny_config(data_dir, batch_size=12)
-    with pytest.raises(UserError, match="batch_size=12: expected a multiple of the 8 devices"):
-        train(config, tmp_path / "other", devices=ALL_DEVICES)
+    config = tiny_config(data_dir, batch_size=10)
+    with pytest.raises(UserError, match="batch_size=10: expected a multiple of the 4 devices"):
+        train(config, tmp_path / "other", devices=four)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """A training step beside the released code's."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,8 @@ from rvae_jax.training.state import Player, TrainState
 from rvae_jax.training.step import make_train_step
 
 AS_USERS_HAVE_IT = {"xla_backend_optimization_level": 3}
+if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:
+    AS_USERS_HAVE_IT["xla_cpu_use_fusion_emitters"] = True
 
 
 def _reference_step(loss, compiler_options=None):

@@ -75,15 +75,14 @@ DEEPER = TINY | {
 def test_rematerialisation_takes_the_same_step_of_the_same_state(norm):
     found = []
     for stages in (0, 2):
-        networks = make_models(ModelConfig(**DEEPER, norm=norm), adversarial=True, remat_stages=stages)
-        step = jax.jit(make_train_step(*networks, CAPTURE, LossConfig()))
+        networks = make_models(ModelConfig(**DEEPER, norm=norm), adversarial=False, remat_stages=stages)
+        step = jax.jit(make_train_step(*networks, CAPTURE, LossConfig(adversarial="none")))
         state = random_state(*networks, CAPTURE)
         found.append((state, *jax.device_get(step(state, random_images(), jax.random.key(0)))))
     (before, plain, plain_metrics), (before_remat, remat, metrics) = found
     assert jax.tree.structure(before_remat) == jax.tree.structure(before)
     assert jax.tree.map(float, metrics) == pytest.approx(jax.tree.map(float, plain_metrics), rel=1e-5)
     assert_same_gradients(remat.vae.opt_state, plain.vae.opt_state)
-    assert_same_gradients(remat.discriminator.opt_state, plain.discriminator.opt_state)
     assert largest_difference(remat.vae.batch_stats, plain.vae.batch_stats) <= 2e-6
     assert (largest_difference(remat.vae.batch_stats, before.vae.batch_stats) > 0.01) == (norm == "batch")
 
