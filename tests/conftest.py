@@ -2,11 +2,13 @@ import importlib.metadata
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What is tested runs for seconds, and would compile for minutes.
-_FLAGS = "--xla_backend_optimization_level=0"
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # later versions refuse this flag
-    _FLAGS += " --xla_cpu_use_fusion_emitters=false"  # halves the time of compiling
-os.environ.setdefault("XLA_FLAGS", _FLAGS)
+# What is tested runs for seconds, and would compile for minutes. Jaxlib 0.10 alone has the second flag, which halves the
+# time of compiling again; later versions refuse it.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false" * importlib.metadata.version("jaxlib").startswith("0.10."),
+)
 
 import jax
 import pytest
