@@ -2,8 +2,8 @@ import importlib.metadata
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What is tested runs for seconds, and would compile for minutes. Jaxlib 0.10 alone has the second flag, which halves the
-# time of compiling again; later versions refuse it.
+# What is tested runs for seconds, and would compile for minutes. The second flag, which halves that time again, is
+# jaxlib 0.10's alone; later versions refuse it.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"
