@@ -26,6 +26,8 @@ points back to the ordinary range:
 * ``log_var`` is replaced by ``clip(log_var, LOG_VAR_MIN, LOG_VAR_MAX)``, with gradient one; in densities and scales, a
   variance is at least ``VARIANCE_FLOOR``;
 * covariances and logits, which are squared once more, are clipped to 1e15 in size, with gradient one.
+
+``population_shape``, a diagnostic, clips standardised codes to 1e5 in size.
 """
 
 from rvae_jax.losses._arrays import LOG_VAR_MAX, LOG_VAR_MIN, VARIANCE_FLOOR

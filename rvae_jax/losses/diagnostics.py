@@ -15,6 +15,9 @@ from rvae_jax.losses.moments import Moments, batch_moments
 
 ACTIVE_UNIT_VARIANCE = 0.01
 
+# Of n standardised values none is above sqrt(n). One beyond this is the rounding of a dimension without variance.
+_STANDARDISED_MAX = 1e5
+
 
 class LatentStatistics(NamedTuple):
     """The numbers that training logs about the codes of a batch, scalars.
@@ -119,7 +122,8 @@ def population_shape(
     """
     moments = batch_moments(mean, log_var, axis_name=axis_name)
     deviation = jnp.sqrt(jnp.maximum(moments.var, _arrays.VARIANCE_FLOOR))
-    squares = jnp.square((_arrays.at_least_float32(mean) - moments.mean[None, :]) / deviation[None, :])
+    standardised = (_arrays.at_least_float32(mean) - moments.mean[None, :]) / deviation[None, :]
+    squares = jnp.square(jnp.clip(standardised, -_STANDARDISED_MAX, _STANDARDISED_MAX))
     fourth = jnp.square(squares)
     if log_var is not None:
         var = jnp.exp(_arrays.guarded_log_var(log_var)) / jnp.square(deviation)[None, :]
