@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def run_example(style):
     """What it prints after 1 and 10 steps: its four numbers."""
     command = [sys.executable, str(EXAMPLE), style, "10"]
     flags = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {os.environ['XLA_FLAGS']}",
         "JAX_PLATFORMS": "cpu",
     }
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=flags)
