@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import absl.logging
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import file_utils
 
@@ -17,6 +15,7 @@ from rvae_jax.config import Config, DataConfig
 from rvae_jax.data import records
 from rvae_jax.data.prepared import FACE_SET_NAMES, STAGING, VERSION, Shape, config_name, read_record
 from rvae_jax.errors import UserError, one_line
+from rvae_jax.system.absl_logs import absl_verbosity
 
 
 def default_data_dir(data_dir: str | None) -> Path:
@@ -81,7 +80,7 @@ def listing(data_dir: Path) -> Iterator[dict[str, Any]]:
     """
     if not data_dir.is_dir():
         return
-    with _quiet():
+    with absl_verbosity("error"):  # TFDS warns about folders that are not data sets
         references = sorted(file_utils.list_datasets_in_data_dir(data_dir), key=lambda each: each.tfds_name())
     for reference in references:
         folder = Path(reference.dataset_dir())
@@ -102,17 +101,6 @@ def listing(data_dir: Path) -> Iterator[dict[str, Any]]:
         }
     for staging in sorted(data_dir.glob(f"*/{STAGING}")):
         yield {"name": staging.parent.name, "parts": len(list(staging.glob("shard_*.json")))}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without TFDS's warnings about folders that are not data sets."""
-    before = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    try:
-        yield
-    finally:
-        absl.logging.set_verbosity(before)
 
 
 def _with_size(data: DataConfig, shape: Shape) -> str:

@@ -90,9 +90,9 @@ def _train(
     state = _restore_or_initialize(run, checkpoints, shapes, init_from)
     first_step = int(state.step)
     with MetricWriter(run.workdir, first_step) if processes.is_first() else SilentWriter() as writer:
-        held_out = HeldOut(run, writer)
+        held_out, log = HeldOut(run, writer), StepLog(run, checkpoints, first_step, writer)
         if first_step < run.config.steps:
-            state = _train_steps(run, state, checkpoints, stop, StepLog(run, first_step, writer), held_out)
+            state = _train_steps(run, state, checkpoints, stop, log, held_out)
         if stop.signal is not None and int(state.step) < run.config.steps:
             print(f"Stopped by {stop.signal.name} at step {int(state.step)}. The same command goes on from there.")
             return stop.signal

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from rvae_jax.errors import UserError
+from rvae_jax.storage.checkpoints import Checkpoints
 from rvae_jax.system.units import format_duration
 from rvae_jax.training.metric_log import MetricWriter, SilentWriter
 from rvae_jax.training.optimizer import learning_rate_schedule
@@ -24,7 +25,10 @@ class StepLog:
     Metrics stay on the device until they are written, so that steps need not wait for each other.
     """
 
-    def __init__(self, run: Run, first_step: int, writer: MetricWriter | SilentWriter) -> None:
+    def __init__(
+        self, run: Run, checkpoints: Checkpoints, first_step: int, writer: MetricWriter | SilentWriter
+    ) -> None:
+        self._checkpoints = checkpoints
         self._config, self._sources, self._writer = run.config, run.sources, writer
         self._learning_rate = learning_rate_schedule(run.config.optimizer, run.config.steps)
         self._progress = Progress(first_step, run.config.steps, run.config.batch_size)
@@ -55,7 +59,7 @@ class StepLog:
         steps, rows = zip(*jax.device_get(self._pending), strict=True)
         self._pending.clear()
         for step, row in zip(steps, rows, strict=True):
-            _require_finite(step, row)
+            self._require_finite(step, row)
         step, config = steps[-1], self._config
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         evaluations_left = -(-config.steps // config.eval_every) - step // config.eval_every
@@ -88,11 +92,11 @@ class StepLog:
             self._damaged = len(damaged)
         return self._damaged
 
-
-def _require_finite(step: int, row: Metrics) -> None:
-    for name in sorted(row, key=lambda name: (not name.startswith("loss/"), name)):
-        if not np.isfinite(row[name]):
-            raise UserError(
-                f"step {step}: {name} is {row[name]}; stopped. Earlier checkpoints are intact. Try a lower"
-                " --config.optimizer.learning_rate or --config.optimizer.clip_norm=1000, in a new --workdir"
-            )
+    def _require_finite(self, step: int, row: Metrics) -> None:
+        for name in sorted(row, key=lambda name: (not name.startswith("loss/"), name)):
+            if not np.isfinite(row[name]):
+                raise UserError(
+                    f"step {step}: {name} is {row[name]}; stopped. Checkpoints of steps {self._checkpoints.steps()} are"
+                    " intact. Try a lower --config.optimizer.learning_rate or --config.optimizer.clip_norm=1000, in a"
+                    " new --workdir"
+                )

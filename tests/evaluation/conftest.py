@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from trained_runs import QUICK, healthy, shared, trained, waves_dir, without_lpips, workdir  # noqa: F401
+from trained_runs import QUICK, healthy, shared, trained, waves_dir, without_lpips, workdir  # noqa: F401 - fixtures
 
 from rvae_jax.evaluation.metrics import inception
 

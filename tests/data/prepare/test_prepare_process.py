@@ -199,7 +199,7 @@ def test_a_killed_command_goes_on_and_leaves_no_process(pictures, undisturbed, t
     for processes in (2, 1, 2):
         before = _parts(tmp_path)
         process = _start(*_arguments(pictures, tmp_path, processes), code=_SMALL)
-        _wait(lambda: _parts(tmp_path) > before or process.poll() is not None, 30)  # noqa: B023
+        _wait(lambda: _parts(tmp_path) > before or process.poll() is not None, 30)  # noqa: B023 - called at once
         time.sleep(random.uniform(0, 0.02))
         process.kill()
         assert process.wait() == -signal.SIGKILL, "it was done before it was killed"

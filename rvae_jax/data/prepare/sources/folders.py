@@ -58,5 +58,5 @@ class _FolderReader:
         path = os.path.join(self.path, name)  # noqa: PTH118 - twice as fast as pathlib, and called for each picture
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - reading from a pipe would wait for ever
             raise UnusableError("not a regular file")
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - as above
             return file.readall()

@@ -7,7 +7,9 @@ import pytest
 from making import noise
 from PIL import Image
 
+from rvae_jax.data.prepare.sources.faces import FACE_SETS
 from rvae_jax.data.prepare.sources.named import open_named
+from rvae_jax.data.prepared import FACE_SET_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +34,7 @@ def test_what_was_unpacked_by_a_killed_process_is_removed(folder, tmp_path):
         assert len(source.files) == 40
         assert len(list(tmp_path.glob(".unpacked*"))) == 4
     assert set(tmp_path.glob(".unpacked*")) == set(others)
+
+
+def test_every_known_face_set_has_a_name_and_can_be_opened():
+    assert FACE_SETS.keys() == FACE_SET_NAMES.keys()
