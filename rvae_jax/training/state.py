@@ -42,12 +42,14 @@ class TrainState(struct.PyTreeNode):
       vae: encoder, sampler and decoder.
       discriminator: the discriminator, or None without adversarial loss.
       ema_params: exponential moving average of the VAE's weights, or None.
+      running: running statistics of the objective by name, such as averages over batches; equal on all devices.
     """
 
     step: jax.Array
     vae: Player
     discriminator: Player | None
     ema_params: Any | None
+    running: dict[str, Any] = struct.field(default_factory=dict)
 
     @property
     def players(self) -> dict[str, Player]:
@@ -68,8 +70,10 @@ class TrainState(struct.PyTreeNode):
 
     def to_items(self) -> dict[str, Any]:
         """The state as a checkpoint has it: ``weights``, and ``training`` with the rest."""
-        optimizers = {name: player.opt_state for name, player in self.players.items()}
-        return {"weights": self.weights, "training": {"step": self.step, **optimizers}}
+        training = {"step": self.step, **{name: player.opt_state for name, player in self.players.items()}}
+        if self.running:
+            training["running"] = self.running
+        return {"weights": self.weights, "training": training}
 
     @classmethod
     def from_items(cls, items: dict[str, Any]) -> TrainState:
@@ -79,7 +83,12 @@ class TrainState(struct.PyTreeNode):
             name: Player(**weights[name], opt_state=training[name]) if name in weights else None
             for name in ("vae", "discriminator")
         }
-        return cls(step=training["step"], ema_params=weights.get("ema_params"), **players)
+        return cls(
+            step=training["step"],
+            ema_params=weights.get("ema_params"),
+            running=training.get("running", {}),
+            **players,
+        )
 
 
 def create_train_state(
@@ -89,6 +98,7 @@ def create_train_state(
     key: jax.Array,
     *,
     ema: bool = False,
+    running: dict[str, Any] | None = None,
 ) -> TrainState:
     """The state at step 0, with the first weights of ``models.init_variables``.
 
@@ -98,6 +108,7 @@ def create_train_state(
       optimizer: used for both, each with its own state.
       key: a JAX random key.
       ema: whether the state carries averaged weights.
+      running: first values of the objective's running statistics.
     """
     variables = init_variables(vae, discriminator, key)
     players = {name: Player(**each, opt_state=optimizer.init(each["params"])) for name, each in variables.items()}
@@ -107,4 +118,5 @@ def create_train_state(
         discriminator=players.get("discriminator"),
         # A copy: one buffer under two names cannot be donated.
         ema_params=jax.tree.map(jnp.copy, variables["vae"]["params"]) if ema else None,
+        running=running or {},
     )
