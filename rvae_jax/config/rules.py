@@ -29,9 +29,41 @@ def validate(config: Config, device_count: int) -> None:
 
 def _check_encoder_and_decoder(config: Config) -> None:
     model = config.model
-    for name in ("image_shape", "encoder_filters", "decoder_filters"):
-        _require_positive_numbers(config, f"model.{name}")
+    _require_positive_numbers(config, "model.image_shape")
     _require(config, "model.image_shape", len(model.image_shape) == 3, "(height, width, channels)")
+    _require(config, "model.latent_dim", model.latent_dim >= 8, "at least 8")
+    if model.network == "paper":
+        _check_stages(config)
+    else:
+        _check_levels(config)
+
+
+def _check_levels(config: Config) -> None:
+    model = config.model
+    _require_positive_numbers(config, "model.widths")
+    levels = len(model.widths)
+    _require(
+        config,
+        "model.blocks",
+        len(model.blocks) == levels and min(model.blocks) >= 0,
+        f"{levels} numbers of 0 or more, as many as model.widths has",
+    )
+    _require(config, "model.patch_size", model.patch_size >= 1, "at least 1")
+    _require(config, "model.last_width", model.last_width >= 0, "0 or more")
+    factor = model.patch_size * 2 ** (levels - 1)
+    _require(
+        config,
+        "model.image_shape",
+        model.image_shape[0] % factor == 0 and model.image_shape[1] % factor == 0,
+        f"a height and a width divisible by {factor}, since model.patch_size is {model.patch_size} and each of the"
+        f" {levels} levels of model.widths has half the resolution of the one before",
+    )
+
+
+def _check_stages(config: Config) -> None:
+    model = config.model
+    for name in ("encoder_filters", "decoder_filters"):
+        _require_positive_numbers(config, f"model.{name}")
     height, width, channels = model.image_shape
     stages = len(model.encoder_filters) - 1
     _require(config, "model.encoder_filters", stages >= 1, "one number for the stem and at least one for a stage")
@@ -54,7 +86,6 @@ def _check_encoder_and_decoder(config: Config) -> None:
         model.decoder_filters[-1] == channels,
         f"a list that ends with {channels}, the channels of model.image_shape",
     )
-    _require(config, "model.latent_dim", model.latent_dim >= 8, "at least 8")
     for name in ("encoder_identity_blocks", "decoder_identity_blocks"):
         _require(config, f"model.{name}", getattr(model, name) >= 0, "0 or more")
 
@@ -75,12 +106,11 @@ def _check_discriminator(config: Config) -> None:
 def _check_run(config: Config, device_count: int) -> None:
     for field in ("steps", "batch_size", "log_every", "eval_every", "keep_checkpoints", "accumulate_steps"):
         _require(config, field, getattr(config, field) >= 1, "at least 1")
-    stages = len(config.model.encoder_filters) - 1
+    model = config.model
+    stages = len(model.encoder_filters) - 1 if model.network == "paper" else len(model.widths)
+    counted_in = "stages in model.encoder_filters" if model.network == "paper" else "levels in model.widths"
     _require(
-        config,
-        "remat_stages",
-        0 <= config.remat_stages <= stages,
-        f"from 0 to {stages}, the number of stages in model.encoder_filters",
+        config, "remat_stages", 0 <= config.remat_stages <= stages, f"from 0 to {stages}, the number of {counted_in}"
     )
     _require(config, "batch_size", config.batch_size >= 2, "at least 2, for the variance of the population")
     _require(config, "batch_size", config.batch_size % device_count == 0, f"a multiple of the {device_count} devices")

@@ -13,12 +13,21 @@ from typing import Literal
 class ModelConfig:
     """The networks; see ``models.VAE`` and ``models.Discriminator``.
 
-    The encoder and the decoder have R stages each. A stage of the encoder halves the size of the image, and a stage of
-    the decoder doubles it, so 2^R must divide the height and the width.
+    The author's encoder and decoder have R stages each. A stage of the encoder halves the size of the image, and a
+    stage of the decoder doubles it, so 2^R must divide the height and the width. Those of patches have L levels, one
+    per width, each at half the resolution of the one before, so ``patch_size`` 2^(L-1) must divide them.
 
     Attributes:
       image_shape: (height, width, channels) of the training images.
       latent_dim: dimensions of the code, at least 8.
+      network: ``paper``, the author's, or ``patches``, which work at a ``patch_size``-th of the resolution and below.
+      linear_path: whether a linear encoder and decoder lie beside the networks, which start as the principal components
+        of the training images: ``none``; ``fixed``, which stay so; or ``trained``.
+      patch_size: of ``patches``: pixels a side that become the channels of one position.
+      widths: of ``patches``: channels at each level.
+      blocks: of ``patches``: residual blocks at each level, in the encoder and in the decoder.
+      last_width: of ``patches``: channels of the decoder's last block, at twice the first level's resolution, which
+        also sees the linear path's image; 0 for none.
       encoder_filters: f_0 .. f_R, channels of the encoder's stem and after each of its stages.
       decoder_filters: g_0 .. g_R, channels of the decoder's stem and after each of its stages; g_R is the image's.
       encoder_identity_blocks: identity blocks in each stage of the encoder.
@@ -33,6 +42,12 @@ class ModelConfig:
 
     image_shape: tuple[int, int, int] = (256, 256, 3)
     latent_dim: int = 512
+    network: Literal["paper", "patches"] = "paper"
+    linear_path: Literal["none", "fixed", "trained"] = "none"
+    patch_size: int = 4
+    widths: tuple[int, ...] = (64, 128, 256)
+    blocks: tuple[int, ...] = (1, 1, 1)
+    last_width: int = 32
     encoder_filters: tuple[int, ...] = (128, 128, 128, 128, 128, 128, 128)
     decoder_filters: tuple[int, ...] = (128, 128, 128, 128, 128, 128, 3)
     encoder_identity_blocks: int = 2

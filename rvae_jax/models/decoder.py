@@ -9,14 +9,14 @@ from flax import linen as nn
 
 from rvae_jax.config import ModelConfig
 from rvae_jax.models.blocks import Stage, Up
-from rvae_jax.models.layers import Conv, Dense, PointwiseConv
+from rvae_jax.models.layers import Conv, Dense, PointwiseConv, glorot_uniform
 
 
 class Decoder(nn.Module):
     """``[b, latent_dim] -> [b, H, W, C]`` images, by R stages.
 
     A dense layer makes ``latent_dim // 8`` channels of size (H / 2^R, W / 2^R). The images are float32 and unbounded;
-    the author clips them to [-1, 1] only for display.
+    the author clips them to [-1, 1] only for display. With a linear path they are zero at the start.
 
     Attributes:
       config: see ``VAE``.
@@ -49,4 +49,6 @@ class Decoder(nn.Module):
                 remat=stage >= stages - self.remat_stages,
                 name=f"stage_{stage}",
             )(x, train)
-        return PointwiseConv(channels, dtype=dtype, name="head")(x).astype(jnp.float32)
+        kernel_init = glorot_uniform if config.linear_path == "none" else nn.initializers.zeros
+        head = PointwiseConv(channels, dtype=dtype, kernel_init=kernel_init, name="head")
+        return head(x).astype(jnp.float32)

@@ -27,4 +27,4 @@ def init_variables(vae: VAE, discriminator: Discriminator | None, key: jax.Array
     variables = {"vae": vae.init(vae_key, image, jnp.zeros((1, vae.config.latent_dim)))}
     if discriminator is not None:
         variables["discriminator"] = discriminator.init(discriminator_key, image)
-    return variables
+    return {name: {"batch_stats": {}, **of_network} for name, of_network in variables.items()}

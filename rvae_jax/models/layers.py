@@ -17,7 +17,8 @@ NormMode = Literal["frozen", "batch"]
 NORM_EPSILON = 1e-3
 NORM_MOMENTUM = 0.99
 
-Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.glorot_uniform())
+glorot_uniform = nn.initializers.glorot_uniform()
+Dense = functools.partial(nn.Dense, kernel_init=glorot_uniform)
 
 
 @jax.custom_jvp
@@ -120,12 +121,14 @@ class Conv(nn.Module):
       stride: along both axes.
       offset: of the window, along both axes; see ``convolutions.conv``. None is the offset of Keras's "same".
       dtype: type of the result.
+      kernel_init: first values of the kernel.
     """
 
     filters: int
     stride: int = 1
     offset: int | None = None
     dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = glorot_uniform
 
     @nn.compact
     def __call__(self, x: jax.Array, then: Affine | None = None) -> jax.Array:
@@ -142,11 +145,13 @@ class PointwiseConv(nn.Module):
       filters: channels of the result.
       stride: every stride-th pixel is kept, starting with the first.
       dtype: type of the result.
+      kernel_init: first values of the kernel.
     """
 
     filters: int
     stride: int = 1
     dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = glorot_uniform
 
     @nn.compact
     def __call__(self, x: jax.Array, then: Affine | None = None) -> jax.Array:
@@ -161,7 +166,7 @@ def _kernel_and_bias(
     layer: Conv | PointwiseConv, shape: tuple[int, ...], then: Affine | None
 ) -> tuple[jax.Array, jax.Array]:
     """Parameters ``[h, w, in, out]`` and ``[out]``, with ``then`` folded in, in the type that the layer computes in."""
-    kernel = layer.param("kernel", nn.initializers.glorot_uniform(), shape)
+    kernel = layer.param("kernel", layer.kernel_init, shape)
     bias = layer.param("bias", nn.initializers.zeros, shape[-1:])
     if then is not None:
         kernel, bias = kernel * _per_channel(then.scale), bias * then.scale + then.shift

@@ -9,7 +9,9 @@ from flax import linen as nn
 from rvae_jax.config import ModelConfig
 from rvae_jax.models.decoder import Decoder
 from rvae_jax.models.encoder import Encoder
-from rvae_jax.models.layers import Dense
+from rvae_jax.models.layers import Dense, glorot_uniform
+from rvae_jax.models.linear import LinearPath
+from rvae_jax.models.patches import PatchDecoder, PatchEncoder
 
 
 class Reconstruction(NamedTuple):
@@ -27,18 +29,30 @@ class Reconstruction(NamedTuple):
 
 
 class Sampler(nn.Module):
-    """Features to a Gaussian, ``[b, h, w, c] -> mean, log_var``, each ``[b, latent_dim]`` and float32."""
+    """Features to a Gaussian, ``[b, h, w, c] -> mean, log_var``, each ``[b, latent_dim]`` and float32.
+
+    Attributes:
+      latent_dim: dimensions of the code.
+      kernel_init: first values of the kernels.
+    """
 
     latent_dim: int
+    kernel_init: nn.initializers.Initializer = glorot_uniform
 
     @nn.compact
     def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
         flat = features.reshape(features.shape[0], -1).astype(jnp.float32)
-        return Dense(self.latent_dim, name="z_mean")(flat), Dense(self.latent_dim, name="z_log_var")(flat)
+        mean, log_var = (
+            Dense(self.latent_dim, kernel_init=self.kernel_init, name=name)(flat) for name in ("z_mean", "z_log_var")
+        )
+        return mean, log_var
 
 
 class VAE(nn.Module):
-    """The author's residual VAE, for any image shape and any filter lists.
+    """A residual VAE, for any image shape and any widths.
+
+    With a linear path (``linear.LinearPath``), what the networks compute is added to what it computes; at the start
+    they add nothing.
 
     Attributes:
       config: the shapes and kinds of its layers.
@@ -52,9 +66,16 @@ class VAE(nn.Module):
     remat_stages: int = 0
 
     def setup(self) -> None:
-        self.encoder = Encoder(self.config, self.axis_name, self.remat_stages)
-        self.sampler = Sampler(self.config.latent_dim)
-        self.decoder = Decoder(self.config, self.axis_name, self.remat_stages)
+        config = self.config
+        if config.network == "paper":
+            self.encoder = Encoder(config, self.axis_name, self.remat_stages)
+            self.decoder = Decoder(config, self.axis_name, self.remat_stages)
+        else:
+            self.encoder = PatchEncoder(config, self.remat_stages)
+            self.decoder = PatchDecoder(config, self.remat_stages)
+        has_path = config.linear_path != "none"
+        self.sampler = Sampler(config.latent_dim, nn.initializers.zeros if has_path else glorot_uniform)
+        self.linear = LinearPath(config) if has_path else None
 
     def __call__(self, x: jax.Array, noise: jax.Array, train: bool = False) -> Reconstruction:
         """Encodes, samples ``z = mean + exp(log_var / 2) noise`` and decodes.
@@ -69,8 +90,12 @@ class VAE(nn.Module):
 
     def encode(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Images ``[b, H, W, C]`` to the posterior's mean and log variance, ``[b, latent_dim]`` each."""
-        return self.sampler(self.encoder(x, train))
+        features = self.encoder(x, train) if self.config.network == "paper" else self.encoder(x)
+        mean, log_var = self.sampler(features)
+        return (mean if self.linear is None else mean + self.linear.encode(x)), log_var
 
     def decode(self, z: jax.Array, train: bool = False) -> jax.Array:
         """Codes ``[b, latent_dim]`` to images ``[b, H, W, C]``, unbounded."""
-        return self.decoder(z, train)
+        linear = None if self.linear is None else self.linear.decode(z)
+        images = self.decoder(z, train) if self.config.network == "paper" else self.decoder(z, linear)
+        return images if linear is None else images + linear

@@ -34,7 +34,10 @@ def flatten(weights: dict[str, Any]) -> dict[str, Any]:
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Undoes ``flatten``."""
-    return traverse_util.unflatten_dict(dict(leaves), sep="/")
+    weights = traverse_util.unflatten_dict(dict(leaves), sep="/")
+    for network in weights.keys() - {"ema_params"}:
+        weights[network].setdefault("batch_stats", {})
+    return weights
 
 
 def shapes(weights: dict[str, Any]) -> dict[str, Shape]:

@@ -24,6 +24,7 @@ from rvae_jax.training import opening
 from rvae_jax.training.compile_step import compile_step
 from rvae_jax.training.held_out import HeldOut
 from rvae_jax.training.metric_log import MetricWriter, SilentWriter
+from rvae_jax.training.principal_components import set_linear_path
 from rvae_jax.training.run import Run, make_run
 from rvae_jax.training.state import TrainState
 from rvae_jax.training.step_log import StepLog
@@ -121,6 +122,9 @@ def _initialize(run: Run, shapes: TrainState, init_from: epath.PathLike | None) 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     options = first_state_options(run.layout.platform)
     state = jax.jit(run.program.create_state, out_shardings=shardings, compiler_options=options)(run.init_key)
+    if state.linear_path:
+        # What the principal components leave where the compiler put it is not where training wants it.
+        state = jax.device_put(set_linear_path(run, state), shardings)
     if init_from is None:
         return state
     with processes.together():

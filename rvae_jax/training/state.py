@@ -68,6 +68,20 @@ class TrainState(struct.PyTreeNode):
         players = {name: player.replace(**weights[name]) for name, player in self.players.items()}
         return self.replace(ema_params=weights.get("ema_params"), **players)
 
+    @property
+    def linear_path(self) -> dict[str, jax.Array]:
+        """The arrays of the VAE's linear path, ``models.linear.LinearPath``; empty if it has none."""
+        return self.vae.batch_stats.get("linear") or self.vae.params.get("linear", {})
+
+    def with_start(self, linear_path: dict[str, jax.Array], log_var: jax.Array) -> TrainState:
+        """The first state with another linear path, and with these biases of the log variances, ``[latent_dim]``."""
+        params, batch_stats = dict(self.vae.params), dict(self.vae.batch_stats)
+        (batch_stats if "linear" in batch_stats else params)["linear"] = linear_path
+        sampler = params["sampler"]
+        params["sampler"] = {**sampler, "z_log_var": {**sampler["z_log_var"], "bias": log_var}}
+        ema_params = None if self.ema_params is None else jax.tree.map(jnp.copy, params)
+        return self.replace(vae=self.vae.replace(params=params, batch_stats=batch_stats), ema_params=ema_params)
+
     def to_items(self) -> dict[str, Any]:
         """The state as a checkpoint has it: ``weights``, and ``training`` with the rest."""
         training = {"step": self.step, **{name: player.opt_state for name, player in self.players.items()}}

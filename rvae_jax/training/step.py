@@ -112,7 +112,7 @@ def _total_loss(
     axis_name, weights = vae.axis_name, term_weights(loss, state.step)
     variables = {"params": params["vae"], "batch_stats": state.vae.batch_stats}
     result, updates = vae.apply(variables, images, noise, train=True, mutable=["batch_stats"])
-    batch_stats = {"vae": updates["batch_stats"]}
+    batch_stats = {"vae": updates.get("batch_stats", {})}
     moments = functools.partial(population_moments, loss, axis_name=axis_name, anchor=anchor)
     total, terms = vae_terms(loss, weights, result, images, moments)
     metrics = {"loss/total": total}

@@ -1,0 +1,83 @@
+"""The linear path beside the networks: a principal component analysis in both directions.
+
+With m the mean image, v_k the components (orthonormal) and s_k the deviations of the images along them::
+
+    encode: z_k = <x - m, v_k> / s_k          decode: x_hat = m + sum_k z_k s_k v_k
+
+so that the codes of the images from which they come have mean 0 and covariance I. docs/objective.md says why this is
+where a VAE should start.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from rvae_jax.config import ModelConfig
+
+# Images are reduced to at most this many pixels a side: the components of large ones would need gigabytes.
+_LARGEST_SIDE = 64
+
+
+def reduction(height: int, width: int) -> int:
+    """The factor by which images are reduced for the linear path: the least common divisor of their sides that does it.
+
+    If none makes both sides at most 64, it is the largest common divisor.
+    """
+    common = math.gcd(height, width)
+    divisors = [factor for factor in range(1, common + 1) if common % factor == 0]
+    return next((factor for factor in divisors if max(height, width) <= factor * _LARGEST_SIDE), common)
+
+
+class LinearPath(nn.Module):
+    """The linear encoder and decoder. All zero until ``training.principal_components`` sets it.
+
+    Its arrays are the mean image, the components and the deviations. They are statistics of the training images: part
+    of ``batch_stats`` with ``linear_path="fixed"``, and of ``params`` with ``"trained"``. Images of more than 64 pixels
+    a side are averaged over f x f pixels before ``encode``, and enlarged f times after ``decode``, f being
+    ``reduction(height, width)``.
+
+    Attributes:
+      config: see ``VAE``.
+    """
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        height, width, channels = self.config.image_shape
+        factor = reduction(height, width)
+        shape = (height // factor, width // factor, channels)
+        self.mean_image = self._array("mean_image", shape)
+        self.components = self._array("components", (self.config.latent_dim, *shape))
+        self.deviations = self._array("deviations", (self.config.latent_dim,))
+
+    def _array(self, name: str, shape: tuple[int, ...]) -> jax.Array:
+        if self.config.linear_path == "trained":
+            return self.param(name, nn.initializers.zeros, shape)
+        return self.variable("batch_stats", name, jnp.zeros, shape).value
+
+    def encode(self, x: jax.Array) -> jax.Array:
+        """Images ``[b, H, W, C]`` to codes ``[b, latent_dim]``; 0 along a component of deviation 0."""
+        height, width, channels = self.mean_image.shape
+        factor = self.config.image_shape[0] // height
+        if factor > 1:
+            x = jnp.mean(x.reshape(x.shape[0], height, factor, width, factor, channels), axis=(2, 4))
+        along = self._product((x - self.mean_image[None]).reshape(x.shape[0], -1), self._flat_components().T)
+        is_used = self.deviations > 0
+        return jnp.where(is_used[None], along / jnp.where(is_used, self.deviations, 1.0)[None], 0.0)
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """Codes ``[b, latent_dim]`` to images ``[b, H, W, C]``."""
+        along = self._product(z * self.deviations[None], self._flat_components())
+        small = self.mean_image[None] + along.reshape(z.shape[0], *self.mean_image.shape)
+        if small.shape[1:] == self.config.image_shape:
+            return small
+        return jax.image.resize(small, (z.shape[0], *self.config.image_shape), "cubic", precision="highest")
+
+    def _flat_components(self) -> jax.Array:
+        return self.components.reshape(len(self.components), -1)
+
+    def _product(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        # By default, GPUs and TPUs multiply in TF32 or bfloat16.
+        return jnp.matmul(a.astype(jnp.float32), b, precision="highest")
