@@ -12,6 +12,7 @@ from rvae_jax.errors import UserError
 from rvae_jax.storage.checkpoints import Checkpoints
 from rvae_jax.training.loop import train
 from rvae_jax.training.metric_log import read_metrics
+from rvae_jax.training.opening import describe_new_length
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -81,6 +82,17 @@ def test_schedules_follow_another_length_and_a_line_says_so(data_dir, tmp_path, 
         [5e-4 * (1 + np.cos(np.pi * step / 16)) for step in range(4, 16)], abs=1e-9
     )
     assert Checkpoints(tmp_path, read_only=True).steps() == [2, 4, 8, 16]
+
+
+def test_a_shorter_length_may_complete_a_ramp(capsys):
+    before, now = (replace_fields(tiny_config(None, steps=steps), SHARES) for steps in (16, 8))
+    describe_new_length(before, now, 6)
+    output = capsys.readouterr().out
+    assert "--config.steps was 16 and is 8" in output
+    assert "the share of the adversarial weight is 1 instead of 0.375." in output
+    alone = {"loss.adversarial": "none", "optimizer.schedule": "constant", "eval_every": 1}
+    describe_new_length(*(replace_fields(config, alone) for config in (before, now)), 6)
+    assert capsys.readouterr().out == ""
 
 
 def test_schedules_given_in_steps_stay_where_they_were(data_dir, tmp_path, capsys):
