@@ -57,10 +57,8 @@ def _narrow(scale: str) -> Config:
     config = orl.get_config()
     changes = {
         "steps": steps,
-        "eval_every": steps // 5,
         "loss.adversarial_weight": adversarial_weight,
-        "loss.adversarial_start_step": steps * 6 // 10,
-        "loss.adversarial_ramp_steps": steps // 5,
+        "optimizer.warmup": 50 / steps,
     }
     if scale == "faces":
         changes |= {
@@ -77,7 +75,7 @@ def _paper(size: int) -> Config:
     return Config(
         batch_size=32,
         steps=20_000,
-        eval_every=2_000,
+        eval_every=0.1,
         model=ModelConfig(
             image_shape=(size, size, 3),
             encoder_filters=(128,) * (stages + 1),
@@ -85,8 +83,8 @@ def _paper(size: int) -> Config:
             input_norm=False,
             dtype="bfloat16",
         ),
-        loss=LossConfig(adversarial_weight=10.0, adversarial_start_step=12_000, adversarial_ramp_steps=4_000),
-        optimizer=OptimizerConfig(warmup_steps=500, schedule="cosine", beta1=0.9),
+        loss=LossConfig(adversarial_weight=10.0, adversarial_start=0.6, adversarial_ramp=0.2),
+        optimizer=OptimizerConfig(warmup=0.025, schedule="cosine", beta1=0.9),
         data=_prepared(),
     )
 

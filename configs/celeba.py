@@ -20,9 +20,10 @@ from rvae_jax.config import Config, DataConfig, ModelConfig, OptimizerConfig, ma
 
 def get_config(variant: str | None = None) -> Config:
     require_variant(variant, ("tiny",))
+    steps = 254_000
     config = Config(
         batch_size=64,
-        steps=254_000,
+        steps=steps,
         eval_every=5_000,
         model=ModelConfig(
             image_shape=(128, 128, 3),
@@ -31,7 +32,7 @@ def get_config(variant: str | None = None) -> Config:
             decoder_filters=(128,) * 5 + (3,),
             input_norm=False,
         ),
-        optimizer=OptimizerConfig(warmup_steps=1_000),
+        optimizer=OptimizerConfig(warmup=1_000 / steps),
         data=DataConfig(
             name="celeba",
             train_split="train",

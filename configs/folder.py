@@ -21,7 +21,7 @@ def get_config(variant: str | None = None) -> Config:
     config = Config(
         batch_size=64,
         steps=50_000,
-        eval_every=2_500,
+        eval_every=0.05,
         model=ModelConfig(
             image_shape=(64, 64, 3),
             latent_dim=128,
@@ -29,6 +29,6 @@ def get_config(variant: str | None = None) -> Config:
             decoder_filters=(128,) * 4 + (3,),
             input_norm=False,
         ),
-        optimizer=OptimizerConfig(warmup_steps=1_000, ema_decay=0.999),
+        optimizer=OptimizerConfig(warmup=0.02, ema_decay=0.999),
     )
     return make_tiny(config) if variant == "tiny" else config

@@ -21,7 +21,7 @@ def get_config(variant: str | None = None) -> Config:
         batch_size=8,
         steps=steps,
         log_every=20,
-        eval_every=steps // 5,
+        eval_every=0.2,
         model=ModelConfig(
             image_shape=(64, 64, 1),
             latent_dim=128,
@@ -33,10 +33,10 @@ def get_config(variant: str | None = None) -> Config:
         ),
         loss=LossConfig(
             adversarial_weight=adversarial_weight,
-            adversarial_start_step=steps * 6 // 10,
-            adversarial_ramp_steps=steps // 5,
+            adversarial_start=0.6,
+            adversarial_ramp=0.2,
         ),
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=50, schedule="cosine", beta1=0.9),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup=50 / steps, schedule="cosine", beta1=0.9),
         data=DataConfig(
             name="orl",
             train_split="train[:340]",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rvae_jax.config import Config, literal_fields
+from rvae_jax.config import RENAMED, Config, literal_fields
 from rvae_jax.errors import MissingError, UserError, needs
 
 with needs("train", command=True):
@@ -64,6 +64,9 @@ def run(main: Callable[[list[str]], None], config: flags.FlagHolder, required: l
 
 def _parse(config: flags.FlagHolder, argv: list[str]) -> list[str]:
     try:
+        for name in (argument.lstrip("-").split("=")[0].removeprefix("config.") for argument in argv):
+            if name in RENAMED:
+                raise UserError(f"--config.{name}: the field is called --config.{RENAMED[name]} now")
         rest = flags.FLAGS(argv)
         if config.value is not None and not isinstance(config.value, Config):
             getattr(config.value, "seed", None)  # raises what kept the file from being read

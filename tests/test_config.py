@@ -7,14 +7,17 @@ import sys
 import pytest
 
 from rvae_jax.config import (
+    SCHEDULES,
     Config,
     differences,
     flatten,
     from_dict,
     get_field,
+    in_steps,
     make_tiny,
     replace_fields,
     require_variant,
+    steps_of,
     to_dict,
     validate,
 )
@@ -57,13 +60,24 @@ def test_defaults_are_valid_and_the_papers():
         ("model.encoder_identity_blocks", -1, "encoder_identity_blocks=-1"),
         ("loss.kl", "none", "loss.kl='none': expected 'population' or 'standard'"),
         ("loss.variance_weight", float("nan"), "loss.variance_weight=nan: expected a finite number"),
-        ("loss.kl_start_step", -1, "loss.kl_start_step=-1"),
+        ("loss.kl_start", -1, "loss.kl_start=-1"),
         ("loss.variance_target", 0.0, "loss.variance_target=0.0: expected from 1e-14 to 1e14"),
         ("optimizer.learning_rate", 0.0, "optimizer.learning_rate=0.0"),
         ("optimizer.beta2", 1.0, "optimizer.beta2=1.0"),
         ("optimizer.ema_decay", 1.5, "optimizer.ema_decay=1.5"),
         ("optimizer.clip_norm", 0.0, "optimizer.clip_norm=0.0"),
-        ("optimizer.warmup_steps", 500_000, "optimizer.warmup_steps=500000: expected from 0 to steps=400000"),
+        ("optimizer.warmup", 500_000, "optimizer.warmup=500000: expected at most steps=400000, or, below 1, a share"),
+        ("optimizer.warmup", 1.5, "optimizer.warmup=1.5: expected a whole number of steps, or, below 1, a share"),
+        ("loss.kl_ramp", 1.25, "loss.kl_ramp=1.25: expected a whole number of steps, or, below 1, a share"),
+        ("loss.kl_ramp", float("nan"), "loss.kl_ramp=nan: expected a finite number"),
+        ("loss.kl_start", 400_000, "loss.kl_start=400000: expected less than steps=400000, .*; a weight of 0 leaves"),
+        (
+            "loss.adversarial_start",
+            400_000,
+            "loss.adversarial_start=400000: expected less than steps=400000, .*; loss.adversarial=none leaves",
+        ),
+        ("eval_every", 0, "eval_every=0: expected above 0"),
+        ("eval_every", -0.5, "eval_every=-0.5: expected a whole number of steps, or"),
         ("accumulate_steps", 4, "--config.accumulate_steps=4: expected a divisor of 5, the images"),
         ("data.jitter", 0.5, "data.jitter=0.5: expected at least 0 and less than 0.5"),
         ("data.crop", (0, 10), r"data.crop=\(0, 10\)"),
@@ -122,6 +136,62 @@ def test_rules_between_two_fields():
     config = replace_fields(Config(), {"shard_optimizer": True, "parallel": "pmap"})
     with pytest.raises(UserError, match="shard_optimizer=True: expected False with parallel=pmap"):
         validate(config, 4)
+
+
+def test_a_start_is_not_checked_without_a_discriminator():
+    validate(replace_fields(Config(), {"loss.adversarial": "none", "loss.adversarial_start": 400_000}), 4)
+
+
+def test_a_field_that_a_file_sets_and_that_does_not_exist_is_named():
+    config = Config()
+    config.optimizer.warmup_steps = 10
+    with pytest.raises(UserError, match=r"optimizer\.warmup_steps does not exist; it is called optimizer\.warmup now"):
+        validate(config, 4)
+    config = Config()
+    config.sed = 1
+    with pytest.raises(UserError, match=r"field sed does not exist; there are .*seed"):
+        validate(config, 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "steps", "expected"),
+    [
+        (0, 100, 0),
+        (0.0, 1, 0),
+        (1, 100, 1),  # one step, not the whole run
+        (1.0, 1, 1),
+        (480.0, 100, 480),
+        (0.6, 800, 480),
+        (0.29, 100, 29),  # 0.29 * 100 is 28.999999999999996
+        (1_000 / 254_000, 254_000, 1_000),
+        (0.06, 10, 1),  # to the nearest
+        (0.04, 10, 0),
+        (0.25, 10, 2),  # a half to the even one
+        (0.999, 10, 9),  # below the number of steps
+        (0.999, 1, 0),
+        (0.5, 1, 0),
+    ],
+)
+def test_a_schedule_in_steps(value, steps, expected):
+    found = steps_of(value, steps)
+    assert found == expected and isinstance(found, int)
+
+
+def test_all_schedules_in_steps():
+    shares = dict.fromkeys(SCHEDULES, 0.3)
+    config = replace_fields(Config(), {"steps": 10, **shares})
+    assert {name: get_field(in_steps(config), name) for name in SCHEDULES} == dict.fromkeys(SCHEDULES, 3)
+    assert in_steps(in_steps(config)) == in_steps(config)
+    assert differences(in_steps(config), config) == [name for name in flatten(config) if name in SCHEDULES]
+    shortest = in_steps(replace_fields(config, {"steps": 1}))
+    assert [get_field(shortest, name) for name in SCHEDULES] == [0, 0, 0, 0, 0, 1]
+    validate(shortest, 4)
+
+
+def test_stored_fields_of_earlier_versions_are_read():
+    loss = {"kl_start_step": 1, "kl_ramp_steps": 2, "adversarial_start_step": 3, "adversarial_ramp_steps": 4}
+    config = from_dict({"loss": loss, "optimizer": {"warmup_steps": 5}})
+    assert config == replace_fields(Config(), {name: i for i, name in enumerate(SCHEDULES[:5], 1)})
 
 
 def test_unknown_stored_field_is_named():

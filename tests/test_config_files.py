@@ -1,13 +1,17 @@
 """The files of configs/, with all their variants."""
 
 import importlib.util
+import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from etils import epath
 
 import rvae_jax.config
 from rvae_jax.errors import UserError
+from rvae_jax.storage.workdir import require_same
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -56,3 +60,52 @@ def test_the_paper_config_is_the_default_one(load_config):
     get_config, _ = load_config(ROOT / "configs" / "celeba_hq.py")
     config, default = get_config(), rvae_jax.config.Config()
     assert (config.model, config.loss, config.optimizer) == (default.model, default.loss, default.optimizer)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("steps", [1, 10, 400])
+def test_a_run_may_have_any_length(path, steps, load_config):
+    get_config, variants = load_config(path)
+    for variant in (None, *variants):
+        config = rvae_jax.config.replace_fields(get_config(variant), {"steps": steps})
+        rvae_jax.config.validate(config, device_count=1)
+        loss = rvae_jax.config.in_steps(config).loss
+        assert loss.adversarial == "none" or loss.adversarial_start + loss.adversarial_ramp <= steps
+
+
+def test_an_earlier_name_on_the_command_line_is_answered_with_the_new_one():
+    arguments = "--config=configs/orl.py", "--workdir=unused", "--config.loss.adversarial_start_step=10"
+    result = subprocess.run(
+        [sys.executable, "-m", "rvae_jax.main", *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+    expected = "--config.loss.adversarial_start_step: the field is called --config.loss.adversarial_start now"
+    assert (result.returncode, result.stderr) == (1, f"Error: {expected}\n")
+
+
+# The schedules of these files before they were shares: steps, adversarial start and ramp, warm-up, evaluation.
+EARLIER = {
+    "orl": (800, 480, 160, 50, 160),
+    "orl:long": (4_000, 2_400, 800, 50, 800),
+    "arms:orl-proposed": (2_000, 1_200, 400, 50, 400),
+    "arms:faces-batch_norm": (3_000, 1_800, 600, 50, 600),
+    "arms:faces128-proposed": (20_000, 12_000, 4_000, 500, 2_000),
+    "folder": (50_000, 0, 0, 1_000, 2_500),
+    "celeba": (254_000, 0, 0, 1_000, 5_000),
+}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_an_earlier_run_is_the_same_run(name, load_config, tmp_path):
+    file, _, variant = name.partition(":")
+    config = load_config(ROOT / "configs" / f"{file}.py")[0](variant or None)
+    stored = rvae_jax.config.to_dict(config)
+    steps, start, ramp, warmup, stored["eval_every"] = EARLIER[name]
+    loss, optimizer = stored["loss"], stored["optimizer"]
+    loss |= {"adversarial_start_step": start, "adversarial_ramp_steps": ramp, "kl_start_step": 0, "kl_ramp_steps": 0}
+    optimizer["warmup_steps"] = warmup
+    for section, field in [name.split(".") for name in rvae_jax.config.RENAMED.values()]:
+        del stored[section][field]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    there = require_same(epath.Path(tmp_path), config)
+    assert there.steps == config.steps == steps
+    assert rvae_jax.config.in_steps(there) == rvae_jax.config.in_steps(config)

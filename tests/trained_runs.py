@@ -94,7 +94,7 @@ def config_of(data_dir, steps, data="waves", batch_size=32, **loss):
             input_norm=False,
         ),
         loss=LossConfig(**{"reconstruction_weight": 1000.0, "adversarial_weight": 0.3} | loss),
-        optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=20, schedule="cosine", beta1=0.9),
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup=20, schedule="cosine", beta1=0.9),
         data=DataConfig(
             name=data, data_dir=str(data_dir), flip=False, selection_split="validation", validation_split="test"
         ),

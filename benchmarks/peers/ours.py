@@ -14,7 +14,7 @@ import optax
 
 from benchmarks import kernels
 from benchmarks.peers import Peer
-from rvae_jax.config import Config
+from rvae_jax.config import Config, in_steps
 from rvae_jax.data.pixels import to_float
 from rvae_jax.distributed import sharding
 from rvae_jax.hardware import cost
@@ -70,7 +70,7 @@ class Ours(Peer):
         vae, discriminator = self.program.vae, self.program.discriminator
         optimizer = optax.sgd(1.0)  # so that weights change by their gradients
         before = self._with_weights(create_train_state(vae, discriminator, optimizer, jax.random.key(0)))
-        step = jax.jit(make_train_step(vae, discriminator, optimizer, self.config.loss))
+        step = jax.jit(make_train_step(vae, discriminator, optimizer, in_steps(self.config).loss))
         after, metrics = step(before, to_float(self.arrays["images"]), jax.random.key(0))
         old, new = (weights.flatten(each.weights) for each in (before, after))
         gradients = {

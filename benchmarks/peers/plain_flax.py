@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from benchmarks.peers.ours import Ours
-from rvae_jax.config import Config, ModelConfig
+from rvae_jax.config import Config, ModelConfig, in_steps
 from rvae_jax.data.pixels import to_float
 from rvae_jax.models import Reconstruction
 from rvae_jax.training.optimizer import make_optimizer
@@ -191,7 +191,7 @@ class PlainFlax(Ours):
         dtype = jnp.dtype(config.model.dtype)
         vae, discriminator = VAE(config.model, dtype), Discriminator(config.model, dtype)
         optimizer = make_optimizer(config.optimizer, config.steps)
-        on_floats = make_train_step(vae, discriminator, optimizer, config.loss)
+        on_floats = make_train_step(vae, discriminator, optimizer, in_steps(config).loss)
 
         def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
             return on_floats(state, to_float(images), key)

@@ -1,10 +1,13 @@
 """What a run is: nested typed dataclasses (``schema``), their checks (``rules``), and their form on disk (``forms``).
 
+``schedules`` turns the shares of a run's length into steps.
+
 A file in ``configs/`` defines ``get_config(variant=None) -> Config``; ``--config.model.latent_dim=64`` overrides it.
 Only the standard library is imported, so that ``--help`` is quick.
 """
 
 from rvae_jax.config.forms import (
+    RENAMED,
     differences,
     flatten,
     from_dict,
@@ -14,11 +17,14 @@ from rvae_jax.config.forms import (
     to_dict,
 )
 from rvae_jax.config.rules import validate
-from rvae_jax.config.schema import MAY_CHANGE, Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig
+from rvae_jax.config.schedules import in_steps, steps_of
+from rvae_jax.config.schema import MAY_CHANGE, SCHEDULES, Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig
 from rvae_jax.config.variants import make_tiny, require_variant
 
 __all__ = [
     "MAY_CHANGE",
+    "RENAMED",
+    "SCHEDULES",
     "Config",
     "DataConfig",
     "LossConfig",
@@ -28,10 +34,12 @@ __all__ = [
     "flatten",
     "from_dict",
     "get_field",
+    "in_steps",
     "literal_fields",
     "make_tiny",
     "replace_fields",
     "require_variant",
+    "steps_of",
     "to_dict",
     "validate",
 ]

@@ -10,6 +10,15 @@ from typing import Any, Literal, get_args, get_origin
 from rvae_jax.config.schema import Config
 from rvae_jax.errors import UserError
 
+# Fields that earlier versions stored by another name.
+RENAMED = {
+    "loss.kl_start_step": "loss.kl_start",
+    "loss.kl_ramp_steps": "loss.kl_ramp",
+    "loss.adversarial_start_step": "loss.adversarial_start",
+    "loss.adversarial_ramp_steps": "loss.adversarial_ramp",
+    "optimizer.warmup_steps": "optimizer.warmup",
+}
+
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Returns the configuration as nested dictionaries of JSON types."""
@@ -17,7 +26,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Returns the configuration that ``to_dict`` gave; missing fields take their defaults.
+    """Returns the configuration that ``to_dict`` gave, also an earlier version's; missing fields take their defaults.
 
     Raises:
       UserError: a field does not exist.
@@ -77,6 +86,7 @@ def _fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
 
 def _section_from_dict(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     types = {field.name: field.type for field in dataclasses.fields(cls)}
+    values = {RENAMED.get(prefix + name, prefix + name).removeprefix(prefix): value for name, value in values.items()}
     for name in values:
         if name not in types:
             raise UserError(f"configuration field {prefix}{name} does not exist; {cls.__name__} has {', '.join(types)}")

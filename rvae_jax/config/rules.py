@@ -1,9 +1,12 @@
 """What a configuration must fulfil: everything that can be checked without data."""
 
+import dataclasses
 import math
+from typing import Any
 
-from rvae_jax.config.forms import get_field, literal_fields
-from rvae_jax.config.schema import Config
+from rvae_jax.config.forms import RENAMED, get_field, literal_fields
+from rvae_jax.config.schedules import steps_of
+from rvae_jax.config.schema import SCHEDULES, Config
 from rvae_jax.errors import UserError
 
 
@@ -17,6 +20,7 @@ def validate(config: Config, device_count: int) -> None:
     Raises:
       UserError: names the first wrong field, its value, and what is expected.
     """
+    _check_names(config)
     for field, choices in literal_fields(config):
         _require(config, field, get_field(config, field) in choices, " or ".join(map(repr, choices)))
     _check_encoder_and_decoder(config)
@@ -24,7 +28,20 @@ def validate(config: Config, device_count: int) -> None:
     _check_run(config, device_count)
     _check_loss(config)
     _check_optimizer(config)
+    _check_schedules(config)
     _check_data(config)
+
+
+def _check_names(section: Any, prefix: str = "") -> None:
+    """Raises if a configuration file has set a field that does not exist, which a dataclass allows."""
+    known = {field.name for field in dataclasses.fields(section)}
+    for name, value in vars(section).items():
+        field = prefix + name
+        if name not in known:
+            called = f"it is called {RENAMED[field]} now" if field in RENAMED else f"there are {', '.join(known)}"
+            raise UserError(f"configuration field {field} does not exist; {called}")
+        if dataclasses.is_dataclass(value):
+            _check_names(value, f"{field}.")
 
 
 def _check_encoder_and_decoder(config: Config) -> None:
@@ -104,7 +121,7 @@ def _check_discriminator(config: Config) -> None:
 
 
 def _check_run(config: Config, device_count: int) -> None:
-    for field in ("steps", "batch_size", "log_every", "eval_every", "keep_checkpoints", "accumulate_steps"):
+    for field in ("steps", "batch_size", "log_every", "keep_checkpoints", "accumulate_steps"):
         _require(config, field, getattr(config, field) >= 1, "at least 1")
     model = config.model
     stages = len(model.encoder_filters) - 1 if model.network == "paper" else len(model.widths)
@@ -148,12 +165,22 @@ def _check_optimizer(config: Config) -> None:
         value = getattr(optimizer, name)
         _require(config, f"optimizer.{name}", value is None or 0 <= value < 1, "at least 0 and less than 1")
     _require(config, "optimizer.clip_norm", optimizer.clip_norm is None or optimizer.clip_norm > 0, "above 0")
-    _require(
-        config,
-        "optimizer.warmup_steps",
-        0 <= optimizer.warmup_steps <= config.steps,
-        f"from 0 to steps={config.steps}",
-    )
+
+
+def _check_schedules(config: Config) -> None:
+    for field in SCHEDULES:
+        value = get_field(config, field)
+        is_length = math.isfinite(value) and value >= 0 and (value < 1 or value == int(value))
+        _require(config, field, is_length, "a whole number of steps, or, below 1, a share of the run's steps")
+    _require(config, "eval_every", config.eval_every > 0, "above 0")
+    within = f"steps={config.steps}, or, below 1, a share of them"
+    _require(config, "optimizer.warmup", config.optimizer.warmup <= config.steps, f"at most {within}")
+    starts = {"kl_start": "a weight of 0 leaves a KL term out"}
+    if config.loss.adversarial != "none":
+        starts["adversarial_start"] = "loss.adversarial=none leaves the discriminator out"
+    for name, otherwise in starts.items():
+        is_before_the_end = steps_of(getattr(config.loss, name), config.steps) < config.steps
+        _require(config, f"loss.{name}", is_before_the_end, f"less than {within}; {otherwise}")
 
 
 def _check_data(config: Config) -> None:

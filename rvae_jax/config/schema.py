@@ -1,5 +1,8 @@
 """The fields of a run's configuration, with their defaults: the paper's 256x256 setting.
 
+The fields in ``SCHEDULES`` are whole numbers of steps or, below 1, shares of the run's ``steps``; ``schedules`` has the
+rounding.
+
 Other modules treat a configuration as constant and change copies (``replace_fields``). The classes are not frozen,
 because ``--config.FIELD=VALUE`` and configuration files set attributes.
 """
@@ -75,11 +78,11 @@ class LossConfig:
       variance_target: posterior variance at which the regularizer is zero.
       beta: of the standard KL; used only with ``kl="standard"``.
       adversarial_weight: of the generator's loss and of the discriminator's.
-      kl_start_step: first step with a KL term.
-      kl_ramp_steps: steps until the KL terms have full weight.
-      adversarial_start_step: first step at which the VAE is trained against the discriminator, which itself learns from
-        step 0.
-      adversarial_ramp_steps: steps until the generator's loss has full weight.
+      kl_start: first step with a KL term; steps, or, below 1, a share of the run's steps.
+      kl_ramp: from there, until the KL terms have full weight; steps or a share.
+      adversarial_start: first step at which the VAE is trained against the discriminator, which itself learns from
+        step 0; steps or a share.
+      adversarial_ramp: from there, until the generator's loss has full weight; steps or a share.
     """
 
     kl: Literal["population", "standard"] = "population"
@@ -91,10 +94,10 @@ class LossConfig:
     variance_target: float = 1.0
     beta: float = 1.0
     adversarial_weight: float = 100.0
-    kl_start_step: int = 0
-    kl_ramp_steps: int = 0
-    adversarial_start_step: int = 0
-    adversarial_ramp_steps: int = 0
+    kl_start: float = 0.0
+    kl_ramp: float = 0.0
+    adversarial_start: float = 0.0
+    adversarial_ramp: float = 0.0
 
 
 @dataclasses.dataclass
@@ -103,7 +106,7 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: after the warm-up.
-      warmup_steps: steps in which the learning rate rises linearly from 0.
+      warmup: how long the learning rate rises linearly from 0; steps, or, below 1, a share of the run's steps.
       schedule: ``constant``, or ``cosine`` down to 0 at the last step.
       beta1: decay of the first moment.
       beta2: decay of the second moment.
@@ -114,7 +117,7 @@ class OptimizerConfig:
     """
 
     learning_rate: float = 1e-4
-    warmup_steps: int = 0
+    warmup: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     beta1: float = 0.5
     beta2: float = 0.999
@@ -163,7 +166,8 @@ class Config:
       batch_size: images per step, over all devices; the population's moments are taken over them.
       steps: length of the run.
       log_every: steps between two rows of metrics.
-      eval_every: steps between two validations, each with pictures and a checkpoint.
+      eval_every: from one validation to the next, each with pictures and a checkpoint; steps, or, below 1, a share of
+        the run's steps. There is always one after the last step.
       keep_checkpoints: how many of the newest checkpoints are kept, besides the best.
       parallel: how the step runs on several devices: ``jit`` over a mesh with global arrays, or ``pmap``; see
         ``distributed.sharding``. Both compute the same.
@@ -183,7 +187,7 @@ class Config:
     batch_size: int = 20
     steps: int = 400_000
     log_every: int = 100
-    eval_every: int = 5_000
+    eval_every: float = 5_000
     keep_checkpoints: int = 2
     parallel: Literal["jit", "pmap"] = "jit"
     shard_optimizer: bool = False
@@ -195,8 +199,19 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
 
+# Fields that are numbers of steps, or shares of the run's.
+SCHEDULES = (
+    "loss.kl_start",
+    "loss.kl_ramp",
+    "loss.adversarial_start",
+    "loss.adversarial_ramp",
+    "optimizer.warmup",
+    "eval_every",
+)
+
+
 # Fields that may change when a run resumes in its work directory. None of them changes what a step computes, except
-# that the cosine schedule depends on `steps`.
+# that shares and the cosine schedule follow `steps`.
 MAY_CHANGE = frozenset(
     {
         "steps",

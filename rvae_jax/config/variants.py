@@ -28,7 +28,7 @@ def make_tiny(config: Config) -> Config:
             "batch_size": 16,
             "steps": 100,
             "log_every": 10,
-            "eval_every": 50,
+            "eval_every": 0.5,
             "model.image_shape": (32, 32, channels),
             "model.latent_dim": 16,
             "model.encoder_filters": (8, 8, 8),
@@ -39,6 +39,6 @@ def make_tiny(config: Config) -> Config:
             "model.discriminator_filters": (8, 8, 1),
             "model.discriminator_strides": (2, 2, 1),
             "optimizer.learning_rate": 1e-3,
-            "optimizer.warmup_steps": 0,
+            "optimizer.warmup": 0.0,
         },
     )

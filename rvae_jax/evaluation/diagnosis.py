@@ -93,7 +93,7 @@ def _verdict(problem: str, check: Callable[[_Case], _Finding], case: _Case) -> V
 
 def _posterior_collapse(case: _Case) -> _Finding:
     latent, loss = case.evaluation.latent.training, case.config.loss
-    remedy = "Raise loss.reconstruction_weight, or ramp the KL up with loss.kl_ramp_steps."
+    remedy = "Raise loss.reconstruction_weight, or ramp the KL up with loss.kl_ramp."
     if loss.kl == "standard":
         remedy += " Lower loss.beta, or use loss.kl=population, which does not pull each posterior to the prior."
     elif loss.moments == "mixture":
@@ -190,7 +190,7 @@ def _strong_discriminator(case: _Case) -> _Finding:
     return _Finding(
         min(real, fake) > MOST_ACCURATE,
         f"{text} If both are above {MOST_ACCURATE:.0%}, the VAE can learn little from it.",
-        "Lower loss.adversarial_weight, start it later (loss.adversarial_start_step), make the discriminator narrower"
+        "Lower loss.adversarial_weight, start it later (loss.adversarial_start), make the discriminator narrower"
         " (model.discriminator_filters), or use loss.adversarial=hinge.",
         (real, fake),
     )
@@ -257,7 +257,7 @@ def _false_texture(case: _Case) -> _Finding:
     share = case.evaluation.reconstruction.sharpness
     remedy = "Train longer"
     if case.config.loss.adversarial != "none":
-        remedy += ", lower loss.adversarial_weight, or start the discriminator later (loss.adversarial_start_step)"
+        remedy += ", lower loss.adversarial_weight, or start the discriminator later (loss.adversarial_start)"
     return _Finding(
         share > MOST_SHARPNESS,
         f"Reconstructions have {share:.2f} times the gradient energy of real images; above {MOST_SHARPNESS} they show"

@@ -44,16 +44,24 @@ def read_config(workdir: epath.Path) -> Config:
         raise UserError(f"{path} is not JSON ({error}); put back a copy, or use another --workdir") from None
 
 
-def require_same(workdir: epath.Path, config: Config) -> None:
+def require_same(workdir: epath.Path, config: Config) -> Config | None:
     """Raises if ``workdir`` holds a run of another configuration.
+
+    Schedules are compared in the steps that they mean at the length of the run there. So a run goes on by its schedules
+    as they are written, which follow another length, and also by the same schedules written in steps, which stay.
+
+    Returns:
+      The configuration of the run there, or None if there is no run.
 
     Raises:
       UserError: it holds a run whose configuration differs in a field outside ``config.MAY_CHANGE``.
     """
     if not (workdir / CONFIG_FILE).exists():
-        return
+        return None
     there = read_config(workdir)
-    differing = [name for name in config_lib.differences(config, there) if name not in config_lib.MAY_CHANGE]
+    same_length = config_lib.replace_fields(config, {"steps": there.steps})
+    found = config_lib.differences(config_lib.in_steps(same_length), config_lib.in_steps(there))
+    differing = [name for name in found if name not in config_lib.MAY_CHANGE]
     if differing == ["data.name"] and config.data.folder is not None and config.data.folder == there.data.folder:
         raise UserError(
             f"--workdir={workdir} holds a run on {there.data.name}, but the files in --config.data.folder have changed"
@@ -69,6 +77,7 @@ def require_same(workdir: epath.Path, config: Config) -> None:
             f"--workdir={workdir} holds a run with another configuration: {listed}; use another --workdir, or that"
             " configuration"
         )
+    return there
 
 
 def make_folder(workdir: epath.Path) -> None:
@@ -85,12 +94,16 @@ def make_folder(workdir: epath.Path) -> None:
         raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from None
 
 
-def claim(workdir: epath.Path, config: Config) -> None:
+def claim(workdir: epath.Path, config: Config) -> Config | None:
     """Makes ``workdir`` the work directory of the run ``config``, unless it already is.
+
+    Returns:
+      The configuration that was there before, or None.
 
     Raises:
       UserError: it is not a folder, or it holds another run; see ``require_same``.
     """
     make_folder(workdir)
-    require_same(workdir, config)
+    before = require_same(workdir, config)
     write_atomically(workdir / CONFIG_FILE, (json.dumps(config_lib.to_dict(config), indent=2) + "\n").encode())
+    return before

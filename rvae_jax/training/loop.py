@@ -58,7 +58,7 @@ def train(
     workdir = workdir_lib.open_workdir(workdir)
     devices = jax.devices() if devices is None else devices
     local = sum(device.process_index == jax.process_index() for device in devices)
-    config, sources = opening.open_run(config, workdir, len(devices), local)
+    config, sources, before = opening.open_run(config, workdir, len(devices), local)
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     try:
         if opening.is_finished(workdir, checkpoints, config.steps):
@@ -68,7 +68,7 @@ def train(
             )
             return None
         with StopRequest() as stop:
-            return _train(make_run(config, workdir, sources, devices), checkpoints, stop, init_from)
+            return _train(make_run(config, workdir, sources, devices), before, checkpoints, stop, init_from)
     except Exception as error:
         if not _is_disk_full(error):
             raise
@@ -81,7 +81,11 @@ def train(
 
 
 def _train(
-    run: Run, checkpoints: Checkpoints, stop: StopRequest, init_from: epath.PathLike | None
+    run: Run,
+    before: Config | None,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+    init_from: epath.PathLike | None,
 ) -> signal.Signals | None:
     """Starts or resumes, trains, and draws the best checkpoint."""
     # From the key that the first state is made with, so that it need not be traced again.
@@ -90,6 +94,8 @@ def _train(
     opening.describe(run, shapes)
     state = _restore_or_initialize(run, checkpoints, shapes, init_from)
     first_step = int(state.step)
+    if before is not None and first_step > 0:
+        opening.describe_new_length(before, run.config, first_step)
     with MetricWriter(run.workdir, first_step) if processes.is_first() else SilentWriter() as writer:
         held_out, log = HeldOut(run, writer), StepLog(run, checkpoints, first_step, writer)
         if first_step < run.config.steps:

@@ -17,10 +17,23 @@ if TYPE_CHECKING:
 Terms = dict[str, jax.Array]  # scalars by name
 
 
+def ramps(loss: LossConfig, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Shares of their full weights that the KL terms and the generator's loss have at a step.
+
+    Raises:
+      ValueError: a start or a ramp is a share of the run; expected are steps, which ``config.in_steps`` makes of it.
+    """
+    lengths = (loss.kl_start, loss.kl_ramp), (loss.adversarial_start, loss.adversarial_ramp)
+    for start, ramp in lengths:
+        if 0 < start < 1 or 0 < ramp < 1:
+            raise ValueError(f"a start of {start} with a ramp of {ramp}: expected steps; see rvae_jax.config.in_steps")
+    kl, adversarial = (losses.ramp(step, int(start), int(ramp)) for start, ramp in lengths)
+    return kl, adversarial
+
+
 def term_weights(loss: LossConfig, step: jax.Array) -> Terms:
     """Weight of every term at a step, by the term's name; the discriminator's own loss has no ramp."""
-    kl = losses.ramp(step, loss.kl_start_step, loss.kl_ramp_steps)
-    adversarial = losses.ramp(step, loss.adversarial_start_step, loss.adversarial_ramp_steps)
+    kl, adversarial = ramps(loss, step)
     return {
         "reconstruction": jnp.float32(loss.reconstruction_weight),
         "standard_kl": loss.beta * kl,

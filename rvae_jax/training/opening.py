@@ -24,13 +24,15 @@ from rvae_jax.storage.checkpoints import Checkpoints
 from rvae_jax.system.files import is_remote
 from rvae_jax.system.units import format_bytes
 from rvae_jax.training.metric_log import read_metrics
+from rvae_jax.training.objective import ramps
+from rvae_jax.training.optimizer import learning_rate_schedule
 from rvae_jax.training.run import Run
 from rvae_jax.training.state import TrainState
 
 
 def open_run(
     config: Config, workdir: epath.Path, device_count: int, local_device_count: int
-) -> tuple[Config, dict[str, Images]]:
+) -> tuple[Config, dict[str, Images], Config | None]:
     """Checks the configuration, finds or prepares its images, and makes ``workdir`` the folder of the run.
 
     Args:
@@ -40,7 +42,8 @@ def open_run(
       local_device_count: devices of this process.
 
     Returns:
-      The configuration with the data set that it means, and the images by ``train``, ``selection`` and ``validation``.
+      The configuration with the data set that it means; the images by ``train``, ``selection`` and ``validation``; in
+      process 0, the configuration with which the run that ``workdir`` holds was last started, or None.
 
     Raises:
       UserError: what the user can put right, in all processes.
@@ -57,10 +60,9 @@ def open_run(
         sources = {name: catalog.load_dataset(config.data, split) for name, split in splits.items()}
     processes.require_equal({f"the {name} images": _fingerprint(source) for name, source in sources.items()})
     with processes.together():
-        if processes.is_first():
-            workdir_lib.claim(workdir, config)
+        before = workdir_lib.claim(workdir, config) if processes.is_first() else None
     processes.require_shared(workdir)
-    return config, sources
+    return config, sources, before
 
 
 def _require_same_program(config: Config, workdir: epath.Path, local_device_count: int) -> None:
@@ -128,3 +130,42 @@ def describe(run: Run, shapes: TrainState) -> None:
             f" --config.loss.variance_target={config.loss.variance_target} rewards posterior collapse: both KL terms"
             " are lowest where the codes carry no information. Use a target below 1, such as 0.1."
         )
+
+
+def describe_new_length(before: Config, config: Config, step: int) -> None:
+    """Prints what another number of steps changes in the schedules of a run that goes on at a step, if it does.
+
+    Args:
+      before: the configuration with which the run was last started.
+      config: that with which it goes on.
+      step: number of steps done.
+    """
+    before, config = config_lib.in_steps(before), config_lib.in_steps(config)
+    changed = [
+        f"{name} is {config_lib.get_field(config, name)} instead of {config_lib.get_field(before, name)}"
+        for name in config_lib.differences(config, before)
+        if name in config_lib.SCHEDULES and not (config.loss.adversarial == "none" and "adversarial" in name)
+    ]
+    if config.optimizer.schedule == "cosine":
+        changed.append("the cosine ends at the new last step")
+    if config.steps == before.steps or not changed:
+        return
+    line = f"--config.steps was {before.steps} and is {config.steps}: schedules follow the new length:"
+    line += f" {', '.join(changed)}."
+    now, then = _schedules_at(config, step), _schedules_at(before, step)
+    jumps = [f"{name} is {now[name]:.3g} instead of {then[name]:.3g}" for name in now if now[name] != then[name]]
+    if jumps:
+        line += f" At step {step}, where the run goes on, {', '.join(jumps)}."
+    print(line)
+
+
+def _schedules_at(config: Config, step: int) -> dict[str, float]:
+    """What the schedules, in steps, give at a step."""
+    kl, adversarial = ramps(config.loss, step)
+    values = {
+        "the learning rate": learning_rate_schedule(config.optimizer, config.steps)(step),
+        "the share of the KL's weight": kl,
+    }
+    if config.loss.adversarial != "none":
+        values["the share of the adversarial weight"] = adversarial
+    return {name: float(value) for name, value in values.items()}

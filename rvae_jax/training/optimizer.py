@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import optax
 
-from rvae_jax.config import OptimizerConfig
+from rvae_jax.config import OptimizerConfig, steps_of
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up, then constant, or a cosine that reaches 0 at ``steps``."""
-    rate, warmup = config.learning_rate, config.warmup_steps
+    rate, warmup = config.learning_rate, steps_of(config.warmup, steps)
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(rate, max(1, steps - warmup))
     else:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from rvae_jax.config import Config
+from rvae_jax.config import Config, in_steps
 from rvae_jax.data.pixels import to_float
 from rvae_jax.models import VAE, Discriminator, make_models
 from rvae_jax.training.optimizer import make_optimizer
@@ -55,7 +55,7 @@ def make_program(config: Config, axis_name: str | None = None) -> Program:
     step_on_floats = make_train_step(
         *make_models(config.model, adversarial=adversarial, axis_name=axis_name, remat_stages=config.remat_stages),
         optimizer,
-        config.loss,
+        in_steps(config).loss,
         ema_decay=config.optimizer.ema_decay,
         accumulate_steps=config.accumulate_steps,
     )

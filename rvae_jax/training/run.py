@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 
-from rvae_jax.config import Config
+from rvae_jax.config import Config, in_steps
 from rvae_jax.data.records import Images
 from rvae_jax.distributed.sharding import DataParallel, data_parallel
 from rvae_jax.training.program import Program, make_program
@@ -19,7 +19,7 @@ class Run:
     """One process's part of a run.
 
     Attributes:
-      config: the configuration.
+      config: the configuration, with its schedules in steps.
       workdir: the run's folder.
       sources: the images, by ``train``, ``selection`` and ``validation``.
       layout: how the batch and the state lie on the devices.
@@ -43,6 +43,7 @@ def make_run(
     config: Config, workdir: epath.Path, sources: dict[str, Images], devices: Sequence[jax.Device] | None = None
 ) -> Run:
     """Makes a run on ``devices``, those of all processes; by default on all that there are."""
+    config = in_steps(config)
     layout = data_parallel(config.parallel, shard_optimizer=config.shard_optimizer, devices=devices)
     program = make_program(config, layout.axis_name)
     make_keys = jax.jit(

@@ -55,7 +55,7 @@ def make_train_step(
       vae: the VAE.
       discriminator: the discriminator, or None without adversarial loss.
       optimizer: applied to each player with its own state.
-      loss: kinds, weights and ramps of the terms.
+      loss: kinds, weights and ramps of the terms; the ramps in steps (``config.in_steps``), not as shares of a run.
       ema_decay: decay d of the average of the VAE's weights, or None; at step t it is min(d, (1 + t) / (10 + t)).
       accumulate_steps: number of equal parts of a device's batch, which are processed one after the other.
 

@@ -75,7 +75,7 @@ OPTIONS = {
         {0: {"reconstruction": 5000, "population_kl": 1, "variance_regularizer": 0.2, "adversarial": 7}},
     ),
     "standard": (
-        LossConfig(kl="standard", beta=3.0, adversarial="none", reconstruction_weight=10.0, kl_ramp_steps=2),
+        LossConfig(kl="standard", beta=3.0, adversarial="none", reconstruction_weight=10.0, kl_ramp=2),
         {0: {"reconstruction": 10, "standard_kl": 1.5}, 1: {"reconstruction": 10, "standard_kl": 3}},
     ),
     "mixture, with ramps": (
@@ -85,10 +85,10 @@ OPTIONS = {
             variance_target=0.3,
             population_weight=2.0,
             variance_weight=4.0,
-            kl_start_step=2,
-            kl_ramp_steps=4,
-            adversarial_start_step=3,
-            adversarial_ramp_steps=2,
+            kl_start=2,
+            kl_ramp=4,
+            adversarial_start=3,
+            adversarial_ramp=2,
         ),
         {
             1: {"reconstruction": 5000, "population_kl": 0, "variance_regularizer": 0, "adversarial": 0},

@@ -22,7 +22,7 @@ from rvae_jax.training.objective import term_weights
 
 @pytest.mark.usefixtures("strict_promotion", "fixed_noise")
 def test_neither_players_loss_moves_the_other():
-    loss = LossConfig(adversarial_start_step=1, adversarial_weight=3000.0)
+    loss = LossConfig(adversarial_start=1, adversarial_weight=3000.0)
     (_, vae_before, discriminator_before), (_, vae_after, discriminator_after) = captured_step(loss, (0, 1))
     ((_, vae_alone, _),) = captured_step(LossConfig(adversarial="none"))
     # The generator's loss, on from step 1, does not reach the discriminator; the discriminator's never reaches the VAE.
@@ -121,7 +121,13 @@ def test_ramp(start, length, expected):
     assert [float(losses.ramp(jnp.int32(step), start, length)) for step in range(5)] == expected
 
 
+@pytest.mark.parametrize("field", ["kl_start", "kl_ramp", "adversarial_start", "adversarial_ramp"])
+def test_a_share_of_the_run_is_refused_where_steps_are_expected(field):
+    with pytest.raises(ValueError, match=r"0\.5.*: expected steps; see rvae_jax\.config\.in_steps"):
+        term_weights(LossConfig(**{field: 0.5}), jnp.int32(0))
+
+
 def test_discriminator_has_no_ramp():
-    weights = term_weights(LossConfig(adversarial_start_step=10, kl_start_step=10), jnp.int32(0))
+    weights = term_weights(LossConfig(adversarial_start=10, kl_start=10), jnp.int32(0))
     assert weights["discriminator"] == 100
     assert weights["adversarial"] == weights["population_kl"] == weights["standard_kl"] == 0

@@ -64,11 +64,12 @@ def test_clipping_scales_by_the_global_norm():
     ("options", "expected"),
     [
         ({}, {0: 1, 7: 1, 100: 1}),
-        ({"warmup_steps": 4}, {0: 0.25, 1: 0.5, 3: 1, 4: 1, 100: 1}),
-        ({"warmup_steps": 1}, {0: 1, 1: 1}),
+        ({"warmup": 4}, {0: 0.25, 1: 0.5, 3: 1, 4: 1, 100: 1}),
+        ({"warmup": 1}, {0: 1, 1: 1}),
         ({"schedule": "cosine"}, {0: 1, 50: 0.5, 25: 0.5 + np.sqrt(0.125), 100: 0}),
-        ({"schedule": "cosine", "warmup_steps": 20}, {0: 0.05, 19: 1, 20: 1, 60: 0.5, 100: 0}),
-        ({"schedule": "cosine", "warmup_steps": 100}, {0: 0.01, 99: 1}),
+        ({"schedule": "cosine", "warmup": 20}, {0: 0.05, 19: 1, 20: 1, 60: 0.5, 100: 0}),
+        ({"schedule": "cosine", "warmup": 0.2}, {0: 0.05, 19: 1, 20: 1, 60: 0.5, 100: 0}),
+        ({"schedule": "cosine", "warmup": 100}, {0: 0.01, 99: 1}),
     ],
 )
 def test_learning_rate_schedule(options, expected):
@@ -78,7 +79,7 @@ def test_learning_rate_schedule(options, expected):
 
 
 def test_optimizer_follows_the_schedule():
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1.0, warmup_steps=4), 10)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1.0, warmup=4), 10)
     state, sizes = optimizer.init(jnp.ones(1)), []
     for _ in range(6):
         update, state = optimizer.update(jnp.ones(1), state)
