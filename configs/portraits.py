@@ -10,12 +10,12 @@ def get_config(variant: str | None = None) -> Config:
         batch_size=32,
         steps=steps,
         log_every=50,
-        eval_every=steps // 5,
+        eval_every=0.2,
         model=ModelConfig(
             image_shape=(64, 64, 3), latent_dim=128, network="patches", linear_path="fixed", input_norm=False
         ),
         loss=LossConfig(adversarial="none"),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, schedule="cosine", beta1=0.9, ema_decay=0.999),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup=0.02, schedule="cosine", beta1=0.9, ema_decay=0.999),
         data=DataConfig(
             name="portraits",
             train_split="train[:95%]",

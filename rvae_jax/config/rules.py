@@ -123,9 +123,8 @@ def _check_discriminator(config: Config) -> None:
 def _check_run(config: Config, device_count: int) -> None:
     for field in ("steps", "batch_size", "log_every", "keep_checkpoints", "accumulate_steps"):
         _require(config, field, getattr(config, field) >= 1, "at least 1")
-    model = config.model
-    stages = len(model.encoder_filters) - 1 if model.network == "paper" else len(model.widths)
-    counted_in = "stages in model.encoder_filters" if model.network == "paper" else "levels in model.widths"
+    stages = config.model.resolutions
+    counted_in = "stages in model.encoder_filters" if config.model.network == "paper" else "levels in model.widths"
     _require(
         config, "remat_stages", 0 <= config.remat_stages <= stages, f"from 0 to {stages}, the number of {counted_in}"
     )

@@ -61,6 +61,11 @@ class ModelConfig:
     input_norm: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"
 
+    @property
+    def resolutions(self) -> int:
+        """Stages or levels of the encoder, each at another resolution."""
+        return len(self.encoder_filters) - 1 if self.network == "paper" else len(self.widths)
+
 
 @dataclasses.dataclass
 class LossConfig:

@@ -79,6 +79,21 @@ def layers(config: Config) -> list[Layer]:
     return found
 
 
+def require_author_networks(config: Config) -> None:
+    """Raises unless the networks are the author's, without anything that his program does not have.
+
+    Raises:
+      UserError: naming the field that says otherwise.
+    """
+    for field, expected in (("network", "paper"), ("linear_path", "none")):
+        found = getattr(config.model, field)
+        if found != expected:
+            raise UserError(
+                f"model.{field}={found!r}: the author's program has no such network; expected {expected!r}. Use the"
+                " formats safetensors, onnx or stablehlo"
+            )
+
+
 # A layer's class in Keras, and our name of the layer or None.
 _KerasLayer = tuple[str, str | None]
 
@@ -156,6 +171,7 @@ def read(path: epath.Path, config: Config) -> dict[str, Any]:
       UserError: it is not a file of the author's program, or its tensors are not exactly those of the configuration's
         networks.
     """
+    require_author_networks(config)
     tensors = _read_tensors(path)
     names = dict(pair for layer in layers(config) for pair in layer.datasets())
     _require_author(path, tensors)
@@ -170,7 +186,11 @@ def to_bytes(config: Config, weights: dict[str, Any]) -> bytes:
     Args:
       config: configuration of the run.
       weights: in the form of ``training.state.TrainState.weights``; averaged weights, if any, are written as the VAE's.
+
+    Raises:
+      UserError: the networks are not the author's.
     """
+    require_author_networks(config)
     leaves = weights_lib.flatten({**weights, "vae": weights_lib.evaluation_variables(weights)})
     content = io.BytesIO()
     with h5py.File(content, "w") as file:

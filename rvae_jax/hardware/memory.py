@@ -109,7 +109,7 @@ def _options(config: Config, devices: int, fits: int) -> list[str]:
     options = []
     # On CPUs rematerialisation saves nothing: XLA computes the activations again long before the gradient needs them.
     if not config.remat_stages and jax.default_backend() != "cpu":
-        options.append(f"--config.remat_stages={min(2, len(config.model.encoder_filters) - 1)}")
+        options.append(f"--config.remat_stages={min(2, config.model.resolutions)}")
     if config.model.norm == "frozen":
         images = config.batch_size // devices
         part = fits // config.accumulate_steps

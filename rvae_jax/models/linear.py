@@ -71,9 +71,11 @@ class LinearPath(nn.Module):
         """Codes ``[b, latent_dim]`` to images ``[b, H, W, C]``."""
         along = self._product(z * self.deviations[None], self._flat_components())
         small = self.mean_image[None] + along.reshape(z.shape[0], *self.mean_image.shape)
-        if small.shape[1:] == self.config.image_shape:
+        height, width, _ = self.config.image_shape
+        if small.shape[1:3] == (height, width):
             return small
-        return jax.image.resize(small, (z.shape[0], *self.config.image_shape), "cubic", precision="highest")
+        rows, columns = _enlargement(small.shape[1], height), _enlargement(small.shape[2], width)
+        return jnp.einsum("Hh,bhwc,Ww->bHWc", rows, small, columns, precision="highest")
 
     def _flat_components(self) -> jax.Array:
         return self.components.reshape(len(self.components), -1)
@@ -81,3 +83,9 @@ class LinearPath(nn.Module):
     def _product(self, a: jax.Array, b: jax.Array) -> jax.Array:
         # By default, GPUs and TPUs multiply in TF32 or bfloat16.
         return jnp.matmul(a.astype(jnp.float32), b, precision="highest")
+
+
+def _enlargement(size: int, target: int) -> jax.Array:
+    """The cubic interpolation from ``size`` to ``target`` pixels, ``[target, size]``."""
+    # As a matrix, since ``jax.image.resize`` of the images cannot be exported for a symbolic batch.
+    return jax.image.resize(jnp.eye(size), (target, size), "cubic", precision="highest")

@@ -27,7 +27,8 @@ from rvae_jax.training.state import TrainState
 _MOST_IMAGES = 16_384
 # Augmentation shows more than the images themselves.
 _LEAST_AUGMENTED = 8_192
-_POWER_ITERATIONS = 4
+_CHUNK = 512
+_POWER_ITERATIONS = 3
 _LEAST_LOG_VAR = -10.0
 
 
@@ -143,7 +144,7 @@ def principal_components(images: jax.Array, count: int, key: jax.Array) -> Princ
 
 
 def _reduced_images(run: Run) -> jax.Array:
-    """Images as training shows them, at the linear path's resolution: uint8 ``[k, batch_size, D]`` over the devices."""
+    """Images as training shows them, at the linear path's resolution: uint8 ``[k, b, D]`` over the devices."""
     config, source = run.config, run.sources["train"]
     height, width, _ = config.model.image_shape
     factor = reduction(height, width)
@@ -154,6 +155,10 @@ def _reduced_images(run: Run) -> jax.Array:
     def flat(image: np.ndarray) -> np.ndarray:
         return pixels.resize(image, height // factor, width // factor).reshape(-1) if factor > 1 else image.reshape(-1)
 
-    rows = [np.stack([*map(flat, batch)]) for batch in itertools.islice(batches, -(-wanted // config.batch_size))]
+    # Products of many images at a time are several times as fast as of few.
+    group = -(-_CHUNK // config.batch_size)
+    count = -(-wanted // (group * config.batch_size)) * group
+    rows = np.stack([np.stack([*map(flat, batch)]) for batch in itertools.islice(batches, count)])
+    chunks = rows.reshape(count // group, -1, rows.shape[-1])
     sharding = NamedSharding(run.layout.mesh, PartitionSpec(None, AXIS))
-    return jax.make_array_from_process_local_data(sharding, np.stack(rows))
+    return jax.make_array_from_process_local_data(sharding, chunks)

@@ -26,6 +26,17 @@ MODELS = {
         discriminator_strides=(2, 1),
         input_norm=False,
     ),
+    "patches": ModelConfig(
+        image_shape=(16, 128, 3),
+        latent_dim=8,
+        network="patches",
+        linear_path="fixed",
+        widths=(4, 8),
+        blocks=(1, 0),
+        last_width=4,
+        discriminator_filters=(6, 1),
+        discriminator_strides=(2, 1),
+    ),
     "full size": ModelConfig(),
 }
 

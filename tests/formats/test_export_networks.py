@@ -17,6 +17,7 @@ SMALL = [
     ("square", "batch", "bfloat16"),
     ("wide and grey", "batch", "float32"),
     ("wide and grey", "frozen", "bfloat16"),
+    ("patches", "frozen", "float32"),
 ]
 
 
