@@ -27,7 +27,7 @@ MOST_OVERFIT = 2.0  # L1 on held-out images over L1 on training images
 LEAST_SHARPNESS = 0.5  # gradient energy of reconstructions over that of real images
 MOST_SHARPNESS = 1.5
 MOST_GRID = 0.1  # energy at a grid's frequencies in excess of that beside them, over the real images' energy there
-MOST_SEAMS = 0.1  # gradient energy at seams in excess of that beside them, over real images' gradient energy
+MOST_SEAMS = 0.2  # gradient energy at seams in excess of that beside them, over real images' gradient energy
 
 _ACTIVE_DEVIATION = 0.1  # of a dimension's means over the population
 _TAIL = 0.1  # last part of the run, over which the discriminator's accuracy is averaged
