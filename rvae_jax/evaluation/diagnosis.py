@@ -26,6 +26,8 @@ MOST_COPIES = 0.02  # copies as a share of the samples
 MOST_OVERFIT = 2.0  # L1 on held-out images over L1 on training images
 LEAST_SHARPNESS = 0.5  # gradient energy of reconstructions over that of real images
 MOST_SHARPNESS = 1.5
+MOST_GRID = 0.1  # energy at a grid's frequencies in excess of that beside them, over the real images' energy there
+MOST_SEAMS = 0.2  # gradient energy at seams in excess of that beside them, over real images' gradient energy
 
 _ACTIVE_DEVIATION = 0.1  # of a dimension's means over the population
 _TAIL = 0.1  # last part of the run, over which the discriminator's accuracy is averaged
@@ -142,8 +144,8 @@ def _prior_mismatch(case: _Case) -> _Finding:
         remedy += " Or raise loss.beta."
     else:
         remedy += (
-            " Raising loss.population_weight helps where single dimensions differ from the prior; the paper's KL does"
-            " not see correlation between dimensions."
+            " Raising loss.population_weight helps where single dimensions differ from the prior. The KL sees"
+            " correlation between dimensions only with loss.covariance=full."
         )
     if generation.prior.fid is not None:
         floor, prior = generation.real.fid, generation.prior.fid
@@ -205,8 +207,8 @@ def _weak_discriminator(case: _Case) -> _Finding:
         f"{text} A mean below {LEAST_ACCURATE:.0%} is little better than guessing, which is a problem unless"
         f" reconstructions resemble real images: they have {sharpness:.2f} times the gradient energy, where"
         f" {LEAST_SIMILAR} to {1 / LEAST_SIMILAR:.2f} counts as similar.",
-        "Make the discriminator wider or deeper (model.discriminator_filters), or raise loss.adversarial_weight and"
-        " optimizer.learning_rate.",
+        "Make the discriminator wider or deeper (model.discriminator_filters), or let it learn for longer before it"
+        " counts (loss.adversarial_start).",
         (real, fake),
     )
 
@@ -237,11 +239,14 @@ def _memorisation(case: _Case) -> _Finding:
 
 def _blur(case: _Case) -> _Finding:
     share, config = case.evaluation.reconstruction.sharpness, case.config
-    remedy = "Train longer, with wider model.decoder_filters and a larger model.latent_dim."
+    remedy = (
+        "Train longer, with wider networks and a larger model.latent_dim. Add a perceptual term: loss.perceptual=vgg."
+    )
     if config.loss.adversarial == "none":
-        remedy += " Turn the discriminator on: loss.adversarial=bce."
+        remedy += " Then try a discriminator that starts late and has little weight (loss.adversarial,"
+        remedy += " loss.adversarial_start, loss.adversarial_weight)."
     else:
-        remedy += " Raise loss.adversarial_weight, or start the discriminator earlier."
+        remedy += " A discriminator that weighs more or starts earlier adds texture, but not that of the images."
     if config.model.input_norm:
         remedy += " Turn model.input_norm off: it hides brightness and contrast from the encoder."
     return _Finding(
@@ -255,16 +260,40 @@ def _blur(case: _Case) -> _Finding:
 
 def _false_texture(case: _Case) -> _Finding:
     share = case.evaluation.reconstruction.sharpness
-    remedy = "Train longer"
-    if case.config.loss.adversarial != "none":
-        remedy += ", lower loss.adversarial_weight, or start the discriminator later (loss.adversarial_start)"
     return _Finding(
         share > MOST_SHARPNESS,
         f"Reconstructions have {share:.2f} times the gradient energy of real images; above {MOST_SHARPNESS} they show"
-        " grain or a checkerboard pattern that the images do not have.",
-        f"{remedy}.",
+        " grain or patterns that the images do not have.",
+        _less_texture(case.config),
         (share,),
     )
+
+
+def _grid(case: _Case) -> _Finding:
+    evaluation = case.evaluation
+    generation = evaluation.generation
+    sets = (generation.real, evaluation.reconstruction, generation.prior)
+    grids, seams = [each.grid_energy for each in sets], [each.seam_energy for each in sets]
+    if None in (*grids, *seams):
+        why = evaluation.skipped.get("grid_energy", "the evaluation is of an earlier version")
+        raise _Undecided(f"Grid energy was not measured: {why}.")
+    remedy = _less_texture(case.config)
+    if case.config.model.network == "paper":
+        remedy += " Use networks without transposed convolutions: model.network=patches."
+    return _Finding(
+        max(grids[1:]) > MOST_GRID + max(grids[0], 0.0) or max(seams[1:]) > MOST_SEAMS + max(seams[0], 0.0),
+        f"Grid energy is {grids[1]:.2f} in reconstructions, {grids[2]:.2f} in samples from the prior and"
+        f" {grids[0]:.2f} in real images; the limit is {MOST_GRID} above 0 and above the real images'. Seam energy is"
+        f" {seams[1]:.2f}, {seams[2]:.2f} and {seams[0]:.2f}, with a limit of {MOST_SEAMS} above the real images'.",
+        remedy,
+        (*grids, *seams),
+    )
+
+
+def _less_texture(config: Config) -> str:
+    if config.loss.adversarial == "none":
+        return "Train longer."
+    return "Train longer, lower loss.adversarial_weight, or start the discriminator later (loss.adversarial_start)."
 
 
 _CHECKS = {
@@ -276,4 +305,5 @@ _CHECKS = {
     "memorisation": _memorisation,
     "blur": _blur,
     "false texture": _false_texture,
+    "grid": _grid,
 }

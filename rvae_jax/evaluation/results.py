@@ -16,7 +16,7 @@ from etils import epath
 from rvae_jax.system.files import write_atomically
 
 FILE = "evaluation.json"
-FORMAT = 1  # of the file
+FORMAT = 2  # of the file; 1 had neither grid_energy, seam_energy nor lpips_vgg
 
 _EMPTY_UNLESS_MEASURED = ("memorisation", "likelihood")  # {} in the file
 
@@ -41,6 +41,9 @@ class ReconstructionFigures:
     psnr: float | None = None
     ssim: float | None = None
     lpips: float | None = None
+    lpips_vgg: float | None = None
+    grid_energy: float | None = None
+    seam_energy: float | None = None
     rfid: float | None = None
 
 
@@ -49,6 +52,8 @@ class SampleFigures:
     """The quality of one set of images: of one sampler, or of real ones."""
 
     sharpness: float
+    grid_energy: float | None = None
+    seam_energy: float | None = None
     lpips_diversity: float | None = None
     fid: float | None = None
     kid: float | None = None
@@ -222,8 +227,8 @@ def from_dict(content: dict[str, Any]) -> Evaluation:
     """
     try:
         content = content | {name: content[name] or None for name in _EMPTY_UNLESS_MEASURED}
-        if content["settings"]["format"] != FORMAT:
-            raise ValueError(f"format {content['settings']['format']}; expected {FORMAT}")
+        if content["settings"]["format"] not in range(1, FORMAT + 1):
+            raise ValueError(f"format {content['settings']['format']}; expected at most {FORMAT}")
         return dacite.from_dict(Evaluation, content, dacite.Config(cast=[tuple]))
     except (dacite.DaciteError, KeyError, TypeError) as error:
         raise ValueError(f"not an evaluation: {type(error).__name__}: {error}") from error

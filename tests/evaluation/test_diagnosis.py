@@ -11,6 +11,7 @@ from rvae_jax.evaluation.copying import measure_memorisation
 from rvae_jax.evaluation.diagnosis import diagnose
 from rvae_jax.evaluation.evaluator import evaluate
 from rvae_jax.evaluation.material import read_image_sets
+from rvae_jax.inference.trained_vae import TrainedVAE
 from rvae_jax.training.metric_log import read_metrics
 
 pytestmark = pytest.mark.usefixtures("without_lpips")
@@ -37,7 +38,7 @@ def problems_of(model, settings=QUICK):
 
 def test_a_healthy_model_has_no_problem(healthy, evaluated):
     verdicts = verdicts_on(healthy, evaluated)
-    assert len(verdicts) == 8
+    assert len(verdicts) == 9
     for verdict in verdicts.values():
         assert verdict.found is False, verdict
         assert any(letter.isdigit() for letter in verdict.finding)
@@ -71,6 +72,45 @@ def test_a_short_run_has_false_texture_and_a_weak_discriminator(trained):
     found = problems_of(trained("short"))
     assert found["false texture"] and found["discriminator too weak"]
     assert not found["discriminator too strong"]
+
+
+def with_pattern(model, amplitude):
+    """The same model with a checkerboard of so many levels in all that it decodes."""
+
+    class WithPattern:
+        def apply(self, variables, *args, method=None):
+            decoded = model.vae.apply(variables, *args, method=method)
+            if method != "decode":
+                return decoded
+            y, x = np.mgrid[: decoded.shape[1], : decoded.shape[2]]
+            return decoded + np.float32(amplitude / 127.5) * ((-1.0) ** (y + x))[None, ..., None].astype(np.float32)
+
+    return TrainedVAE(model.config, model.step, WithPattern(), model.variables, model.workdir)
+
+
+def test_a_faint_checkerboard_is_a_grid_but_no_false_texture(healthy):
+    verdicts = verdicts_on(healthy, evaluate(with_pattern(healthy, 1.2), QUICK, progress=False))
+    assert verdicts["grid"].found and not verdicts["false texture"].found
+    assert "model.network=patches" in verdicts["grid"].remedy
+
+
+def test_a_grid_is_unknown_where_it_was_not_measured(healthy, evaluated):
+    earlier = dataclasses.replace(evaluated.reconstruction, grid_energy=None, seam_energy=None)
+    verdict = verdicts_on(healthy, dataclasses.replace(evaluated, reconstruction=earlier))["grid"]
+    assert verdict.found is None and "earlier version" in verdict.finding
+    small = dataclasses.replace(evaluated, reconstruction=earlier, skipped={"grid_energy": "images of 8x8"})
+    assert "images of 8x8" in verdicts_on(healthy, small)["grid"].finding
+
+
+def test_seams_alone_are_a_grid(healthy, evaluated):
+    seams = dataclasses.replace(evaluated.reconstruction, seam_energy=0.3)
+    assert verdicts_on(healthy, dataclasses.replace(evaluated, reconstruction=seams))["grid"].found
+
+
+def test_advice_against_blur_does_not_ask_for_more_of_the_discriminator(healthy, evaluated):
+    blurred = dataclasses.replace(evaluated.reconstruction, sharpness=0.3)
+    remedy = verdicts_on(healthy, dataclasses.replace(evaluated, reconstruction=blurred))["blur"].remedy
+    assert "loss.perceptual" in remedy and "Raise" not in remedy and "raise" not in remedy
 
 
 def test_a_model_of_few_images_has_memorised_them(trained):

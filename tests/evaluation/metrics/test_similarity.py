@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +63,39 @@ def test_lpips_orders_distortions_and_is_zero_for_equal_images(pair):
     np.testing.assert_allclose(grey, similarity.lpips(weights, *spread), rtol=1e-6)
     with pytest.raises(ValueError, match="at least 32x32"):
         similarity.lpips(weights, clean[:, :31], noisy[:, :31])
+
+
+def vgg16_distance(weights, images, others):
+    """LPIPS by VGG16 in float64: weighted squared differences of normalised layers before each pooling."""
+
+    def features(x):
+        x = (x / 127.5 - 1 - [-0.030, -0.088, -0.188]) / [0.458, 0.448, 0.450]
+        layers = iter(range(13))
+        for convolutions in (2, 2, 3, 3, 3):
+            for layer in itertools.islice(layers, convolutions):
+                kernel, bias = (
+                    np.asarray(weights["VGG16_0"][f"Conv_{layer}"][name], float) for name in ("kernel", "bias")
+                )
+                padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+                patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+                x = np.maximum(np.tensordot(patches, kernel, axes=([4, 5, 3], [0, 1, 2])) + bias, 0)
+            yield x / (np.linalg.norm(x, axis=-1, keepdims=True) + 1e-10)
+            n, height, width, channels = x.shape
+            x = (
+                x[:, : height // 2 * 2, : width // 2 * 2]
+                .reshape(n, height // 2, 2, width // 2, 2, channels)
+                .max((2, 4))
+            )
+
+    linear = (np.asarray(weights[f"NetLinLayer_{i}"]["Conv_0"]["kernel"], float)[0, 0] for i in range(5))
+    parts = zip(features(images), features(others), linear, strict=True)
+    return sum((np.square(a - b) @ weight).mean((1, 2, 3)) for a, b, weight in parts)
+
+
+def test_lpips_by_vgg_is_that_of_its_definition_in_float64(pair):
+    clean, noisy = pair
+    weights = similarity.load_lpips("vgg16")
+    found = similarity.lpips(weights, clean, noisy, "vgg16")
+    np.testing.assert_allclose(found, vgg16_distance(weights["params"], clean, noisy), rtol=1e-4)
+    assert 0 < found[0] < found[1] < found[2]
+    np.testing.assert_allclose(similarity.lpips(weights, clean, clean, "vgg16"), 0.0, atol=1e-6)
