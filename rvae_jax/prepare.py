@@ -16,7 +16,7 @@ examples:
   python -m rvae_jax.prepare ~/photos --name=photos --size 64 128   any folder, zip or tar of JPEG, PNG, WebP, BMP, TIFF
   python -m rvae_jax.prepare celeb_a --size 128                     CelebA, downloaded, cropped to 148x148
   python -m rvae_jax.prepare celeb_a_hq --from=CelebAMask-HQ --size 256
-  python -m rvae_jax.prepare portraits --count=11000 --size 64     people who do not exist, generated
+  python -m rvae_jax.prepare portraits --count=11000 --size 64      people who do not exist, generated
   python -m rvae_jax.prepare --list                                 what is prepared here
 
 then train on it by --config.data.name=photos. To resume an interrupted command, give it again.
