@@ -16,6 +16,7 @@ examples:
   python -m rvae_jax.prepare ~/photos --name=photos --size 64 128   any folder, zip or tar of JPEG, PNG, WebP, BMP, TIFF
   python -m rvae_jax.prepare celeb_a --size 128                     CelebA, downloaded, cropped to 148x148
   python -m rvae_jax.prepare celeb_a_hq --from=CelebAMask-HQ --size 256
+  python -m rvae_jax.prepare portraits --count=11000 --size 64      people who do not exist, generated
   python -m rvae_jax.prepare --list                                 what is prepared here
 
 then train on it by --config.data.name=photos. To resume an interrupted command, give it again.
@@ -51,11 +52,12 @@ def _parse() -> dict[str, Any]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", nargs="?", help="celeb_a, celeb_a_hq, lfw, or the path of a folder, zip or tar")
+    add("source", nargs="?", help="celeb_a, celeb_a_hq, lfw, portraits, or the path of a folder, zip or tar")
     add("--size", nargs="+", type=size, metavar="S", help="one or more sizes: 64, or 64x48 for a height of 64")
-    add("--name", help="name of the data set (celeba, celeba_hq, lfw_faces, or the name of the folder)")
+    add("--name", help="name of the data set (celeba, celeba_hq, lfw_faces, portraits, or the name of the folder)")
     add("--data_dir", help="folder of prepared data sets (default: TFDS's, ~/tensorflow_datasets)")
     add("--from", dest="path", type=path, help="where the archives of celeb_a, celeb_a_hq or lfw are")
+    add("--count", type=count, help="how many portraits to generate (11000)")
     add("--crop", type=crop, metavar="C", help="centre crop: 148, 148x120, or max for all of it (celeb_a: 148)")
     add("--boxes", type=path, metavar="CSV", help="boxes to cut out instead: name,left,top,width,height in pixels")
     detector = "function F of module M, from RGB [h, w, 3] to boxes; the largest is cut out"

@@ -13,7 +13,7 @@ from tensorflow_datasets.core.utils import file_utils
 
 from rvae_jax.config import Config, DataConfig
 from rvae_jax.data import records
-from rvae_jax.data.prepared import FACE_SET_NAMES, STAGING, VERSION, Shape, config_name, read_record
+from rvae_jax.data.prepared import SOURCE_NAMES, STAGING, VERSION, Shape, config_name, read_record
 from rvae_jax.errors import UserError, one_line
 from rvae_jax.system.absl_logs import absl_verbosity
 
@@ -116,7 +116,7 @@ def _with_size(data: DataConfig, shape: Shape) -> str:
         for version in folder.glob(f"*/{VERSION}")
         if (record := read_record(version)) is not None
     }
-    if not made and name in FACE_SET_NAMES.values():
+    if not made and name in SOURCE_NAMES.values():
         return f"{name}/{config or config_name(shape)}"  # so that the error that follows names the size, too
     if not made or (config and config not in made):
         return data.name
@@ -150,8 +150,8 @@ def _find_prepared(data: DataConfig) -> tfds.core.DatasetBuilder:
     data_dir = default_data_dir(data.data_dir)
     names = [row["name"] for row in listing(data_dir) if "splits" in row]
     there = ", ".join([*names[:8], *(["..."] if len(names) > 8 else [])]) or "none"
-    if name not in FACE_SET_NAMES.values():
-        known = [*FACE_SET_NAMES.values(), "orl", *tfds.list_builders(with_community_datasets=False)]
+    if name not in SOURCE_NAMES.values():
+        known = [*SOURCE_NAMES.values(), "orl", *tfds.list_builders(with_community_datasets=False)]
         if name not in known:
             known += [prepared.partition("/")[0] for prepared in names]
             similar = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
@@ -169,7 +169,7 @@ def _find_prepared(data: DataConfig) -> tfds.core.DatasetBuilder:
 def _prepare_command(name: str, data_dir: str) -> str:
     """How to prepare a data set of this program's, or of TFDS."""
     stem, _, config = name.partition("/")
-    for source, prepared_name in FACE_SET_NAMES.items():
+    for source, prepared_name in SOURCE_NAMES.items():
         if stem in (source, prepared_name):
             size = config.removesuffix("_grey") or "SIZE"
             grey = " --grey" if config.endswith("_grey") else ""

@@ -13,6 +13,10 @@ STAGING = "incomplete"  # folder of a data set that is being prepared, in the pl
 # The names of the known face data sets in TFDS, and the names under which they are prepared.
 FACE_SET_NAMES = {"celeb_a": "celeba", "celeb_a_hq": "celeba_hq", "lfw": "lfw_faces"}
 
+PORTRAITS = "portraits"  # a source that generates its pictures
+# All sources that have names, with the names under which they are prepared.
+SOURCE_NAMES = {**FACE_SET_NAMES, PORTRAITS: PORTRAITS}
+
 Shape = tuple[int, int, int]  # height, width, channels
 
 

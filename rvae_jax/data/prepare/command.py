@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,10 @@ from rvae_jax.data.prepare.settings import PreparationSettings
 from rvae_jax.data.prepare.sources import faces, tables
 from rvae_jax.data.prepare.sources.named import open_named
 from rvae_jax.data.prepare.sources.source import Source, folder_of
-from rvae_jax.data.prepared import FACE_SET_NAMES
+from rvae_jax.data.prepared import FACE_SET_NAMES, PORTRAITS, SOURCE_NAMES
 from rvae_jax.data.process_tuning import tune_this_process
 from rvae_jax.errors import UserError
-from rvae_jax.system.units import format_bytes
+from rvae_jax.system.units import format_bytes, format_duration
 
 
 def run(
@@ -26,6 +27,7 @@ def run(
     name: str | None,
     data_dir: str | None,
     path: Path | None,
+    count: int | None,
     crop: tuple[int, int] | str | None,
     boxes: Path | None,
     detector: str | None,
@@ -46,6 +48,8 @@ def run(
     """
     tune_this_process()
     name = _checked_name(source, path, name)
+    if count and source != PORTRAITS:
+        raise UserError(f"--count={count}: expected only with {PORTRAITS}")
     if crop is None and source in faces.FACE_SETS and not (boxes or detector):
         crop = faces.FACE_SETS[source].crop
     settings = PreparationSettings(
@@ -58,11 +62,13 @@ def run(
         encoding=encoding,
     )
     folder = catalog.default_data_dir(data_dir)
-    with open_named(source, path, folder, max(height for height, _ in size)) as pictures:
+    with open_named(source, path, folder, max(height for height, _ in size), count) as pictures:
         pictures = _with_options(pictures, labels, split_by)
         if pictures.terms:
             print(f"Terms: {pictures.terms}")
         print(f"{len(pictures.files):,} pictures, split {pictures.split_rule}")
+        if pictures.seconds:
+            _tell_duration(pictures, processes or os.cpu_count() or 1)
         preparation.prepare(pictures, settings, name, folder, max_skipped, replace, processes)
     elsewhere = f" {shlex.quote(f'--config.data.data_dir={data_dir}')}" if data_dir else ""
     print(f"Train on it with --config.data.name={name}{elsewhere}")
@@ -74,11 +80,19 @@ def _checked_name(source: str, path: Path | None, name: str | None) -> str:
         raise UserError(f"--from={path}: expected only with {', '.join(FACE_SET_NAMES)}")
     if not name:
         folder = Path(source).expanduser().resolve()
-        name = FACE_SET_NAMES.get(source) or preparation.name_of(folder)
+        name = SOURCE_NAMES.get(source) or preparation.name_of(folder)
         if not name[:1].isalpha():
             raise UserError(f"{folder.name} makes no name for a data set; give --name")
     preparation.check_name(name)
     return name
+
+
+def _tell_duration(source: Source, processes: int) -> None:
+    duration = format_duration(len(source.files) * source.seconds / processes)
+    print(
+        f"Each is generated in about {source.seconds:g} s on one core: {duration} for all, however many sizes, with"
+        f" --processes={processes} on as many free cores"
+    )
 
 
 def _with_options(source: Source, labels: Path | None, split_by: str | None) -> Source:

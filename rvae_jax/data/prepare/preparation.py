@@ -70,7 +70,7 @@ def prepare(
     replace: bool = False,
     processes: int | None = None,
     *,
-    shard_pictures: int = staging.SHARD_PICTURES,
+    shard_pictures: int | None = None,
     worth_processes: int = _WORTH_PROCESSES,
 ) -> list[Path]:
     """Prepares a data set: ``data_dir/name/CONFIG/1.0.0`` for each shape, unless it is there.
@@ -88,8 +88,10 @@ def prepare(
       max_skipped: the largest share of the pictures that may be unusable.
       replace: whether to replace a data set of that name that was made of something else.
       processes: the number of processes that decode; as many as there are cores if None.
-      shard_pictures: the largest number of pictures in a file.
-      worth_processes: for fewer pictures, no other process is started unless there is a detector.
+      shard_pictures: the largest number of pictures in a file; if None 1024, or 128 where they are generated, since an
+        interruption loses the files that are being written.
+      worth_processes: for fewer pictures, no other process is started, unless there is a detector or they are
+        generated.
 
     Returns:
       The folders, in the order of the shapes.
@@ -103,8 +105,9 @@ def prepare(
         raise UserError('a script that prepares pictures must do so under if __name__ == "__main__":')
     check_name(name)
     processes = processes or os.cpu_count() or 1
-    if len(source.files) < worth_processes and settings.detector is None:
+    if len(source.files) < worth_processes and settings.detector is None and not source.seconds:
         processes = 1
+    shard_pictures = shard_pictures or (staging.SHARD_GENERATED if source.seconds else staging.SHARD_PICTURES)
     with _system_errors():
         mark = fingerprint(source, settings)
         folder = data_dir / name

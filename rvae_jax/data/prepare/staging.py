@@ -24,6 +24,7 @@ from rvae_jax.system.files import write_atomically
 _PLAN_FILE = "plan.json"
 _SHARD_BYTES = 128 << 20  # at most
 SHARD_PICTURES = 1024  # at most
+SHARD_GENERATED = 128  # at most, where pictures are generated
 
 
 @dataclasses.dataclass(frozen=True)

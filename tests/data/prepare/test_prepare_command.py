@@ -1,4 +1,6 @@
+import dataclasses
 import functools
+import json
 import os
 import re
 import shutil
@@ -6,11 +8,14 @@ import signal
 import sys
 
 import pytest
-from making import interrupted_at
+from making import encode, interrupted_at, make_pixels
 
 from rvae_jax import prepare
+from rvae_jax.config import Config, DataConfig, ModelConfig
+from rvae_jax.data import catalog
 from rvae_jax.data.prepare import preparation
 from rvae_jax.data.prepare.settings import PreparationSettings
+from rvae_jax.data.prepare.sources import portraits
 
 
 @pytest.fixture
@@ -50,6 +55,7 @@ def call(monkeypatch, capsys):
         (["x", "--size=64", "--encoding=jpeg"], "invalid choice: 'jpeg'"),
         (["x", "--size=64", "--split_by=person"], "invalid choice: 'person'"),
         (["x", "--size=64", "--processes=two"], "'two'; expected a whole number from 1"),
+        (["portraits", "--size=64", "--count=0"], "'0'; expected a whole number from 1"),
         (["x", "--size=64", "--processes=-1"], "'-1'; expected a whole number from 1"),
     ],
 )
@@ -80,6 +86,8 @@ def test_numbers_that_make_no_sense_are_refused(call, few, tmp_path, option):
         (["{tmp}/2024", "--size=16"], "2024 makes no name for a data set; give --name"),
         (["{tmp}/Фото", "--size=16"], "Фото makes no name for a data set; give --name"),
         (["{few}", "--size=16", "--from={tmp}"], "expected only with celeb_a, celeb_a_hq, lfw"),
+        (["portraits", "--size=16", "--from={tmp}"], "expected only with celeb_a, celeb_a_hq, lfw"),
+        (["{few}", "--size=16", "--count=3"], "--count=3: expected only with portraits"),
         (["{few}", "--size=16", "--labels={tmp}/none"], "No such file or directory; expected a CSV file"),
         (["{few}", "--size=16", "--labels={tmp}/text"], "expected a CSV file with a header"),
         (["{few}", "--size=16", "--labels={tmp}/names"], "none of its 1 rows names a picture; expected names such as"),
@@ -167,6 +175,34 @@ def test_options_reach_the_preparation(call, few, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     status, _, _ = call(few, "--size=16", "--data_dir=~/d", "--boxes=~/boxes.csv", "--labels=~/labels.csv")
     assert (status, seen["settings"].boxes, seen["rest"][1]) == (0, tmp_path / "boxes.csv", tmp_path / "d")
+
+
+def test_portraits_are_generated_and_found_by_their_name(call, tmp_path, monkeypatch):
+    def read(name):
+        return encode(make_pixels(int(name.partition(".")[0]), 32, 32), "BMP")
+
+    def fake(count, height, open_portraits=portraits.open_portraits):
+        return dataclasses.replace(open_portraits(count, height), read=read)
+
+    monkeypatch.setattr(portraits, "_networks", lambda: tmp_path)
+    monkeypatch.setattr(portraits, "open_portraits", fake)
+    arguments = "portraits", "--count=60", "--size=16", f"--data_dir={tmp_path}", "--processes=1"
+    status, out, _ = call(*arguments)
+    assert status == 0
+    assert "Terms: None of these people exist: " in out
+    assert "FFHQ, whose terms are non-commercial" in out
+    assert "60 pictures, split 80, 10 and 10 % by a hash of each picture's name" in out
+    assert "about 0.5 s on one core: 30s for all, however many sizes, with --processes=1 on as many free cores" in out
+    assert f"Train on it with --config.data.name=portraits --config.data.data_dir={tmp_path}" in out
+    config = Config(
+        data=DataConfig(name="portraits", data_dir=str(tmp_path)), model=ModelConfig(image_shape=(16, 16, 3))
+    )
+    images = catalog.load_dataset(catalog.resolve(config).data, "train+validation+test")
+    assert len(images) == 60
+    description = json.loads((tmp_path / "portraits/16/1.0.0/dataset_info.json").read_text())["description"]
+    assert description.startswith("60 portraits by random-face 2021.7.21.1, prepared by rvae_jax. None of these people")
+    assert "Already prepared" in call(*arguments)[1]
+    assert "made from 60 portraits by random-face" in call(*arguments, "--count=90")[2]
 
 
 def test_what_is_not_looked_at_is_told(call, few, tmp_path):

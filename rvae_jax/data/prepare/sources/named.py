@@ -9,21 +9,23 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from rvae_jax.data.prepare.sources import faces
+from rvae_jax.data.prepare.sources import faces, portraits
 from rvae_jax.data.prepare.sources.opening import open_path
 from rvae_jax.data.prepare.sources.source import Source
+from rvae_jax.data.prepared import PORTRAITS
 from rvae_jax.errors import UserError
 
 
 @contextlib.contextmanager
-def open_named(name: str, path: Path | None, data_dir: Path, height: int) -> Iterator[Source]:
-    """The pictures that ``name`` means: ``celeb_a``, ``celeb_a_hq``, ``lfw``, or a folder, a zip or a tar.
+def open_named(name: str, path: Path | None, data_dir: Path, height: int, count: int | None = None) -> Iterator[Source]:
+    """The pictures that ``name`` means: ``celeb_a``, ``celeb_a_hq``, ``lfw``, ``portraits``, a folder, a zip or a tar.
 
     Args:
       name: the data set's name or the path.
       path: where the archives of a named one are, if not where TFDS has them.
       data_dir: folder of prepared data sets. A compressed tar is unpacked there, and removed when this ends.
       height: the largest height wanted.
+      count: how many portraits.
 
     Raises:
       UserError: it is not there, or cannot be downloaded.
@@ -32,7 +34,10 @@ def open_named(name: str, path: Path | None, data_dir: Path, height: int) -> Ite
     _remove_left_over(data_dir, prefix)
     scratch = data_dir / f"{prefix}{os.getpid()}"
     try:
-        yield _open(name, path, data_dir, scratch, height)
+        if name == PORTRAITS:
+            yield _open_portraits(count, height)
+        else:
+            yield _open(name, path, data_dir, scratch, height)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -46,6 +51,15 @@ def _remove_left_over(data_dir: Path, prefix: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         except (PermissionError, ValueError):  # of another user, or of a host whose name begins with this one's
             continue
+
+
+def _open_portraits(count: int | None, height: int) -> Source:
+    if count is None and Path(PORTRAITS).exists():
+        raise UserError(
+            f"{PORTRAITS} may be the portraits that this program generates, or what has that name here; expected"
+            f" {PORTRAITS} --count={portraits.COUNT}, or ./{PORTRAITS}"
+        )
+    return portraits.open_portraits(count, height)
 
 
 def _open(name: str, path: Path | None, data_dir: Path, scratch: Path, height: int) -> Source:

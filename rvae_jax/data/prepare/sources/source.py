@@ -38,6 +38,7 @@ class Source:
       homepage: of the data set.
       modified: a hash that changes when a picture may have been changed in place: of the names and times of all
         pictures in a folder, of the size and time of an archive.
+      seconds: about how long a core takes to read a picture, where the pictures are generated; else 0.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Source:
     citation: str = ""
     homepage: str = ""
     modified: str = ""
+    seconds: float = 0.0
 
     @property
     def split_rule(self) -> str:
