@@ -63,29 +63,33 @@ class LinearPath(nn.Module):
         factor = self.config.image_shape[0] // height
         if factor > 1:
             x = jnp.mean(x.reshape(x.shape[0], height, factor, width, factor, channels), axis=(2, 4))
-        along = self._product((x - self.mean_image[None]).reshape(x.shape[0], -1), self._flat_components().T)
+        along = _product((x - self.mean_image[None]).reshape(x.shape[0], -1), self._flat_components().T)
         is_used = self.deviations > 0
-        return jnp.where(is_used[None], along / jnp.where(is_used, self.deviations, 1.0)[None], 0.0)
+        scale = jnp.where(is_used, 1.0 / jnp.where(is_used, self.deviations, 1.0), 0.0)
+        return along * scale[None]
 
     def decode(self, z: jax.Array) -> jax.Array:
         """Codes ``[b, latent_dim]`` to images ``[b, H, W, C]``."""
-        along = self._product(z * self.deviations[None], self._flat_components())
+        along = _product(z * self.deviations[None], self._flat_components())
         small = self.mean_image[None] + along.reshape(z.shape[0], *self.mean_image.shape)
         height, width, _ = self.config.image_shape
-        if small.shape[1:3] == (height, width):
-            return small
-        rows, columns = _enlargement(small.shape[1], height), _enlargement(small.shape[2], width)
-        return jnp.einsum("Hh,bhwc,Ww->bHWc", rows, small, columns, precision="highest")
+        return _enlarged(_enlarged(small, height, axis=1), width, axis=2)
 
     def _flat_components(self) -> jax.Array:
         return self.components.reshape(len(self.components), -1)
 
-    def _product(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        # By default, GPUs and TPUs multiply in TF32 or bfloat16.
-        return jnp.matmul(a.astype(jnp.float32), b, precision="highest")
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    # By default, GPUs and TPUs multiply in TF32 or bfloat16.
+    return jnp.matmul(a.astype(jnp.float32), b, precision="highest")
 
 
-def _enlargement(size: int, target: int) -> jax.Array:
-    """The cubic interpolation from ``size`` to ``target`` pixels, ``[target, size]``."""
-    # As a matrix, since ``jax.image.resize`` of the images cannot be exported for a symbolic batch.
-    return jax.image.resize(jnp.eye(size), (target, size), "cubic", precision="highest")
+def _enlarged(x: jax.Array, size: int, axis: int) -> jax.Array:
+    """Images with ``size`` pixels along an axis, by cubic interpolation."""
+    if x.shape[axis] == size:
+        return x
+    # As a product with a matrix: ``jax.image.resize`` of images cannot be exported for any batch.
+    matrix = jax.image.resize(jnp.eye(x.shape[axis]), (size, x.shape[axis]), "cubic", precision="highest")
+    x = jnp.moveaxis(x, axis, -1)
+    y = _product(x.reshape(-1, x.shape[-1]), matrix.T).reshape(*x.shape[:-1], size)
+    return jnp.moveaxis(y, -1, axis)
