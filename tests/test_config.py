@@ -59,6 +59,10 @@ def test_defaults_are_valid_and_the_papers():
         ("loss.variance_weight", float("nan"), "loss.variance_weight=nan: expected a finite number"),
         ("loss.kl_start_step", -1, "loss.kl_start_step=-1"),
         ("loss.variance_target", 0.0, "loss.variance_target=0.0: expected from 1e-14 to 1e14"),
+        ("loss.moments_decay", 1.0, "loss.moments_decay=1.0: expected at least 0 and less than 1"),
+        ("loss.free_bits", 0.5, "loss.free_bits=0.5: expected 0 with loss.kl=population"),
+        ("loss.sliced_weight", -1.0, "loss.sliced_weight=-1.0: expected a finite number, 0 or more"),
+        ("loss.reconstruction", "gaussian", "loss.reconstruction_weight=5000.0: expected 1 with loss.recon.*=gaussian"),
         ("optimizer.learning_rate", 0.0, "optimizer.learning_rate=0.0"),
         ("optimizer.beta2", 1.0, "optimizer.beta2=1.0"),
         ("optimizer.ema_decay", 1.5, "optimizer.ema_decay=1.5"),
@@ -122,6 +126,22 @@ def test_rules_between_two_fields():
     config = replace_fields(Config(), {"shard_optimizer": True, "parallel": "pmap"})
     with pytest.raises(UserError, match="shard_optimizer=True: expected False with parallel=pmap"):
         validate(config, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss.kl": "standard", "loss.covariance": "full"}, "covariance='full': expected diagonal with loss.kl=stan"),
+        ({"loss.kl": "standard", "loss.moments_decay": 0.9}, "moments_decay=0.9: expected 0 with loss.kl=standard"),
+        (
+            {"loss.reconstruction": "laplace", "loss.reconstruction_weight": 1.0, "accumulate_steps": 5},
+            "accumulate_steps=5: expected 1 with loss.reconstruction=laplace",
+        ),
+    ],
+)
+def test_terms_that_do_not_fit_together_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        validate(replace_fields(Config(), changes), 4)
 
 
 def test_unknown_stored_field_is_named():

@@ -106,7 +106,28 @@ def _check_loss(config: Config) -> None:
     for name, value in vars(config.loss).items():
         if isinstance(value, int | float):
             _require(config, f"loss.{name}", math.isfinite(value) and value >= 0, "a finite number, 0 or more")
-    _require(config, "loss.variance_target", 1e-14 <= config.loss.variance_target <= 1e14, "from 1e-14 to 1e14")
+    loss = config.loss
+    _require(config, "loss.variance_target", 1e-14 <= loss.variance_target <= 1e14, "from 1e-14 to 1e14")
+    _require(config, "loss.moments_decay", loss.moments_decay < 1, "at least 0 and less than 1")
+    if loss.kl == "standard":
+        without = "with loss.kl=standard, which has no term of the population's moments"
+        _require(config, "loss.covariance", loss.covariance == "diagonal", f"diagonal {without}")
+        _require(config, "loss.moments_decay", loss.moments_decay == 0, f"0 {without}")
+    _require(
+        config,
+        "loss.free_bits",
+        loss.free_bits == 0 or loss.kl == "standard",
+        "0 with loss.kl=population, which has no KL of single images",
+    )
+    if loss.reconstruction in ("gaussian", "laplace"):
+        of_kind = f"1 with loss.reconstruction={loss.reconstruction}"
+        _require(
+            config,
+            "loss.reconstruction_weight",
+            loss.reconstruction_weight == 1,
+            f"{of_kind}, a likelihood that finds its own scale; weigh the other terms instead",
+        )
+        _require(config, "accumulate_steps", config.accumulate_steps == 1, f"{of_kind}, whose scale is the batch's")
 
 
 def _check_optimizer(config: Config) -> None:

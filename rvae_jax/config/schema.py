@@ -52,16 +52,30 @@ class LossConfig:
       kl: ``population``, the paper's KL of the population of codes plus the variance regularizer, or ``standard``, the
         usual KL of each image.
       moments: moments of the population: ``means`` (the released code's) or ``mixture`` (law of total variance). With
-        ``mixture`` and a ``variance_target`` of 1 the two KL terms favour collapse; choose a lower target.
+        ``mixture`` and a ``variance_target`` of 1 the two KL terms favour collapse; choose a lower target. The terms
+        mmd, sliced and dip compare the same population with N(0, I).
+      covariance: of the population: ``diagonal`` (the paper's) or ``full``, so that the population KL sees correlation.
+      moments_decay: decay of an average of the moments over the batches, for instance 0.98; with 0, the moments are
+        those of one batch.
       adversarial: ``bce`` (the paper's), ``hinge``, ``least_squares``, or ``none`` for no discriminator.
-      reconstruction_weight: of the mean absolute error.
+      reconstruction: ``l1``, the mean absolute error, ``l2``, the mean squared error, or the negative log likelihood of
+        a ``laplace`` or ``gaussian`` density at its best scale (sigma-VAE), in nats per image.
+      reconstruction_weight: of the reconstruction; 1 for a likelihood.
       population_weight: of the population KL.
       variance_weight: of the variance regularizer; 0.2 is the author's 0.1 x sum, written as a KL.
       variance_target: posterior variance at which the regularizer is zero.
       beta: of the standard KL; used only with ``kl="standard"``.
+      free_bits: nats that each dimension of the standard KL has free; used only with ``kl="standard"``.
+      mixture_kl_weight: of the Monte Carlo KL of the mixture of the batch's posteriors; with 0, it and each of the next
+        four is not computed.
+      total_correlation_weight: of the mixture's total correlation, added to either KL: beta - 1 of beta-TCVAE.
+      mmd_weight: of the maximum mean discrepancy of the codes and draws from N(0, I).
+      sliced_weight: of the test of the codes' characteristic function on 256 random lines.
+      dip_weight: of the squared distance of the codes' covariance in the batch from the identity, DIP-VAE-I with
+        ``moments="means"``, II with ``mixture``.
       adversarial_weight: of the generator's loss and of the discriminator's.
-      kl_start_step: first step with a KL term.
-      kl_ramp_steps: steps until the KL terms have full weight.
+      kl_start_step: first step with a KL term, or another term of the codes.
+      kl_ramp_steps: steps until these terms have full weight.
       adversarial_start_step: first step at which the VAE is trained against the discriminator, which itself learns from
         step 0.
       adversarial_ramp_steps: steps until the generator's loss has full weight.
@@ -69,12 +83,21 @@ class LossConfig:
 
     kl: Literal["population", "standard"] = "population"
     moments: Literal["means", "mixture"] = "means"
+    covariance: Literal["diagonal", "full"] = "diagonal"
+    moments_decay: float = 0.0
     adversarial: Literal["bce", "hinge", "least_squares", "none"] = "bce"
+    reconstruction: Literal["l1", "l2", "gaussian", "laplace"] = "l1"
     reconstruction_weight: float = 5000.0
     population_weight: float = 1.0
     variance_weight: float = 0.2
     variance_target: float = 1.0
     beta: float = 1.0
+    free_bits: float = 0.0
+    mixture_kl_weight: float = 0.0
+    total_correlation_weight: float = 0.0
+    mmd_weight: float = 0.0
+    sliced_weight: float = 0.0
+    dip_weight: float = 0.0
     adversarial_weight: float = 100.0
     kl_start_step: int = 0
     kl_ramp_steps: int = 0

@@ -63,18 +63,12 @@ from rvae_jax.losses.kl import (
 from rvae_jax.losses.mixture import KLDecomposition, Weighting, kl_decomposition, mixture_kl, mutual_information
 from rvae_jax.losses.moments import (
     CovarianceMoments,
-    MeansQueue,
     Moments,
-    MomentsAverage,
-    anchored_moments,
     batch_covariance,
     batch_moments,
     combine_moments,
-    init_means_queue,
-    init_moments_average,
-    queue_moments,
-    update_means_queue,
-    update_moments_average,
+    correlation_shrinkage,
+    shrink_covariance,
 )
 from rvae_jax.losses.reconstruction import (
     ImageDistance,
@@ -89,6 +83,18 @@ from rvae_jax.losses.reconstruction import (
     perceptual_reconstruction,
 )
 from rvae_jax.losses.relatives import IMQ_SCALES, DIPPenalty, batch_norm_kl_bound, dip_penalty, free_bits_kl, imq_mmd
+from rvae_jax.losses.running_moments import (
+    MeansQueue,
+    MomentsAverage,
+    anchored_moments,
+    codes_in_average,
+    init_means_queue,
+    init_moments_average,
+    queue_moments,
+    update_means_queue,
+    update_moments_average,
+)
+from rvae_jax.losses.sliced import random_directions, sliced_normality
 
 __all__ = [
     "ACTIVE_UNIT_VARIANCE",
@@ -119,7 +125,9 @@ __all__ = [
     "batch_moments",
     "batch_norm_kl_bound",
     "beta_vae",
+    "codes_in_average",
     "combine_moments",
+    "correlation_shrinkage",
     "dip_penalty",
     "discriminator_loss",
     "free_bits_kl",
@@ -150,6 +158,9 @@ __all__ = [
     "queue_moments",
     "r1_penalty",
     "ramp",
+    "random_directions",
+    "shrink_covariance",
+    "sliced_normality",
     "small_batch_bias",
     "update_means_queue",
     "update_moments_average",

@@ -1,8 +1,7 @@
-"""The terms of a configuration's objective, for one batch."""
+"""The VAE's objective for one batch: the terms' weights, the terms of images, and their sum."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -24,29 +23,17 @@ def term_weights(loss: LossConfig, step: jax.Array) -> Terms:
     return {
         "reconstruction": jnp.float32(loss.reconstruction_weight),
         "standard_kl": loss.beta * kl,
+        "free_bits_kl": loss.beta * kl,
         "population_kl": loss.population_weight * kl,
         "variance_regularizer": loss.variance_weight * kl,
+        "mixture_kl": loss.mixture_kl_weight * kl,
+        "total_correlation": loss.total_correlation_weight * kl,
+        "mmd": loss.mmd_weight * kl,
+        "sliced": loss.sliced_weight * kl,
+        "dip": loss.dip_weight * kl,
         "adversarial": loss.adversarial_weight * adversarial,
         "discriminator": jnp.float32(loss.adversarial_weight),
     }
-
-
-def population_moments(
-    loss: LossConfig, mean: jax.Array, log_var: jax.Array, axis_name: str | None, anchor: losses.Moments | None = None
-) -> losses.Moments:
-    """Moments of the population of codes, by the configuration's convention.
-
-    Args:
-      loss: the objective.
-      mean: means of the posteriors, ``[b, d]``.
-      log_var: their log variances, ``[b, d]``.
-      axis_name: mapped axis over which the batch is split, or None.
-      anchor: moments of a larger batch that these codes are a part of, or None; see ``losses.anchored_moments``.
-    """
-    codes = mean, log_var if loss.moments == "mixture" else None
-    if anchor is None:
-        return losses.batch_moments(*codes, axis_name=axis_name)
-    return losses.anchored_moments(anchor, *codes, axis_name=axis_name)
 
 
 def vae_terms(
@@ -54,7 +41,8 @@ def vae_terms(
     weights: Terms,
     result: Reconstruction,
     images: jax.Array,
-    moments: Callable[[jax.Array, jax.Array], losses.Moments],
+    of_codes: Terms,
+    axis_name: str | None,
 ) -> tuple[jax.Array, Terms]:
     """The VAE's loss without the adversarial term: its weighted sum, and its terms unweighted.
 
@@ -63,27 +51,23 @@ def vae_terms(
       weights: of ``term_weights``.
       result: of the VAE.
       images: that it was given.
-      moments: from means and log variances to the moments of the population.
+      of_codes: the terms of the codes, see ``code_terms``.
+      axis_name: mapped axis over which the batch is split, or None.
     """
-    reconstruction = losses.l1_reconstruction(result.x_hat, images)
-    if loss.kl == "standard":
-        terms = {
-            "reconstruction": jnp.mean(reconstruction),
-            "standard_kl": jnp.mean(losses.gaussian_kl(result.mean, result.log_var)),
-        }
-        return sum(weights[name] * term for name, term in terms.items()), terms
-    elbo = losses.mixture_elbo(
-        reconstruction,
-        result.mean,
-        result.log_var,
-        moments=moments(result.mean, result.log_var),
-        reconstruction_weight=weights["reconstruction"],
-        population_weight=weights["population_kl"],
-        variance_weight=weights["variance_regularizer"],
-        variance_target=loss.variance_target,
-    )
-    terms = elbo._asdict()
-    return terms.pop("total"), terms
+    terms = {"reconstruction": jnp.mean(_reconstruction(loss, result.x_hat, images, axis_name))} | of_codes
+    return sum(weights[name] * term for name, term in terms.items()), terms
+
+
+def _reconstruction(loss: LossConfig, x_hat: jax.Array, images: jax.Array, axis_name: str | None) -> jax.Array:
+    """Of each image, ``[b]``; likelihoods have the scale that fits the batch best (sigma-VAE)."""
+    match loss.reconstruction:
+        case "l1":
+            return losses.l1_reconstruction(x_hat, images)
+        case "l2":
+            return losses.l2_reconstruction(x_hat, images)
+    likelihood = {"gaussian": losses.gaussian_nll, "laplace": losses.laplace_nll}[loss.reconstruction]
+    scale = losses.optimal_log_scale(x_hat, images, kind=loss.reconstruction, axis_name=axis_name)
+    return likelihood(x_hat, images, scale)
 
 
 def adversarial_terms(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -13,6 +12,7 @@ import optax
 from rvae_jax.config import Config
 from rvae_jax.data.pixels import to_float
 from rvae_jax.models import VAE, Discriminator, make_models
+from rvae_jax.training import code_terms
 from rvae_jax.training.optimizer import make_optimizer
 from rvae_jax.training.state import TrainState, create_train_state
 from rvae_jax.training.step import Metrics, TrainStep, make_train_step
@@ -63,9 +63,11 @@ def make_program(config: Config, axis_name: str | None = None) -> Program:
     def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
         return step_on_floats(state, to_float(images), key)
 
-    create_state = functools.partial(
-        create_train_state, vae, discriminator, optimizer, ema=config.optimizer.ema_decay is not None
-    )
+    def create_state(key: jax.Array) -> TrainState:
+        running = code_terms.first_running(config.loss, config.model.latent_dim)
+        has_average = config.optimizer.ema_decay is not None
+        return create_train_state(vae, discriminator, optimizer, key, ema=has_average, running=running)
+
     return Program(vae, discriminator, optimizer, create_state, train_step)
 
 

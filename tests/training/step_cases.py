@@ -12,6 +12,7 @@ from small_runs import TINY
 from rvae_jax.config import LossConfig, ModelConfig
 from rvae_jax.distributed import sharding
 from rvae_jax.models import make_models
+from rvae_jax.training import code_terms
 from rvae_jax.training.state import Player, TrainState, create_train_state
 from rvae_jax.training.step import make_train_step
 
@@ -57,6 +58,7 @@ def captured_step(loss, steps=(0,)):
     """Metrics and both players' gradients of a step, for given numbers of the step."""
     vae, discriminator = make_models(ModelConfig(**TINY), adversarial=loss.adversarial != "none")
     state = random_state(vae, discriminator, CAPTURE)
+    state = state.replace(running=code_terms.first_running(loss, TINY["latent_dim"]))
     step = jax.jit(make_train_step(vae, discriminator, CAPTURE, loss))
     results = []
     for number in steps:
