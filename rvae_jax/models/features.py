@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from rvae_jax.models import convolutions
 from rvae_jax.models.layers import relu_of_conv
 
 FeatureNetwork = Literal["alexnet", "vgg16"]
@@ -37,13 +38,12 @@ STAGES: dict[str, tuple[Stage, ...]] = {
     "vgg16": (Stage(1, 2), Stage(2, 2), Stage(2, 3), Stage(2, 3), Stage(2, 3)),
 }
 
-# AlexNet's first convolution, of 11x11.
-_FIRST_STRIDE, _FIRST_PADDING = 4, 2
+# AlexNet's first convolution; all others have stride 1 and keep the size.
+_FIRST_SIZE, _FIRST_STRIDE, _FIRST_PADDING = 11, 4, 2
 # Of ImageNet's pixels in [-1, 1], per channel, as LPIPS has them.
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # Added to the length of a pixel's feature vector, as in LPIPS.
 _EPSILON = 1e-10
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 class FeatureWeights(struct.PyTreeNode):
@@ -115,7 +115,7 @@ def least_size(network: FeatureNetwork, stages: int) -> int:
     size = 1
     for stage in reversed(STAGES[network][:stages]):
         size = size if stage.pool == 1 else 2 * (size - 1) + stage.pool
-    return (size - 1) * _FIRST_STRIDE + 11 - 2 * _FIRST_PADDING if network == "alexnet" else size
+    return (size - 1) * _FIRST_STRIDE + _FIRST_SIZE - 2 * _FIRST_PADDING if network == "alexnet" else size
 
 
 def crop_corners(key: jax.Array, count: int, image_shape: Sequence[int], size: int) -> jax.Array:
@@ -151,31 +151,9 @@ def _require_images(network: FeatureNetwork, stages: tuple[Stage, ...], shape: t
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    if kernel.shape[0] == 11:
-        x, kernel = _in_blocks(x, kernel)
-        padding = "VALID"
-    else:
-        padding = "SAME"
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS)
-
-
-def _in_blocks(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """AlexNet's first convolution as one of stride 1 over blocks of 4x4 pixels, 11x11x3 becoming 3x3x48.
-
-    The gradient of a convolution with a stride is slow on CPUs.
-    """
-    block = _FIRST_STRIDE
-    outputs = [(size + 2 * _FIRST_PADDING - 11) // block + 1 for size in x.shape[1:3]]
-    # Windows of 12 in place of 11 pixels, whose last one has weight 0.
-    after = [block * (count + 2) - _FIRST_PADDING - size for count, size in zip(outputs, x.shape[1:3], strict=True)]
-    zero = jnp.zeros((), x.dtype)
-    x = jax.lax.pad(x, zero, ((0, 0, 0), *((_FIRST_PADDING, each, 0) for each in after), (0, 0, 0)))
-    kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // block, block, width // block, block, channels)
-    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // block, width // block, -1)
-    kernel = kernel.reshape(3, block, 3, block, channels, -1).transpose(0, 2, 1, 3, 4, 5)
-    return x, kernel.reshape(3, 3, block * block * channels, -1)
+    size = len(kernel)
+    stride, padding = (_FIRST_STRIDE, _FIRST_PADDING) if size == _FIRST_SIZE else (1, size // 2)
+    return convolutions.convolve(x, kernel, stride, [(padding, padding)] * 2)
 
 
 def _max_pool(x: jax.Array, side: int) -> jax.Array:
