@@ -59,6 +59,8 @@ def test_defaults_are_valid_and_the_papers():
         ("loss.variance_weight", float("nan"), "loss.variance_weight=nan: expected a finite number"),
         ("loss.kl_start_step", -1, "loss.kl_start_step=-1"),
         ("loss.variance_target", 0.0, "loss.variance_target=0.0: expected from 1e-14 to 1e14"),
+        ("loss.prior_fakes", 1.0, "loss.prior_fakes=1.0: expected at least 0 and less than 1"),
+        ("loss.prior_fakes", 0.3, "loss.prior_fakes=0.3: expected .* a whole number of the 5 images .*, such as 0.4"),
         ("optimizer.learning_rate", 0.0, "optimizer.learning_rate=0.0"),
         ("optimizer.beta2", 1.0, "optimizer.beta2=1.0"),
         ("optimizer.ema_decay", 1.5, "optimizer.ema_decay=1.5"),
@@ -73,6 +75,14 @@ def test_a_wrong_value_is_named_with_what_is_expected(field, value, message):
     with pytest.raises(UserError, match=message) as error:
         validate(replace_fields(Config(), {field: value}), 4)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("field", "value"), [("prior_fakes", 0.4), ("adaptive_weight", True)])
+def test_what_needs_a_discriminator_is_refused_without_one(field, value):
+    config = replace_fields(Config(), {f"loss.{field}": value})
+    validate(config, 4)
+    with pytest.raises(UserError, match=f"--config.loss.{field}={value}: expected .* with loss.adversarial=none"):
+        validate(replace_fields(config, {"loss.adversarial": "none"}), 4)
 
 
 CHANGES = {"model.latent_dim": 64, "optimizer.ema_decay": 0.999, "data.crop": (148, 148)}

@@ -23,6 +23,7 @@ def validate(config: Config, device_count: int) -> None:
     _check_discriminator(config)
     _check_run(config, device_count)
     _check_loss(config)
+    _check_adversary(config, device_count)
     _check_optimizer(config)
     _check_data(config)
 
@@ -107,6 +108,31 @@ def _check_loss(config: Config) -> None:
         if isinstance(value, int | float):
             _require(config, f"loss.{name}", math.isfinite(value) and value >= 0, "a finite number, 0 or more")
     _require(config, "loss.variance_target", 1e-14 <= config.loss.variance_target <= 1e14, "from 1e-14 to 1e14")
+
+
+# What needs a discriminator, and the value that asks for none of it.
+_NEEDS_DISCRIMINATOR = {"prior_fakes": 0.0, "adaptive_weight": False}
+
+
+def _check_adversary(config: Config, device_count: int) -> None:
+    loss = config.loss
+    for name, off in _NEEDS_DISCRIMINATOR.items():
+        _require(
+            config,
+            f"loss.{name}",
+            loss.adversarial != "none" or getattr(loss, name) == off,
+            f"{off} with loss.adversarial=none, since there is no discriminator",
+        )
+    _require(config, "loss.prior_fakes", loss.prior_fakes < 1, "at least 0 and less than 1")
+    images = config.batch_size // (device_count * config.accumulate_steps)
+    codes = loss.prior_fakes * images
+    _require(
+        config,
+        "loss.prior_fakes",
+        abs(codes - round(codes)) < 1e-6 and (codes > 0.5 or loss.prior_fakes == 0),
+        f"a share that makes a whole number of the {images} images that are processed together, such as"
+        f" {max(1, round(codes)) / max(images, 1):g}",
+    )
 
 
 def _check_optimizer(config: Config) -> None:

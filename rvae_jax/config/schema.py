@@ -65,6 +65,10 @@ class LossConfig:
       adversarial_start_step: first step at which the VAE is trained against the discriminator, which itself learns from
         step 0.
       adversarial_ramp_steps: steps until the generator's loss has full weight.
+      prior_fakes: share of the fakes, in both players' losses, that are decoded from codes drawn from N(0, I); the rest
+        are reconstructions. 0.5 is DC-VAE's. The batch is decoded together with as many codes as are this share of it.
+      adaptive_weight: whether ``adversarial_weight`` is relative: 1 makes the generator's gradient in a reconstruction
+        as long as that of the reconstruction's terms, each averaged over past steps.
     """
 
     kl: Literal["population", "standard"] = "population"
@@ -80,6 +84,8 @@ class LossConfig:
     kl_ramp_steps: int = 0
     adversarial_start_step: int = 0
     adversarial_ramp_steps: int = 0
+    prior_fakes: float = 0.0
+    adaptive_weight: bool = False
 
 
 @dataclasses.dataclass

@@ -84,26 +84,3 @@ def vae_terms(
     )
     terms = elbo._asdict()
     return terms.pop("total"), terms
-
-
-def adversarial_terms(
-    loss: LossConfig, real: jax.Array, fake: jax.Array, fake_for_vae: jax.Array
-) -> tuple[Terms, Terms]:
-    """Both players' adversarial terms, unweighted, and the discriminator's accuracies.
-
-    Args:
-      loss: the objective.
-      real: logits of images.
-      fake: logits of reconstructions, without a gradient to the VAE.
-      fake_for_vae: the same logits, without a gradient to the discriminator's weights.
-    """
-    terms = {
-        "adversarial": jnp.mean(losses.generator_loss(fake_for_vae, kind=loss.adversarial)),
-        "discriminator": jnp.mean(losses.discriminator_loss(real, fake, kind=loss.adversarial)),
-    }
-    threshold = losses.DECISION_THRESHOLD[loss.adversarial]
-    accuracies = {
-        "discriminator/accuracy_real": jnp.mean(real > threshold),
-        "discriminator/accuracy_fake": jnp.mean(fake < threshold),
-    }
-    return terms, accuracies

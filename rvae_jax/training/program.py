@@ -13,6 +13,7 @@ import optax
 from rvae_jax.config import Config
 from rvae_jax.data.pixels import to_float
 from rvae_jax.models import VAE, Discriminator, make_models
+from rvae_jax.training import adversary
 from rvae_jax.training.optimizer import make_optimizer
 from rvae_jax.training.state import TrainState, create_train_state
 from rvae_jax.training.step import Metrics, TrainStep, make_train_step
@@ -64,7 +65,12 @@ def make_program(config: Config, axis_name: str | None = None) -> Program:
         return step_on_floats(state, to_float(images), key)
 
     create_state = functools.partial(
-        create_train_state, vae, discriminator, optimizer, ema=config.optimizer.ema_decay is not None
+        create_train_state,
+        vae,
+        discriminator,
+        optimizer,
+        ema=config.optimizer.ema_decay is not None,
+        running=adversary.first_running(config.loss),
     )
     return Program(vae, discriminator, optimizer, create_state, train_step)
 

@@ -15,7 +15,9 @@ import optax
 
 from rvae_jax import losses
 from rvae_jax.models import VAE, Discriminator
-from rvae_jax.training.objective import adversarial_terms, population_moments, term_weights, vae_terms
+from rvae_jax.training import adversary
+from rvae_jax.training.draws import rows_of_batch
+from rvae_jax.training.objective import population_moments, term_weights, vae_terms
 from rvae_jax.training.state import Player, TrainState
 
 if TYPE_CHECKING:
@@ -71,13 +73,17 @@ def make_train_step(
         raise ValueError(f"make_train_step: accumulate_steps={accumulate_steps} is exact with norm='frozen' only")
 
     def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
-        noise = _noise(jax.random.fold_in(key, state.step), (images.shape[0], vae.config.latent_dim), axis_name)
+        step_key, latent_dim = jax.random.fold_in(key, state.step), vae.config.latent_dim
+        noise = _noise(step_key, (images.shape[0], latent_dim), axis_name)
+        draws = adversary.make_draws(loss, step_key, images.shape[0], latent_dim, axis_name)
         params = {name: player.params for name, player in state.players.items()}
+        if loss.adaptive_weight:
+            params["lengths"] = adversary.first_lengths()
         loss_of = functools.partial(_total_loss, vae, discriminator, loss, state)
         if accumulate_steps == 1:
-            gradients, (metrics, batch_stats, codes) = jax.grad(loss_of, has_aux=True)(params, images, noise)
+            gradients, (metrics, batch_stats, codes) = jax.grad(loss_of, has_aux=True)(params, images, noise, draws)
         else:
-            parts = _split(images, accumulate_steps), _split(noise, accumulate_steps)
+            parts = jax.tree.map(lambda rows: _split(rows, accumulate_steps), (images, noise, draws))
             codes = _encode_parts(vae, state, parts[0])
             anchor = population_moments(loss, *codes, axis_name)
             gradients, metrics = _accumulate(functools.partial(loss_of, anchor=anchor), params, parts)
@@ -93,7 +99,8 @@ def make_train_step(
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = _average(ema_params, players["vae"].params, ema_decay, state.step)
-        return state.replace(step=state.step + 1, ema_params=ema_params, **players), metrics
+        running = adversary.next_running(state.running, gradients)
+        return state.replace(step=state.step + 1, ema_params=ema_params, running=running, **players), metrics
 
     return train_step
 
@@ -106,47 +113,41 @@ def _total_loss(
     params: dict[str, Any],
     images: jax.Array,
     noise: jax.Array,
+    draws: adversary.Draws,
     anchor: losses.Moments | None = None,
 ) -> tuple[jax.Array, _Aux]:
     """The sum of both players' losses; they share no weight through which a gradient could pass."""
     axis_name, weights = vae.axis_name, term_weights(loss, state.step)
     variables = {"params": params["vae"], "batch_stats": state.vae.batch_stats}
-    result, updates = vae.apply(variables, images, noise, train=True, mutable=["batch_stats"])
+    result, fakes, updates = adversary.run_vae(vae, variables, images, noise, draws)
     batch_stats = {"vae": updates["batch_stats"]}
+    if loss.adaptive_weight:
+        factor = adversary.adaptive_factor(loss, state.running["adversarial_ratio"])
+        weights["adversarial"] *= factor
+        x_hat, fakes = adversary.measure(fakes, params["lengths"], weights["adversarial"])
+        result = result._replace(x_hat=x_hat)
     moments = functools.partial(population_moments, loss, axis_name=axis_name, anchor=anchor)
     total, terms = vae_terms(loss, weights, result, images, moments)
     metrics = {"loss/total": total}
     if discriminator is not None:
-        *logits, batch_stats["discriminator"] = _logits(
-            discriminator, params["discriminator"], state.discriminator.batch_stats, images, result.x_hat
+        judgement, batch_stats["discriminator"] = adversary.judge(
+            discriminator, params["discriminator"], state.discriminator.batch_stats, images, fakes
         )
-        adversarial, accuracies = adversarial_terms(loss, *logits)
-        metrics |= accuracies
+        adversarial, of_discriminator = adversary.adversarial_terms(loss, judgement)
+        metrics |= of_discriminator
+        if loss.adaptive_weight:
+            metrics["discriminator/adaptive_weight"] = factor
+            total += adversarial["adversarial"]  # its gradient meets the weight where it was measured
+        else:
+            total += weights["adversarial"] * adversarial["adversarial"]
         metrics["loss/total"] += weights["adversarial"] * adversarial["adversarial"]
-        total = metrics["loss/total"] + weights["discriminator"] * adversarial["discriminator"]
+        total += weights["discriminator"] * adversarial["discriminator"]
         terms |= adversarial
     metrics |= {f"loss/{name}": term for name, term in terms.items()}
     metrics |= {f"weighted/{name}": weights[name] * term for name, term in terms.items()}
     if axis_name is not None:
         total = jax.lax.pmean(total, axis_name)
     return total, (metrics, batch_stats, (result.mean, result.log_var))
-
-
-def _logits(
-    discriminator: Discriminator, params: Any, batch_stats: Any, images: jax.Array, x_hat: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
-    """Logits of images, of reconstructions for the discriminator and for the VAE, and the new statistics."""
-
-    def apply(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": batch_stats}
-        result, updates = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
-        return result, updates["batch_stats"]
-
-    real, after_real = apply(params, batch_stats, images)
-    fake, after_fake = apply(params, after_real, jax.lax.stop_gradient(x_hat))
-    # The same computation as the line above, with the gradient stopped elsewhere: XLA does it once.
-    fake_for_vae, _ = apply(jax.lax.stop_gradient(params), after_real, x_hat)
-    return real, fake, fake_for_vae, after_fake
 
 
 def _encode_parts(vae: VAE, state: TrainState, parts: jax.Array) -> Codes:
@@ -156,15 +157,15 @@ def _encode_parts(vae: VAE, state: TrainState, parts: jax.Array) -> Codes:
 
 
 def _accumulate(
-    loss_of: Callable[..., tuple[jax.Array, _Aux]], params: dict[str, Any], parts: tuple[jax.Array, jax.Array]
+    loss_of: Callable[..., tuple[jax.Array, _Aux]], params: dict[str, Any], parts: tuple[jax.Array, ...]
 ) -> tuple[Any, Metrics]:
     """Mean over the parts of the gradient of ``loss_of`` and of its metrics, one part at a time."""
 
-    def one(part: tuple[jax.Array, jax.Array]) -> tuple[Any, Metrics]:
+    def one(part: tuple[jax.Array, ...]) -> tuple[Any, Metrics]:
         gradients, (metrics, _, _) = jax.grad(loss_of, has_aux=True)(params, *part)
         return gradients, metrics
 
-    def add(total: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+    def add(total: Any, part: tuple[jax.Array, ...]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, one(part)), None
 
     shapes = jax.eval_shape(one, jax.tree.map(lambda part: part[0], parts))
@@ -186,11 +187,8 @@ def _average(average: Any, params: Any, decay: float, step: jax.Array) -> Any:
 
 
 def _noise(key: jax.Array, shape: tuple[int, int], axis_name: str | None) -> jax.Array:
-    """Standard normal noise ``[b, d]``: under ``axis_name`` a device's rows of the noise of the whole batch."""
-    if axis_name is None:
-        return jax.random.normal(key, shape)
-    noise = jax.random.normal(key, (shape[0] * jax.lax.axis_size(axis_name), shape[1]))
-    return jax.lax.dynamic_slice_in_dim(noise, shape[0] * jax.lax.axis_index(axis_name), shape[0])
+    """Standard normal noise ``[b, d]``."""
+    return rows_of_batch(jax.random.normal, key, shape, axis_name)
 
 
 def _split(batch: jax.Array, parts: int) -> jax.Array:
