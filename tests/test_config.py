@@ -59,6 +59,8 @@ def test_defaults_are_valid_and_the_papers():
         ("loss.variance_weight", float("nan"), "loss.variance_weight=nan: expected a finite number"),
         ("loss.kl_start_step", -1, "loss.kl_start_step=-1"),
         ("loss.variance_target", 0.0, "loss.variance_target=0.0: expected from 1e-14 to 1e14"),
+        ("loss.r1_every", 0, "loss.r1_every=0: expected at least 1"),
+        ("loss.augment", 1.5, "loss.augment=1.5: expected from 0 to 1"),
         ("loss.prior_fakes", 1.0, "loss.prior_fakes=1.0: expected at least 0 and less than 1"),
         ("loss.prior_fakes", 0.3, "loss.prior_fakes=0.3: expected .* a whole number of the 5 images .*, such as 0.4"),
         ("optimizer.learning_rate", 0.0, "optimizer.learning_rate=0.0"),
@@ -77,12 +79,27 @@ def test_a_wrong_value_is_named_with_what_is_expected(field, value, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("field", "value"), [("prior_fakes", 0.4), ("adaptive_weight", True)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prior_fakes", 0.4),
+        ("adaptive_weight", True),
+        ("r1_weight", 0.1),
+        ("lecam_weight", 0.1),
+        ("augment", 0.5),
+    ],
+)
 def test_what_needs_a_discriminator_is_refused_without_one(field, value):
     config = replace_fields(Config(), {f"loss.{field}": value})
     validate(config, 4)
     with pytest.raises(UserError, match=f"--config.loss.{field}={value}: expected .* with loss.adversarial=none"):
         validate(replace_fields(config, {"loss.adversarial": "none"}), 4)
+
+
+def test_r1_is_refused_where_images_share_statistics():
+    config = replace_fields(Config(), {"loss.r1_weight": 1.0, "model.norm": "batch"})
+    with pytest.raises(UserError, match=r"--config.loss.r1_weight=1\.0: expected 0 with model.norm=batch"):
+        validate(config, 4)
 
 
 CHANGES = {"model.latent_dim": 64, "optimizer.ema_decay": 0.999, "data.crop": (148, 148)}

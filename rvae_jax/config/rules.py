@@ -111,7 +111,13 @@ def _check_loss(config: Config) -> None:
 
 
 # What needs a discriminator, and the value that asks for none of it.
-_NEEDS_DISCRIMINATOR = {"prior_fakes": 0.0, "adaptive_weight": False}
+_NEEDS_DISCRIMINATOR = {
+    "prior_fakes": 0.0,
+    "adaptive_weight": False,
+    "r1_weight": 0.0,
+    "lecam_weight": 0.0,
+    "augment": 0.0,
+}
 
 
 def _check_adversary(config: Config, device_count: int) -> None:
@@ -123,6 +129,14 @@ def _check_adversary(config: Config, device_count: int) -> None:
             loss.adversarial != "none" or getattr(loss, name) == off,
             f"{off} with loss.adversarial=none, since there is no discriminator",
         )
+    _require(config, "loss.r1_every", loss.r1_every >= 1, "at least 1")
+    _require(
+        config,
+        "loss.r1_weight",
+        loss.r1_weight == 0 or config.model.norm == "frozen",
+        "0 with model.norm=batch, where the logits of an image depend on other images",
+    )
+    _require(config, "loss.augment", loss.augment <= 1, "from 0 to 1")
     _require(config, "loss.prior_fakes", loss.prior_fakes < 1, "at least 0 and less than 1")
     images = config.batch_size // (device_count * config.accumulate_steps)
     codes = loss.prior_fakes * images

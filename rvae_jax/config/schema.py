@@ -69,6 +69,11 @@ class LossConfig:
         are reconstructions. 0.5 is DC-VAE's. The batch is decoded together with as many codes as are this share of it.
       adaptive_weight: whether ``adversarial_weight`` is relative: 1 makes the generator's gradient in a reconstruction
         as long as that of the reconstruction's terms, each averaged over past steps.
+      r1_weight: of R1, the squared gradient of the discriminator at the images, relative to the discriminator's loss;
+        gamma/2 in the literature.
+      r1_every: steps from one with R1, times this number, to the next.
+      lecam_weight: of the LeCam penalty, relative to the discriminator's loss.
+      augment: probability of each augmentation of what the discriminator sees; see ``training.augmentation``.
     """
 
     kl: Literal["population", "standard"] = "population"
@@ -86,6 +91,10 @@ class LossConfig:
     adversarial_ramp_steps: int = 0
     prior_fakes: float = 0.0
     adaptive_weight: bool = False
+    r1_weight: float = 0.0
+    r1_every: int = 16
+    lecam_weight: float = 0.0
+    augment: float = 0.0
 
 
 @dataclasses.dataclass

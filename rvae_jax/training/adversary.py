@@ -6,6 +6,7 @@ A *fake* is a reconstruction or, with ``loss.prior_fakes``, a *sample*: an image
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -13,21 +14,26 @@ import jax.numpy as jnp
 
 from rvae_jax import losses
 from rvae_jax.models import VAE, Discriminator, Reconstruction
+from rvae_jax.training.augmentation import NUMBERS, augment
 from rvae_jax.training.draws import rows_of_batch
+from rvae_jax.training.gradient_lengths import average_lengths, first_lengths
+from rvae_jax.training.state import TrainState
 
 if TYPE_CHECKING:
     from rvae_jax.config import LossConfig
 
 Terms = dict[str, jax.Array]  # scalars by name
-Draws = dict[str, jax.Array]  # random numbers by purpose, one row an image or a code
-Lengths = dict[str, jax.Array]  # squared lengths of gradients by term
+Draws = dict[str, Any]  # random numbers by purpose, one row an image or a code
+Maps = list[jax.Array]  # logits by map
 
-# Of the averages behind the adaptive weight: they remember some hundred steps.
-RATIO_DECAY = 0.99
+# Of LeCam's anchors, as in its released code.
+LECAM_DECAY = 0.99
+# The terms that are the discriminator's own.
+OF_DISCRIMINATOR = ("discriminator", "r1", "lecam")
 
 
 class Judgement(NamedTuple):
-    """The discriminator's logits, ``[n, h, w, 1]`` each.
+    """The discriminator's logits, ``[n, h, w, 1]`` each; of several maps where it looks at several sizes.
 
     Attributes:
       real: of images.
@@ -35,9 +41,9 @@ class Judgement(NamedTuple):
       fakes_for_vae: the same logits, without a gradient to the discriminator's weights.
     """
 
-    real: jax.Array
-    fakes: list[jax.Array]
-    fakes_for_vae: list[jax.Array]
+    real: Maps
+    fakes: list[Maps]
+    fakes_for_vae: list[Maps]
 
 
 def make_draws(loss: LossConfig, key: jax.Array, rows: int, latent_dim: int, axis_name: str | None) -> Draws:
@@ -51,12 +57,18 @@ def make_draws(loss: LossConfig, key: jax.Array, rows: int, latent_dim: int, axi
       axis_name: see ``draws.rows_of_batch``.
 
     Returns:
-      ``prior``: codes from N(0, I), ``[share b, d]``.
+      ``prior``: codes from N(0, I), ``[share b, d]``; ``augment``: for images, reconstructions and samples, see
+      ``augmentation.augment``.
     """
-    draws = {}
-    if loss.prior_fakes:
-        shape = round(loss.prior_fakes * rows), latent_dim
+    draws, samples = {}, round(loss.prior_fakes * rows)
+    if samples:
+        shape = samples, latent_dim
         draws["prior"] = rows_of_batch(jax.random.normal, jax.random.fold_in(key, 1), shape, axis_name)
+    if loss.augment:
+        draws["augment"] = [
+            rows_of_batch(jax.random.uniform, jax.random.fold_in(key, 11 + kind), (count, NUMBERS), axis_name)
+            for kind, count in enumerate((rows, rows, samples))
+        ]
     return draws
 
 
@@ -80,6 +92,42 @@ def run_vae(
     return result, [result.x_hat, samples], updates
 
 
+def play(
+    discriminator: Discriminator,
+    loss: LossConfig,
+    state: TrainState,
+    params: Any,
+    images: jax.Array,
+    fakes: list[jax.Array],
+    draws: Draws,
+) -> tuple[Terms, Terms, Any]:
+    """Both players' terms, unweighted; metrics of the discriminator; its norms' new statistics.
+
+    Args:
+      discriminator: the network.
+      loss: the objective.
+      state: the state before the step.
+      params: the discriminator's weights, in which the gradient is taken.
+      images: ``[b, H, W, C]``.
+      fakes: reconstructions and, if there are any, samples.
+      draws: of ``make_draws``.
+    """
+    if loss.augment:
+        pairs = zip([images, *fakes], draws["augment"], strict=False)
+        images, *fakes = (augment(each, numbers, loss.augment) for each, numbers in pairs)
+    judgement, batch_stats = judge(discriminator, params, state.discriminator.batch_stats, images, fakes)
+    terms, metrics = adversarial_terms(loss, judgement)
+    if loss.r1_weight:
+        variables = {"params": params, "batch_stats": state.discriminator.batch_stats}
+        terms["r1"] = _lazy_r1(lambda images: discriminator.apply(variables, images), loss, state.step, images)
+    if loss.lecam_weight:
+        terms["lecam"] = _lecam(loss, judgement, state.running["lecam"])
+        metrics["discriminator/logit_real"] = _mean(lambda logits: logits, judgement.real)
+        of_fakes = [_mean(lambda logits: logits, logits) for logits in judgement.fakes]
+        metrics["discriminator/logit_fake"] = _mean_of_fakes(loss, of_fakes)
+    return terms, metrics, batch_stats
+
+
 def judge(
     discriminator: Discriminator, params: Any, batch_stats: Any, images: jax.Array, fakes: list[jax.Array]
 ) -> tuple[Judgement, Any]:
@@ -93,10 +141,10 @@ def judge(
       fakes: reconstructions and, if there are any, samples, ``[n, H, W, C]`` each.
     """
 
-    def apply(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, Any]:
+    def apply(params: Any, batch_stats: Any, images: jax.Array) -> tuple[Maps, Any]:
         variables = {"params": params, "batch_stats": batch_stats}
         result, updates = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
-        return result, updates["batch_stats"]
+        return jax.tree.leaves(result), updates["batch_stats"]
 
     real, batch_stats = apply(params, batch_stats, images)
     judgement = Judgement(real, [], [])
@@ -111,23 +159,29 @@ def judge(
 
 
 def adversarial_terms(loss: LossConfig, judgement: Judgement) -> tuple[Terms, Terms]:
-    """Both players' adversarial terms, unweighted, and the discriminator's accuracies.
+    """Both players' losses, unweighted, and the discriminator's accuracies.
 
     ``loss.prior_fakes`` is the samples' share s of the fakes: ``(1 - s) E[reconstructions] + s E[samples]``.
     """
     kind, (real, fakes, fakes_for_vae) = loss.adversarial, judgement
-    adversarial = [jnp.mean(losses.generator_loss(logits, kind=kind)) for logits in fakes_for_vae]
-    discriminator = jnp.mean(losses.discriminator_loss(real, fakes[0], kind=kind))
+    adversarial = [_mean(lambda fake: losses.generator_loss(fake, kind=kind), logits) for logits in fakes_for_vae]
+    discriminator = _mean(lambda real, fake: losses.discriminator_loss(real, fake, kind=kind), real, fakes[0])
     threshold = losses.DECISION_THRESHOLD[kind]
     accuracies = {
-        "discriminator/accuracy_real": jnp.mean(real > threshold),
-        "discriminator/accuracy_fake": jnp.mean(fakes[0] < threshold),
+        "discriminator/accuracy_real": _mean(lambda logits: logits > threshold, real),
+        "discriminator/accuracy_fake": _mean(lambda logits: logits < threshold, fakes[0]),
     }
     if loss.prior_fakes:
-        of_fakes = [jnp.mean(losses.fake_loss(logits, kind=kind)) for logits in fakes]
+        of_fakes = [_mean(lambda fake: losses.fake_loss(fake, kind=kind), logits) for logits in fakes]
         discriminator += _mean_of_fakes(loss, of_fakes) - of_fakes[0]
-        accuracies["discriminator/accuracy_prior"] = jnp.mean(fakes[1] < threshold)
+        accuracies["discriminator/accuracy_prior"] = _mean(lambda logits: logits < threshold, fakes[1])
     return {"adversarial": _mean_of_fakes(loss, adversarial), "discriminator": discriminator}, accuracies
+
+
+def _mean(function: Callable[..., jax.Array], *logits: Maps) -> jax.Array:
+    """Mean of ``function`` over a map's images and patches, then over the maps, which so count alike."""
+    means = [jnp.mean(function(*each)) for each in zip(*logits, strict=True)]
+    return sum(means) / len(means)
 
 
 def _mean_of_fakes(loss: LossConfig, means: list[jax.Array]) -> jax.Array:
@@ -137,76 +191,44 @@ def _mean_of_fakes(loss: LossConfig, means: list[jax.Array]) -> jax.Array:
     return (1.0 - loss.prior_fakes) * means[0] + loss.prior_fakes * means[1]
 
 
+def _lazy_r1(
+    discriminator: Callable[[jax.Array], jax.Array], loss: LossConfig, step: jax.Array, images: jax.Array
+) -> jax.Array:
+    """R1 at every ``loss.r1_every``-th step, times ``loss.r1_every``, else 0: on average over steps, R1."""
+
+    def penalty() -> jax.Array:
+        return loss.r1_every * jnp.mean(losses.r1_penalty(discriminator, images))
+
+    return jax.lax.cond(step % loss.r1_every == 0, penalty, lambda: jnp.zeros(()))
+
+
+def _lecam(loss: LossConfig, judgement: Judgement, anchors: losses.LeCamAnchors) -> jax.Array:
+    """``losses.lecam_penalty``, with the anchors before this batch, which all parts of it know; 0 at the first step."""
+
+    def distance(logits: Maps, anchor: jax.Array) -> jax.Array:
+        return _mean(lambda logits: jnp.square(logits - anchor), logits)
+
+    of_fakes = [distance(logits, anchors.real) for logits in judgement.fakes]
+    penalty = distance(judgement.real, anchors.fake) + _mean_of_fakes(loss, of_fakes)
+    return jnp.where(anchors.weight > 0, penalty, 0.0)
+
+
 def first_running(loss: LossConfig) -> dict[str, Any]:
     """The running statistics of the discriminator's side before the first step."""
     running = {}
     if loss.adaptive_weight:
         running["adversarial_ratio"] = first_lengths()
+    if loss.lecam_weight:
+        running["lecam"] = losses.init_lecam_anchors()
     return running
 
 
-def next_running(running: dict[str, Any], gradients: dict[str, Any]) -> dict[str, Any]:
-    """The running statistics after a step, from its gradient, a mean over the parts of the batch."""
-    if "adversarial_ratio" not in running:
-        return running
-    averages = jax.tree.map(
-        lambda average, new: RATIO_DECAY * average + (1.0 - RATIO_DECAY) * new,
-        running["adversarial_ratio"],
-        gradients["lengths"],
-    )
-    return running | {"adversarial_ratio": averages}
-
-
-def first_lengths() -> Lengths:
-    """Zeros: averages before the first step, and what ``measure`` takes the gradient in."""
-    return {"reconstruction": jnp.zeros(()), "adversarial": jnp.zeros(())}
-
-
-def adaptive_factor(loss: LossConfig, averages: Lengths) -> jax.Array:
-    """Factor that makes the generator's gradient in a reconstruction as long as that of the terms of likeness.
-
-    The lengths are root mean squares over images and past steps, so that no single batch decides, and a discriminator
-    that gets stronger lowers the factor at once. The factor is at most 1e4, and 0 at the first step, before anything is
-    measured. VQGAN (Esser et al., 2021) compares gradients in the decoder's last weights, in the latest batch.
-    """
-    # The averages begin at 0 and are too small by one common factor, which the ratio does not have.
-    reconstruction, adversarial = (jnp.sqrt(averages[name]) for name in ("reconstruction", "adversarial"))
-    return losses.adaptive_generator_weight(reconstruction, adversarial / (1.0 - loss.prior_fakes))
-
-
-def measure(fakes: list[jax.Array], lengths: Lengths, weight: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-    """The reconstructions for the terms of likeness, and the fakes for the discriminator, with gradients measured.
-
-    The gradient of a loss in ``lengths`` is the mean, over images, of the squared length of the gradient that an
-    image's own loss has in its reconstruction. On its way back to the VAE, the discriminator's gradient is multiplied
-    by ``weight``, after it is measured.
-
-    Args:
-      fakes: reconstructions and, if there are any, samples.
-      lengths: of ``first_lengths``.
-      weight: scalar.
-    """
-    x_hat, *samples = fakes
-    alike = _measured(x_hat, lengths["reconstruction"], jnp.ones(()))
-    judged = [_measured(x_hat, lengths["adversarial"], weight)]
-    return alike, judged + [_measured(images, jnp.zeros(()), weight) for images in samples]
-
-
-@jax.custom_vjp
-def _measured(images: jax.Array, square: jax.Array, weight: jax.Array) -> jax.Array:
-    del square, weight
-    return images
-
-
-def _measured_forward(images: jax.Array, square: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-    del square
-    return images, weight
-
-
-def _measured_backward(weight: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    # The cotangent is of the mean over b images: b times it belongs to each image's own loss.
-    square = cotangent.shape[0] * jnp.sum(jnp.square(cotangent))
-    return weight * cotangent, square, jnp.zeros_like(weight)
-
-
-_measured.defvjp(_measured_forward, _measured_backward)
+def next_running(running: dict[str, Any], gradients: dict[str, Any], metrics: Terms) -> dict[str, Any]:
+    """The running statistics after a step, from its gradient and its metrics, means over all of the batch."""
+    running = dict(running)
+    if "adversarial_ratio" in running:
+        running["adversarial_ratio"] = average_lengths(running["adversarial_ratio"], gradients["lengths"])
+    if "lecam" in running:
+        means = (metrics[f"discriminator/logit_{name}"][None] for name in ("real", "fake"))
+        _, running["lecam"] = losses.lecam_penalty(*means, running["lecam"], decay=LECAM_DECAY)
+    return running

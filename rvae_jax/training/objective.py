@@ -28,6 +28,8 @@ def term_weights(loss: LossConfig, step: jax.Array) -> Terms:
         "variance_regularizer": loss.variance_weight * kl,
         "adversarial": loss.adversarial_weight * adversarial,
         "discriminator": jnp.float32(loss.adversarial_weight),
+        "r1": jnp.float32(loss.adversarial_weight * loss.r1_weight),
+        "lecam": jnp.float32(loss.adversarial_weight * loss.lecam_weight),
     }
 
 

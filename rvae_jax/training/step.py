@@ -15,7 +15,7 @@ import optax
 
 from rvae_jax import losses
 from rvae_jax.models import VAE, Discriminator
-from rvae_jax.training import adversary
+from rvae_jax.training import adversary, gradient_lengths
 from rvae_jax.training.draws import rows_of_batch
 from rvae_jax.training.objective import population_moments, term_weights, vae_terms
 from rvae_jax.training.state import Player, TrainState
@@ -78,7 +78,7 @@ def make_train_step(
         draws = adversary.make_draws(loss, step_key, images.shape[0], latent_dim, axis_name)
         params = {name: player.params for name, player in state.players.items()}
         if loss.adaptive_weight:
-            params["lengths"] = adversary.first_lengths()
+            params["lengths"] = gradient_lengths.first_lengths()
         loss_of = functools.partial(_total_loss, vae, discriminator, loss, state)
         if accumulate_steps == 1:
             gradients, (metrics, batch_stats, codes) = jax.grad(loss_of, has_aux=True)(params, images, noise, draws)
@@ -99,7 +99,7 @@ def make_train_step(
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = _average(ema_params, players["vae"].params, ema_decay, state.step)
-        running = adversary.next_running(state.running, gradients)
+        running = adversary.next_running(state.running, gradients, metrics)
         return state.replace(step=state.step + 1, ema_params=ema_params, running=running, **players), metrics
 
     return train_step
@@ -122,18 +122,17 @@ def _total_loss(
     result, fakes, updates = adversary.run_vae(vae, variables, images, noise, draws)
     batch_stats = {"vae": updates["batch_stats"]}
     if loss.adaptive_weight:
-        factor = adversary.adaptive_factor(loss, state.running["adversarial_ratio"])
+        factor = gradient_lengths.adaptive_factor(loss, state.running["adversarial_ratio"])
         weights["adversarial"] *= factor
-        x_hat, fakes = adversary.measure(fakes, params["lengths"], weights["adversarial"])
+        x_hat, fakes = gradient_lengths.measure(fakes, params["lengths"], weights["adversarial"])
         result = result._replace(x_hat=x_hat)
     moments = functools.partial(population_moments, loss, axis_name=axis_name, anchor=anchor)
     total, terms = vae_terms(loss, weights, result, images, moments)
     metrics = {"loss/total": total}
     if discriminator is not None:
-        judgement, batch_stats["discriminator"] = adversary.judge(
-            discriminator, params["discriminator"], state.discriminator.batch_stats, images, fakes
+        adversarial, of_discriminator, batch_stats["discriminator"] = adversary.play(
+            discriminator, loss, state, params["discriminator"], images, fakes, draws
         )
-        adversarial, of_discriminator = adversary.adversarial_terms(loss, judgement)
         metrics |= of_discriminator
         if loss.adaptive_weight:
             metrics["discriminator/adaptive_weight"] = factor
@@ -141,7 +140,9 @@ def _total_loss(
         else:
             total += weights["adversarial"] * adversarial["adversarial"]
         metrics["loss/total"] += weights["adversarial"] * adversarial["adversarial"]
-        total += weights["discriminator"] * adversarial["discriminator"]
+        for name in adversary.OF_DISCRIMINATOR:
+            if name in adversarial:
+                total += weights[name] * adversarial[name]
         terms |= adversarial
     metrics |= {f"loss/{name}": term for name, term in terms.items()}
     metrics |= {f"weighted/{name}": weights[name] * term for name, term in terms.items()}

@@ -8,6 +8,7 @@ import numpy as np
 from small_runs import TINY
 from step_cases import BATCH, CAPTURE, random_images, random_state
 
+from rvae_jax import losses
 from rvae_jax.config import LossConfig, ModelConfig
 from rvae_jax.models import make_models
 from rvae_jax.training import adversary
@@ -16,6 +17,8 @@ from rvae_jax.training.step import make_train_step
 BASE = LossConfig(adversarial="hinge", adversarial_weight=300.0, reconstruction_weight=50.0)
 PRIOR = dataclasses.replace(BASE, prior_fakes=0.25)
 ADAPTIVE = dataclasses.replace(PRIOR, adversarial_weight=0.5, adaptive_weight=True)
+STEADY = {"r1_weight": 0.3, "r1_every": 4, "lecam_weight": 0.2}
+ANCHORS = losses.LeCamAnchors(np.float32(0.3), np.float32(-0.2), np.float32(0.5))
 LENGTHS = {"reconstruction": np.float32(3.0), "adversarial": np.float32(0.02)}
 
 
@@ -24,6 +27,8 @@ def running_of(loss):
     running = adversary.first_running(loss)
     if loss.adaptive_weight:
         running["adversarial_ratio"] = LENGTHS
+    if loss.lecam_weight:
+        running["lecam"] = ANCHORS
     return running
 
 
@@ -34,9 +39,9 @@ def make_step(loss, axis_name=None, accumulate_steps=1, **model):
     return make_train_step(*networks, CAPTURE, loss, accumulate_steps=accumulate_steps), state
 
 
-def one_step(loss, **options):
-    """State and metrics after one step of a batch."""
-    step, state = make_step(loss, **options)
+def one_step(loss):
+    """State and metrics after one step."""
+    step, state = make_step(loss)
     return jax.device_get(jax.jit(step)(state, random_images(), jax.random.key(0)))
 
 
@@ -63,4 +68,4 @@ def noises(share):
 
 
 # All of it at once.
-EVERYTHING = dataclasses.replace(ADAPTIVE, prior_fakes=0.5)
+EVERYTHING = dataclasses.replace(ADAPTIVE, prior_fakes=0.5, augment=0.5, **STEADY)
