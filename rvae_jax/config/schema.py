@@ -61,6 +61,11 @@ class LossConfig:
       reconstruction: ``l1``, the mean absolute error, ``l2``, the mean squared error, or the negative log likelihood of
         a ``laplace`` or ``gaussian`` density at its best scale (sigma-VAE), in nats per image.
       reconstruction_weight: of the reconstruction; 1 for a likelihood.
+      perceptual: the network whose LPIPS (version 0.1) is added, ``vgg``, ``alexnet`` or ``none``. AlexNet's alone
+        rewards speckles; see docs/objective.md.
+      perceptual_weight: of it.
+      perceptual_stages: how many of the network's stages it sees, from the first, 1 to 5.
+      perceptual_crop: side of a random window of each image that it sees, or 0 for complete images.
       population_weight: of the population KL.
       variance_weight: of the variance regularizer; 0.2 is the author's 0.1 x sum, written as a KL.
       variance_target: posterior variance at which the regularizer is zero.
@@ -79,6 +84,15 @@ class LossConfig:
       adversarial_start_step: first step at which the VAE is trained against the discriminator, which itself learns from
         step 0.
       adversarial_ramp_steps: steps until the generator's loss has full weight.
+      prior_fakes: share of the fakes, in both players' losses, that are decoded from codes drawn from N(0, I); the rest
+        are reconstructions. 0.5 is DC-VAE's. The batch is decoded together with as many codes as are this share of it.
+      adaptive_weight: whether ``adversarial_weight`` is relative: 1 makes the generator's gradient in a reconstruction
+        as long as that of the reconstruction's terms, each averaged over past steps.
+      r1_weight: of R1, the squared gradient of the discriminator at the images, relative to the discriminator's loss;
+        gamma/2 in the literature.
+      r1_every: steps from one with R1, times this number, to the next.
+      lecam_weight: of the LeCam penalty, relative to the discriminator's loss.
+      augment: probability of each augmentation of what the discriminator sees; see ``training.augmentation``.
     """
 
     kl: Literal["population", "standard"] = "population"
@@ -88,6 +102,10 @@ class LossConfig:
     adversarial: Literal["bce", "hinge", "least_squares", "none"] = "bce"
     reconstruction: Literal["l1", "l2", "gaussian", "laplace"] = "l1"
     reconstruction_weight: float = 5000.0
+    perceptual: Literal["none", "vgg", "alexnet"] = "none"
+    perceptual_weight: float = 2500.0
+    perceptual_stages: int = 5
+    perceptual_crop: int = 0
     population_weight: float = 1.0
     variance_weight: float = 0.2
     variance_target: float = 1.0
@@ -103,6 +121,12 @@ class LossConfig:
     kl_ramp_steps: int = 0
     adversarial_start_step: int = 0
     adversarial_ramp_steps: int = 0
+    prior_fakes: float = 0.0
+    adaptive_weight: bool = False
+    r1_weight: float = 0.0
+    r1_every: int = 16
+    lecam_weight: float = 0.0
+    augment: float = 0.0
 
 
 @dataclasses.dataclass

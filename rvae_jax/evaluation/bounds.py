@@ -47,6 +47,9 @@ def measure_likelihood(
     if loss.adversarial != "none" and loss.adversarial_weight:
         skipped["likelihood"] = "the model was trained against a discriminator: its loss bounds no likelihood"
         return None
+    if loss.perceptual != "none":
+        skipped["likelihood"] = f"the model was trained with loss.perceptual={loss.perceptual}: no likelihood"
+        return None
     if loss.reconstruction not in ("l1", "laplace"):
         skipped["likelihood"] = f"loss.reconstruction={loss.reconstruction} is not the logarithm of a Laplace density"
         return None

@@ -22,6 +22,7 @@ def term_weights(loss: LossConfig, step: jax.Array) -> Terms:
     adversarial = losses.ramp(step, loss.adversarial_start_step, loss.adversarial_ramp_steps)
     return {
         "reconstruction": jnp.float32(loss.reconstruction_weight),
+        "perceptual": jnp.float32(loss.perceptual_weight),
         "standard_kl": loss.beta * kl,
         "free_bits_kl": loss.beta * kl,
         "population_kl": loss.population_weight * kl,
@@ -33,6 +34,8 @@ def term_weights(loss: LossConfig, step: jax.Array) -> Terms:
         "dip": loss.dip_weight * kl,
         "adversarial": loss.adversarial_weight * adversarial,
         "discriminator": jnp.float32(loss.adversarial_weight),
+        "r1": jnp.float32(loss.adversarial_weight * loss.r1_weight),
+        "lecam": jnp.float32(loss.adversarial_weight * loss.lecam_weight),
     }
 
 
@@ -41,7 +44,7 @@ def vae_terms(
     weights: Terms,
     result: Reconstruction,
     images: jax.Array,
-    of_codes: Terms,
+    others: Terms,
     axis_name: str | None,
 ) -> tuple[jax.Array, Terms]:
     """The VAE's loss without the adversarial term: its weighted sum, and its terms unweighted.
@@ -51,10 +54,10 @@ def vae_terms(
       weights: of ``term_weights``.
       result: of the VAE.
       images: that it was given.
-      of_codes: the terms of the codes, see ``code_terms``.
+      others: the other terms, of ``perceptual`` and ``code_terms``.
       axis_name: mapped axis over which the batch is split, or None.
     """
-    terms = {"reconstruction": jnp.mean(_reconstruction(loss, result.x_hat, images, axis_name))} | of_codes
+    terms = {"reconstruction": jnp.mean(_reconstruction(loss, result.x_hat, images, axis_name))} | others
     return sum(weights[name] * term for name, term in terms.items()), terms
 
 
@@ -68,26 +71,3 @@ def _reconstruction(loss: LossConfig, x_hat: jax.Array, images: jax.Array, axis_
     likelihood = {"gaussian": losses.gaussian_nll, "laplace": losses.laplace_nll}[loss.reconstruction]
     scale = losses.optimal_log_scale(x_hat, images, kind=loss.reconstruction, axis_name=axis_name)
     return likelihood(x_hat, images, scale)
-
-
-def adversarial_terms(
-    loss: LossConfig, real: jax.Array, fake: jax.Array, fake_for_vae: jax.Array
-) -> tuple[Terms, Terms]:
-    """Both players' adversarial terms, unweighted, and the discriminator's accuracies.
-
-    Args:
-      loss: the objective.
-      real: logits of images.
-      fake: logits of reconstructions, without a gradient to the VAE.
-      fake_for_vae: the same logits, without a gradient to the discriminator's weights.
-    """
-    terms = {
-        "adversarial": jnp.mean(losses.generator_loss(fake_for_vae, kind=loss.adversarial)),
-        "discriminator": jnp.mean(losses.discriminator_loss(real, fake, kind=loss.adversarial)),
-    }
-    threshold = losses.DECISION_THRESHOLD[loss.adversarial]
-    accuracies = {
-        "discriminator/accuracy_real": jnp.mean(real > threshold),
-        "discriminator/accuracy_fake": jnp.mean(fake < threshold),
-    }
-    return terms, accuracies

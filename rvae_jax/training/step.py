@@ -15,17 +15,20 @@ import optax
 
 from rvae_jax import losses
 from rvae_jax.models import VAE, Discriminator
+from rvae_jax.training import adversary, gradient_lengths, perceptual
 from rvae_jax.training.code_terms import Draws, Terms, code_terms, make_draws
 from rvae_jax.training.draws import rows_of_batch
-from rvae_jax.training.objective import adversarial_terms, term_weights, vae_terms
+from rvae_jax.training.objective import term_weights, vae_terms
 from rvae_jax.training.state import Player, TrainState
 
 if TYPE_CHECKING:
     from rvae_jax.config import LossConfig
+    from rvae_jax.models.features import FeatureWeights
 
 Metrics = dict[str, jax.Array]
+Frozen = dict[str, "FeatureWeights"]  # by the network's name
 Codes = tuple[jax.Array, jax.Array]  # means and log variances, [b, d] each
-TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 # From the codes and their draws to the terms of the codes and the running statistics after the batch.
 CodeTerms = Callable[[jax.Array, jax.Array, Draws], tuple[Terms, dict[str, Any]]]
@@ -44,7 +47,7 @@ def make_train_step(
     ema_decay: float | None = None,
     accumulate_steps: int = 1,
 ) -> TrainStep:
-    """Builds ``train_step(state, images, key) -> (state, metrics)``.
+    """Builds ``train_step(state, images, key, frozen=None) -> (state, metrics)``.
 
     One pass through the VAE serves both players. Both gradients are taken at the same weights; then both updates are
     applied. The VAE's loss has no gradient in the discriminator's weights, and the discriminator's none in the VAE's.
@@ -68,7 +71,8 @@ def make_train_step(
 
     Returns:
       The step. ``images`` is ``[b, H, W, C]`` in [-1, 1]; ``key`` is the run's random key, the same at every step (the
-      step folds its number in). ``metrics`` are float32 scalars of this batch; docs/metrics.md lists them.
+      step folds its number in); ``frozen`` are the weights of the networks that the loss looks through, by name.
+      ``metrics`` are float32 scalars of this batch; docs/metrics.md lists them.
 
     Raises:
       ValueError: ``accumulate_steps`` is above 1 and norms are in ``batch`` mode, or the reconstruction's scale is
@@ -82,13 +86,18 @@ def make_train_step(
             f"make_train_step: accumulate_steps={accumulate_steps} is exact with reconstruction='l1' or 'l2' only"
         )
 
-    def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
-        step_key = jax.random.fold_in(key, state.step)
-        noise = _noise(step_key, (images.shape[0], vae.config.latent_dim), axis_name)
-        draws = make_draws(loss, step_key, noise, axis_name)
+    def train_step(
+        state: TrainState, images: jax.Array, key: jax.Array, frozen: Frozen | None = None
+    ) -> tuple[TrainState, Metrics]:
+        step_key, latent_dim = jax.random.fold_in(key, state.step), vae.config.latent_dim
+        noise = _noise(step_key, (images.shape[0], latent_dim), axis_name)
+        draws = make_draws(loss, step_key, noise, axis_name) | perceptual.make_draws(loss, step_key, images, axis_name)
+        draws |= adversary.make_draws(loss, step_key, images.shape[0], latent_dim, axis_name)
         params = {name: player.params for name, player in state.players.items()}
+        if loss.adaptive_weight:
+            params["lengths"] = gradient_lengths.first_lengths()
         terms_of = functools.partial(code_terms, loss, state.running, step_key, axis_name=axis_name)
-        loss_of = functools.partial(_total_loss, vae, discriminator, loss, state)
+        loss_of = functools.partial(_total_loss, vae, discriminator, loss, state, frozen)
         if accumulate_steps == 1:
             (gradients, (metrics, batch_stats, codes, running)) = jax.grad(
                 functools.partial(loss_of, terms_of), has_aux=True
@@ -110,6 +119,7 @@ def make_train_step(
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = _average(ema_params, players["vae"].params, ema_decay, state.step)
+        running = adversary.next_running(running, gradients, metrics)
         return state.replace(step=state.step + 1, ema_params=ema_params, running=running, **players), metrics
 
     return train_step
@@ -120,6 +130,7 @@ def _total_loss(
     discriminator: Discriminator | None,
     loss: LossConfig,
     state: TrainState,
+    frozen: Frozen | None,
     terms_of: CodeTerms,
     params: dict[str, Any],
     images: jax.Array,
@@ -132,20 +143,32 @@ def _total_loss(
     """
     axis_name, weights = vae.axis_name, term_weights(loss, state.step)
     variables = {"params": params["vae"], "batch_stats": state.vae.batch_stats}
-    result, updates = vae.apply(variables, images, draws["noise"], train=True, mutable=["batch_stats"])
+    result, fakes, updates = adversary.run_vae(vae, variables, images, draws["noise"], draws)
     batch_stats = {"vae": updates["batch_stats"]}
+    if loss.adaptive_weight:
+        factor = gradient_lengths.adaptive_factor(loss, state.running["adversarial_ratio"])
+        weights["adversarial"] *= factor
+        x_hat, fakes = gradient_lengths.measure(fakes, params["lengths"], weights["adversarial"])
+        result = result._replace(x_hat=x_hat)
     codes = result.mean, result.log_var
     of_codes, running = terms_of(*codes, draws)
-    total, terms = vae_terms(loss, weights, result, images, of_codes, axis_name)
+    alike = perceptual.perceptual_terms(loss, frozen, result.x_hat, images, draws)
+    total, terms = vae_terms(loss, weights, result, images, alike | of_codes, axis_name)
     metrics = {"loss/total": total}
     if discriminator is not None:
-        *logits, batch_stats["discriminator"] = _logits(
-            discriminator, params["discriminator"], state.discriminator.batch_stats, images, result.x_hat
+        adversarial, of_discriminator, batch_stats["discriminator"] = adversary.play(
+            discriminator, loss, state, params["discriminator"], images, fakes, draws
         )
-        adversarial, accuracies = adversarial_terms(loss, *logits)
-        metrics |= accuracies
+        metrics |= of_discriminator
+        if loss.adaptive_weight:
+            metrics["discriminator/adaptive_weight"] = factor
+            total += adversarial["adversarial"]  # its gradient meets the weight where it was measured
+        else:
+            total += weights["adversarial"] * adversarial["adversarial"]
         metrics["loss/total"] += weights["adversarial"] * adversarial["adversarial"]
-        total = metrics["loss/total"] + weights["discriminator"] * adversarial["discriminator"]
+        for name in adversary.OF_DISCRIMINATOR:
+            if name in adversarial:
+                total += weights[name] * adversarial[name]
         terms |= adversarial
     metrics |= {f"loss/{name}": term for name, term in terms.items()}
     metrics |= {f"weighted/{name}": weights[name] * term for name, term in terms.items()}
@@ -156,23 +179,6 @@ def _total_loss(
         linear = sum(jnp.vdot(*pair) for pair in zip(slopes, codes, strict=True))
         total += linear - jax.lax.stop_gradient(linear)
     return total, (metrics, batch_stats, codes, running)
-
-
-def _logits(
-    discriminator: Discriminator, params: Any, batch_stats: Any, images: jax.Array, x_hat: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
-    """Logits of images, of reconstructions for the discriminator and for the VAE, and the new statistics."""
-
-    def apply(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": batch_stats}
-        result, updates = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
-        return result, updates["batch_stats"]
-
-    real, after_real = apply(params, batch_stats, images)
-    fake, after_fake = apply(params, after_real, jax.lax.stop_gradient(x_hat))
-    # The same computation as the line above, with the gradient stopped elsewhere: XLA does it once.
-    fake_for_vae, _ = apply(jax.lax.stop_gradient(params), after_real, x_hat)
-    return real, fake, fake_for_vae, after_fake
 
 
 def _terms_of_parts(

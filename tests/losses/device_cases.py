@@ -214,6 +214,7 @@ OF_SINGLE_IMAGES = {
     "variance_regularizer": lambda a: losses.variance_regularizer(a.log_var, target=0.5),
     "beta_vae": lambda a: losses.beta_vae(losses.l2_reconstruction(a.x_hat, a.image), a.mean, a.log_var, beta=2.0),
     "discriminator_loss": lambda a: [losses.discriminator_loss(a.real, a.fake, kind=kind) for kind in KINDS],
+    "fake_loss": lambda a: [losses.fake_loss(a.fake, kind=kind) for kind in KINDS],
     "generator_loss": lambda a: [losses.generator_loss(a.fake, kind=kind) for kind in KINDS],
     "r1_penalty": lambda a: losses.r1_penalty(a.critic, a.image),
 }

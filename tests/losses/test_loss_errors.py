@@ -114,6 +114,7 @@ def test_shape_with_a_wrong_number_of_axes_is_named(function, shape):
         lambda x: losses.r1_penalty(lambda images: images, x),
         lambda x: losses.r1_penalty(jnp.sum, jnp.stack([x, x])),
         losses.generator_loss,
+        losses.fake_loss,
     ],
 )
 def test_scalar_in_place_of_a_batch_raises(function):
@@ -126,6 +127,7 @@ def test_scalar_in_place_of_a_batch_raises(function):
     [
         lambda kind: losses.discriminator_loss(_ones(2, 3), _ones(2, 3), kind=kind),
         lambda kind: losses.generator_loss(_ones(2, 3), kind=kind),
+        lambda kind: losses.fake_loss(_ones(2, 3), kind=kind),
         lambda kind: losses.optimal_log_scale(_ones(2, 3), _ones(2, 3), kind=kind),
         lambda kind: losses.mixture_elbo(_ones(2), _ones(2, 3), _ones(2, 3), moments=kind),
         lambda kind: losses.kl_decomposition(*[_ones(2, 3)] * 3, dataset_size=9, weighting=kind),

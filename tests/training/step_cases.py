@@ -26,7 +26,7 @@ CAPTURE = optax.GradientTransformation(
 )
 
 
-def random_state(vae, discriminator, optimizer, *, ema=False):
+def random_state(vae, discriminator, optimizer, *, ema=False, running=None):
     """A state with random weights and statistics, of which none makes a layer the identity."""
     rng = np.random.default_rng(0)
     create = functools.partial(create_train_state, vae, discriminator, optimizer, ema=ema)
@@ -47,6 +47,7 @@ def random_state(vae, discriminator, optimizer, *, ema=False):
         vae=vae,
         discriminator=None if shapes.discriminator is None else player(shapes.discriminator),
         ema_params=jax.tree.map(np.zeros_like, vae.params) if ema else None,
+        running=running or {},
     )
 
 
