@@ -62,6 +62,16 @@ def test_defaults_are_valid_and_the_papers():
         ("loss.variance_weight", float("nan"), "loss.variance_weight=nan: expected a finite number"),
         ("loss.kl_start", -1, "loss.kl_start=-1"),
         ("loss.variance_target", 0.0, "loss.variance_target=0.0: expected from 1e-14 to 1e14"),
+        ("loss.moments_decay", 1.0, "loss.moments_decay=1.0: expected at least 0 and less than 1"),
+        ("loss.perceptual", "lpips", "loss.perceptual='lpips': expected 'none' or 'vgg' or 'alexnet'"),
+        ("loss.perceptual_crop", 32, "loss.perceptual_crop=32: expected 0 with loss.perceptual=none"),
+        ("loss.free_bits", 0.5, "loss.free_bits=0.5: expected 0 with loss.kl=population"),
+        ("loss.sliced_weight", -1.0, "loss.sliced_weight=-1.0: expected a finite number, 0 or more"),
+        ("loss.reconstruction", "gaussian", "loss.reconstruction_weight=5000.0: expected 1 with loss.recon.*=gaussian"),
+        ("loss.r1_every", 0, "loss.r1_every=0: expected at least 1"),
+        ("loss.augment", 1.5, "loss.augment=1.5: expected from 0 to 1"),
+        ("loss.prior_fakes", 1.0, "loss.prior_fakes=1.0: expected at least 0 and less than 1"),
+        ("loss.prior_fakes", 0.3, "loss.prior_fakes=0.3: expected .* a whole number of the 5 images .*, such as 0.4"),
         ("optimizer.learning_rate", 0.0, "optimizer.learning_rate=0.0"),
         ("optimizer.beta2", 1.0, "optimizer.beta2=1.0"),
         ("optimizer.ema_decay", 1.5, "optimizer.ema_decay=1.5"),
@@ -87,6 +97,29 @@ def test_a_wrong_value_is_named_with_what_is_expected(field, value, message):
     with pytest.raises(UserError, match=message) as error:
         validate(replace_fields(Config(), {field: value}), 4)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prior_fakes", 0.4),
+        ("adaptive_weight", True),
+        ("r1_weight", 0.1),
+        ("lecam_weight", 0.1),
+        ("augment", 0.5),
+    ],
+)
+def test_what_needs_a_discriminator_is_refused_without_one(field, value):
+    config = replace_fields(Config(), {f"loss.{field}": value})
+    validate(config, 4)
+    with pytest.raises(UserError, match=f"--config.loss.{field}={value}: expected .* with loss.adversarial=none"):
+        validate(replace_fields(config, {"loss.adversarial": "none"}), 4)
+
+
+def test_r1_is_refused_where_images_share_statistics():
+    config = replace_fields(Config(), {"loss.r1_weight": 1.0, "model.norm": "batch"})
+    with pytest.raises(UserError, match=r"--config.loss.r1_weight=1\.0: expected 0 with model.norm=batch"):
+        validate(config, 4)
 
 
 CHANGES = {"model.latent_dim": 64, "optimizer.ema_decay": 0.999, "data.crop": (148, 148)}
@@ -192,6 +225,29 @@ def test_stored_fields_of_earlier_versions_are_read():
     loss = {"kl_start_step": 1, "kl_ramp_steps": 2, "adversarial_start_step": 3, "adversarial_ramp_steps": 4}
     config = from_dict({"loss": loss, "optimizer": {"warmup_steps": 5}})
     assert config == replace_fields(Config(), {name: i for i, name in enumerate(SCHEDULES[:5], 1)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"loss.perceptual": "vgg", "model.image_shape": (64, 64, 4), "model.decoder_filters": (128,) * 6 + (4,)},
+            "perceptual='vgg': expected none with images of 64x64 and 4 channels",
+        ),
+        ({"loss.perceptual": "vgg", "loss.perceptual_stages": 6}, "perceptual_stages=6: expected from 1 to 5"),
+        ({"loss.perceptual": "vgg", "loss.perceptual_crop": 16}, "perceptual_crop=16: expected 0 .* or from 32 to 256"),
+        ({"loss.perceptual": "alexnet", "loss.perceptual_crop": 300}, "perceptual_crop=300: expected 0"),
+        ({"loss.kl": "standard", "loss.covariance": "full"}, "covariance='full': expected diagonal with loss.kl=stan"),
+        ({"loss.kl": "standard", "loss.moments_decay": 0.9}, "moments_decay=0.9: expected 0 with loss.kl=standard"),
+        (
+            {"loss.reconstruction": "laplace", "loss.reconstruction_weight": 1.0, "accumulate_steps": 5},
+            "accumulate_steps=5: expected 1 with loss.reconstruction=laplace",
+        ),
+    ],
+)
+def test_terms_that_do_not_fit_together_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        validate(replace_fields(Config(), changes), 4)
 
 
 def test_unknown_stored_field_is_named():

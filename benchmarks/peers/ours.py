@@ -42,9 +42,10 @@ class Ours(Peer):
         create_state = functools.partial(self.program.create_state, jax.random.key(0))
         self.state = jax.jit(lambda: self._with_weights(create_state()), out_shardings=shardings)()
         (self.batch,) = self.layout.to_devices([arrays["images"]])
-        self.key = jax.jit(lambda: jax.random.key(0), out_shardings=self.layout.replicated)()
+        key = jax.jit(lambda: jax.random.key(0), out_shardings=self.layout.replicated)()
         began = time.monotonic()
-        lowered = self.layout.lower(self.program.train_step, self.state, self.batch, self.key)
+        self.constants = jax.device_put(self.program.constants(key), self.layout.replicated)
+        lowered = self.layout.lower(self.program.train_step, self.state, self.batch, *self.constants)
         self.compiled = self.compile(lowered)
         self.compile_s = time.monotonic() - began
         self.metrics = None
@@ -79,7 +80,7 @@ class Ours(Peer):
         return {name: float(metrics[f"loss/{name}"]) for name in TERMS}, gradients
 
     def step(self) -> None:
-        self.state, self.metrics = self.compiled(self.state, self.batch, self.key)
+        self.state, self.metrics = self.compiled(self.state, self.batch, *self.constants)
 
     def wait(self) -> None:
         jax.block_until_ready((self.state, self.metrics))

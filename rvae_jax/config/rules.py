@@ -27,6 +27,7 @@ def validate(config: Config, device_count: int) -> None:
     _check_discriminator(config)
     _check_run(config, device_count)
     _check_loss(config)
+    _check_adversary(config, device_count)
     _check_optimizer(config)
     _check_schedules(config)
     _check_data(config)
@@ -152,7 +153,88 @@ def _check_loss(config: Config) -> None:
     for name, value in vars(config.loss).items():
         if isinstance(value, int | float):
             _require(config, f"loss.{name}", math.isfinite(value) and value >= 0, "a finite number, 0 or more")
-    _require(config, "loss.variance_target", 1e-14 <= config.loss.variance_target <= 1e14, "from 1e-14 to 1e14")
+    loss = config.loss
+    _require(config, "loss.variance_target", 1e-14 <= loss.variance_target <= 1e14, "from 1e-14 to 1e14")
+    _require(config, "loss.moments_decay", loss.moments_decay < 1, "at least 0 and less than 1")
+    if loss.kl == "standard":
+        without = "with loss.kl=standard, which has no term of the population's moments"
+        _require(config, "loss.covariance", loss.covariance == "diagonal", f"diagonal {without}")
+        _require(config, "loss.moments_decay", loss.moments_decay == 0, f"0 {without}")
+    _require(
+        config,
+        "loss.free_bits",
+        loss.free_bits == 0 or loss.kl == "standard",
+        "0 with loss.kl=population, which has no KL of single images",
+    )
+    _check_perceptual(config)
+    if loss.reconstruction in ("gaussian", "laplace"):
+        of_kind = f"1 with loss.reconstruction={loss.reconstruction}"
+        _require(
+            config,
+            "loss.reconstruction_weight",
+            loss.reconstruction_weight == 1,
+            f"{of_kind}, a likelihood that finds its own scale; weigh the other terms instead",
+        )
+        _require(config, "accumulate_steps", config.accumulate_steps == 1, f"{of_kind}, whose scale is the batch's")
+
+
+def _check_perceptual(config: Config) -> None:
+    loss, (height, width, channels) = config.loss, config.model.image_shape
+    if loss.perceptual == "none":
+        _require(config, "loss.perceptual_crop", loss.perceptual_crop == 0, "0 with loss.perceptual=none")
+        return
+    _require(
+        config,
+        "loss.perceptual",
+        min(height, width) >= 32 and channels in (1, 3),
+        f"none with images of {height}x{width} and {channels} channels; its networks need 32x32 and 1 or 3 channels",
+    )
+    _require(config, "loss.perceptual_stages", 1 <= loss.perceptual_stages <= 5, "from 1 to 5")
+    _require(
+        config,
+        "loss.perceptual_crop",
+        loss.perceptual_crop == 0 or 32 <= loss.perceptual_crop <= min(height, width),
+        f"0 for complete images, or from 32 to {min(height, width)}, the shorter side of model.image_shape",
+    )
+
+
+# What needs a discriminator, and the value that asks for none of it.
+_NEEDS_DISCRIMINATOR = {
+    "prior_fakes": 0.0,
+    "adaptive_weight": False,
+    "r1_weight": 0.0,
+    "lecam_weight": 0.0,
+    "augment": 0.0,
+}
+
+
+def _check_adversary(config: Config, device_count: int) -> None:
+    loss = config.loss
+    for name, off in _NEEDS_DISCRIMINATOR.items():
+        _require(
+            config,
+            f"loss.{name}",
+            loss.adversarial != "none" or getattr(loss, name) == off,
+            f"{off} with loss.adversarial=none, since there is no discriminator",
+        )
+    _require(config, "loss.r1_every", loss.r1_every >= 1, "at least 1")
+    _require(
+        config,
+        "loss.r1_weight",
+        loss.r1_weight == 0 or config.model.norm == "frozen",
+        "0 with model.norm=batch, where the logits of an image depend on other images",
+    )
+    _require(config, "loss.augment", loss.augment <= 1, "from 0 to 1")
+    _require(config, "loss.prior_fakes", loss.prior_fakes < 1, "at least 0 and less than 1")
+    images = config.batch_size // (device_count * config.accumulate_steps)
+    codes = loss.prior_fakes * images
+    _require(
+        config,
+        "loss.prior_fakes",
+        abs(codes - round(codes)) < 1e-6 and (codes > 0.5 or loss.prior_fakes == 0),
+        f"a share that makes a whole number of the {images} images that are processed together, such as"
+        f" {max(1, round(codes)) / max(images, 1):g}",
+    )
 
 
 def _check_optimizer(config: Config) -> None:

@@ -75,34 +75,81 @@ class LossConfig:
       kl: ``population``, the paper's KL of the population of codes plus the variance regularizer, or ``standard``, the
         usual KL of each image.
       moments: moments of the population: ``means`` (the released code's) or ``mixture`` (law of total variance). With
-        ``mixture`` and a ``variance_target`` of 1 the two KL terms favour collapse; choose a lower target.
+        ``mixture`` and a ``variance_target`` of 1 the two KL terms favour collapse; choose a lower target. The terms
+        mmd, sliced and dip compare the same population with N(0, I).
+      covariance: of the population: ``diagonal`` (the paper's) or ``full``, so that the population KL sees correlation.
+      moments_decay: decay of an average of the moments over the batches, for instance 0.98; with 0, the moments are
+        those of one batch.
       adversarial: ``bce`` (the paper's), ``hinge``, ``least_squares``, or ``none`` for no discriminator.
-      reconstruction_weight: of the mean absolute error.
+      reconstruction: ``l1``, the mean absolute error, ``l2``, the mean squared error, or the negative log likelihood of
+        a ``laplace`` or ``gaussian`` density at its best scale (sigma-VAE), in nats per image.
+      reconstruction_weight: of the reconstruction; 1 for a likelihood.
+      perceptual: the network whose LPIPS (version 0.1) is added, ``vgg``, ``alexnet`` or ``none``. AlexNet's alone
+        rewards speckles; see docs/objective.md.
+      perceptual_weight: of it.
+      perceptual_stages: how many of the network's stages it sees, from the first, 1 to 5.
+      perceptual_crop: side of a random window of each image that it sees, or 0 for complete images.
       population_weight: of the population KL.
       variance_weight: of the variance regularizer; 0.2 is the author's 0.1 x sum, written as a KL.
       variance_target: posterior variance at which the regularizer is zero.
       beta: of the standard KL; used only with ``kl="standard"``.
+      free_bits: nats that each dimension of the standard KL has free; used only with ``kl="standard"``.
+      mixture_kl_weight: of the Monte Carlo KL of the mixture of the batch's posteriors; with 0, it and each of the next
+        four is not computed.
+      total_correlation_weight: of the mixture's total correlation, added to either KL: beta - 1 of beta-TCVAE.
+      mmd_weight: of the maximum mean discrepancy of the codes and draws from N(0, I).
+      sliced_weight: of the test of the codes' characteristic function on 256 random lines.
+      dip_weight: of the squared distance of the codes' covariance in the batch from the identity, DIP-VAE-I with
+        ``moments="means"``, II with ``mixture``.
       adversarial_weight: of the generator's loss and of the discriminator's.
       kl_start: first step with a KL term; steps, or, below 1, a share of the run's steps.
       kl_ramp: from there, until the KL terms have full weight; steps or a share.
       adversarial_start: first step at which the VAE is trained against the discriminator, which itself learns from
         step 0; steps or a share.
       adversarial_ramp: from there, until the generator's loss has full weight; steps or a share.
+      prior_fakes: share of the fakes, in both players' losses, that are decoded from codes drawn from N(0, I); the rest
+        are reconstructions. 0.5 is DC-VAE's. The batch is decoded together with as many codes as are this share of it.
+      adaptive_weight: whether ``adversarial_weight`` is relative: 1 makes the generator's gradient in a reconstruction
+        as long as that of the reconstruction's terms, each averaged over past steps.
+      r1_weight: of R1, the squared gradient of the discriminator at the images, relative to the discriminator's loss;
+        gamma/2 in the literature.
+      r1_every: steps from one with R1, times this number, to the next.
+      lecam_weight: of the LeCam penalty, relative to the discriminator's loss.
+      augment: probability of each augmentation of what the discriminator sees; see ``training.augmentation``.
     """
 
     kl: Literal["population", "standard"] = "population"
     moments: Literal["means", "mixture"] = "means"
+    covariance: Literal["diagonal", "full"] = "diagonal"
+    moments_decay: float = 0.0
     adversarial: Literal["bce", "hinge", "least_squares", "none"] = "bce"
+    reconstruction: Literal["l1", "l2", "gaussian", "laplace"] = "l1"
     reconstruction_weight: float = 5000.0
+    perceptual: Literal["none", "vgg", "alexnet"] = "none"
+    perceptual_weight: float = 2500.0
+    perceptual_stages: int = 5
+    perceptual_crop: int = 0
     population_weight: float = 1.0
     variance_weight: float = 0.2
     variance_target: float = 1.0
     beta: float = 1.0
+    free_bits: float = 0.0
+    mixture_kl_weight: float = 0.0
+    total_correlation_weight: float = 0.0
+    mmd_weight: float = 0.0
+    sliced_weight: float = 0.0
+    dip_weight: float = 0.0
     adversarial_weight: float = 100.0
     kl_start: float = 0.0
     kl_ramp: float = 0.0
     adversarial_start: float = 0.0
     adversarial_ramp: float = 0.0
+    prior_fakes: float = 0.0
+    adaptive_weight: bool = False
+    r1_weight: float = 0.0
+    r1_every: int = 16
+    lecam_weight: float = 0.0
+    augment: float = 0.0
 
 
 @dataclasses.dataclass

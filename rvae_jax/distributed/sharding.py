@@ -81,37 +81,37 @@ class DataParallel:
 
     def lower(
         self,
-        train_step: Callable[[Any, jax.Array, jax.Array], tuple[Any, Any]],
+        train_step: Callable[..., tuple[Any, Any]],
         state: Any,
         batch: Any,
-        key: jax.Array,
+        *constants: Any,
     ) -> jax.stages.Lowered:
         """Traces a training step for these devices; compiled with ``compiler_options``, it is what training calls.
 
         Args:
-          train_step: ``(state, images, key) -> (state, metrics)``, see ``step.make_train_step``.
+          train_step: ``(state, images, key, frozen) -> (state, metrics)``, see ``step.make_train_step``.
           state: the state, or shapes with shardings; the compiled step donates the state that it is given.
           batch: a batch from ``to_devices``; with ``jit`` its shape is enough.
-          key: the run's random key.
+          *constants: what is the same in every step: the run's random key and, where there are any, frozen weights.
         """
         if self.style == "pmap":
             # State and metrics have no leading axis of devices: they come out replicated, as the state went in.
             mapped = jax.pmap(
                 train_step,
                 AXIS,
-                in_axes=(None, 0, None),
+                in_axes=(None, 0, *[None] * len(constants)),
                 out_axes=None,
                 donate_argnums=0,
                 devices=list(self.mesh.devices),
             )
-            return mapped.lower(state, batch, key)
+            return mapped.lower(state, batch, *constants)
         of_state = jax.tree.map(lambda leaf: leaf.sharding, state)
         return jax.jit(
             train_step,
             donate_argnums=0,
-            in_shardings=(of_state, self.batch, self.replicated),
+            in_shardings=(of_state, self.batch, *[self.replicated] * len(constants)),
             out_shardings=(of_state, self.replicated),
-        ).lower(state, batch, key)
+        ).lower(state, batch, *constants)
 
     def to_devices(self, batches: Iterable[np.ndarray], ahead: int = 2) -> Iterator[jax.Array]:
         """Global batches, from this process's part of each, put on the devices ``ahead`` batches before their use."""

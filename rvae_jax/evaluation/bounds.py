@@ -31,7 +31,7 @@ def measure_likelihood(
     label: Label,
     skipped: dict[str, str],
 ) -> LikelihoodFigures | None:
-    """Computes the importance-weighted bound, unless the model was trained against a discriminator.
+    """Computes the importance-weighted bound, unless the model's loss bounds no Laplace likelihood.
 
     Args:
       model: the model.
@@ -47,9 +47,18 @@ def measure_likelihood(
     if loss.adversarial != "none" and loss.adversarial_weight:
         skipped["likelihood"] = "the model was trained against a discriminator: its loss bounds no likelihood"
         return None
+    if loss.perceptual != "none":
+        skipped["likelihood"] = f"the model was trained with loss.perceptual={loss.perceptual}: no likelihood"
+        return None
+    if loss.reconstruction not in ("l1", "laplace"):
+        skipped["likelihood"] = f"loss.reconstruction={loss.reconstruction} is not the logarithm of a Laplace density"
+        return None
     few = evenly_spaced(_MOST_IMAGES, len(images))
     size = math.prod(images.shape[1:])
-    trained_scale = likelihood.trained_scale(size, loss.reconstruction_weight)
+    # As a likelihood, the term has the scale that fits.
+    trained_scale = fitted_scale
+    if loss.reconstruction == "l1":
+        trained_scale = likelihood.trained_scale(size, loss.reconstruction_weight)
     bound = _bound(model.vae.apply, (trained_scale, fitted_scale), samples, seed)
     rows = images[few], codes.mean[few], codes.log_var[few], few
     values = Batched(bound, model.variables, batch_size=8)(*rows, label=label("likelihood"))

@@ -37,6 +37,7 @@ from rvae_jax.losses.adversarial import (
     LeCamAnchors,
     adaptive_generator_weight,
     discriminator_loss,
+    fake_loss,
     generator_loss,
     init_lecam_anchors,
     lecam_penalty,
@@ -63,18 +64,12 @@ from rvae_jax.losses.kl import (
 from rvae_jax.losses.mixture import KLDecomposition, Weighting, kl_decomposition, mixture_kl, mutual_information
 from rvae_jax.losses.moments import (
     CovarianceMoments,
-    MeansQueue,
     Moments,
-    MomentsAverage,
-    anchored_moments,
     batch_covariance,
     batch_moments,
     combine_moments,
-    init_means_queue,
-    init_moments_average,
-    queue_moments,
-    update_means_queue,
-    update_moments_average,
+    correlation_shrinkage,
+    shrink_covariance,
 )
 from rvae_jax.losses.reconstruction import (
     ImageDistance,
@@ -89,6 +84,18 @@ from rvae_jax.losses.reconstruction import (
     perceptual_reconstruction,
 )
 from rvae_jax.losses.relatives import IMQ_SCALES, DIPPenalty, batch_norm_kl_bound, dip_penalty, free_bits_kl, imq_mmd
+from rvae_jax.losses.running_moments import (
+    MeansQueue,
+    MomentsAverage,
+    anchored_moments,
+    codes_in_average,
+    init_means_queue,
+    init_moments_average,
+    queue_moments,
+    update_means_queue,
+    update_moments_average,
+)
+from rvae_jax.losses.sliced import random_directions, sliced_normality
 
 __all__ = [
     "ACTIVE_UNIT_VARIANCE",
@@ -119,9 +126,12 @@ __all__ = [
     "batch_moments",
     "batch_norm_kl_bound",
     "beta_vae",
+    "codes_in_average",
     "combine_moments",
+    "correlation_shrinkage",
     "dip_penalty",
     "discriminator_loss",
+    "fake_loss",
     "free_bits_kl",
     "gaussian_kl",
     "gaussian_nll",
@@ -150,6 +160,9 @@ __all__ = [
     "queue_moments",
     "r1_penalty",
     "ramp",
+    "random_directions",
+    "shrink_covariance",
+    "sliced_normality",
     "small_batch_bias",
     "update_means_queue",
     "update_moments_average",

@@ -59,6 +59,18 @@ def batch_mean(values: jax.Array, axis_name: str | None) -> jax.Array:
     return average if axis_name is None else jax.lax.pmean(average, axis_name)
 
 
+def batch_outer(vectors: jax.Array, axis_name: str | None) -> jax.Array:
+    """Mean over the batch, and over the devices, of the outer product of each row ``[d]`` with itself: ``[d, d]``."""
+    # By default, GPUs and TPUs multiply in TF32 or bfloat16.
+    average = jnp.matmul(vectors.T, vectors, precision="highest") / vectors.shape[0]
+    return average if axis_name is None else jax.lax.pmean(average, axis_name)
+
+
+def batch_mean_var(log_var: jax.Array, axis_name: str | None) -> jax.Array:
+    """Mean over the batch, and over the devices, of the variances: ``[d]``."""
+    return batch_mean(jnp.exp(guarded_log_var(log_var)), axis_name)
+
+
 def global_batch(local: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
     """The parts ``[b, ...]`` of all n devices, concatenated to ``[n b, ...]``; and the rows ``[b]`` of this device.
 

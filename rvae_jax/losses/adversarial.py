@@ -49,17 +49,47 @@ def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array, *, kind: 
     """
     _arrays.require_same_shape("discriminator_loss", real_logits=real_logits, fake_logits=fake_logits)
     _arrays.require_batch_axis("discriminator_loss", real_logits=real_logits)
-    real, fake = _arrays.at_least_float32(real_logits), _arrays.at_least_float32(fake_logits)
+    real = _arrays.at_least_float32(real_logits)
     match kind:
         case "bce":
-            real_term, fake_term = jax.nn.softplus(-real), jax.nn.softplus(fake)
+            real_term = jax.nn.softplus(-real)
         case "hinge":
-            real_term, fake_term = jax.nn.relu(1.0 - real), jax.nn.relu(1.0 + fake)
+            real_term = jax.nn.relu(1.0 - real)
         case "least_squares":
-            real_term, fake_term = _arrays.guarded_square(real - 1.0), _arrays.guarded_square(fake)
+            real_term = _arrays.guarded_square(real - 1.0)
         case _:
             raise ValueError(f"discriminator_loss: kind is {kind!r}, expected 'bce', 'hinge' or 'least_squares'")
-    return _arrays.mean_over_rest("discriminator_loss", real_term + fake_term)
+    return _arrays.mean_over_rest("discriminator_loss", real_term + _fake_term("discriminator_loss", fake_logits, kind))
+
+
+def fake_loss(fake_logits: jax.Array, *, kind: AdversarialKind = "bce") -> jax.Array:
+    """The fake term of ``discriminator_loss`` alone, a mean over patches, for fakes of more than one kind.
+
+    Args:
+      fake_logits: logits of reconstructions or of samples, ``[b, ...]``, one per patch.
+      kind: ``bce``, ``hinge`` or ``least_squares``.
+
+    Returns:
+      ``[b]``, in nats for ``bce``, 0 or more.
+
+    Raises:
+      ValueError: there is no batch axis, or ``kind`` is unknown.
+    """
+    _arrays.require_batch_axis("fake_loss", fake_logits=fake_logits)
+    return _arrays.mean_over_rest("fake_loss", _fake_term("fake_loss", fake_logits, kind))
+
+
+def _fake_term(function: str, fake_logits: jax.Array, kind: AdversarialKind) -> jax.Array:
+    fake = _arrays.at_least_float32(fake_logits)
+    match kind:
+        case "bce":
+            return jax.nn.softplus(fake)
+        case "hinge":
+            return jax.nn.relu(1.0 + fake)
+        case "least_squares":
+            return _arrays.guarded_square(fake)
+        case _:
+            raise ValueError(f"{function}: kind is {kind!r}, expected 'bce', 'hinge' or 'least_squares'")
 
 
 def generator_loss(fake_logits: jax.Array, *, kind: AdversarialKind = "bce") -> jax.Array:

@@ -1,10 +1,6 @@
-"""Mean and variance of the population of codes: of a batch, of many batches, of the parts of a batch.
+"""Mean and variance, or covariance, of the population of codes: of a batch, and of several populations together.
 
-The moments of a small batch are noisy. Three estimates use more codes: an exponential average over batches
-(``update_moments_average``), a queue of past means (``update_means_queue``), and, if a batch is processed in parts to
-save memory, the moments of all its parts (``combine_moments``). ``anchored_moments`` puts any of them into the
-objective of a batch: the value is that of the estimate, the gradient that of the batch's codes within such a
-population.
+``running_moments`` has estimates from more than one batch.
 """
 
 from typing import NamedTuple
@@ -39,30 +35,6 @@ class CovarianceMoments(NamedTuple):
     cov: jax.Array
 
 
-class MomentsAverage(NamedTuple):
-    """Exponential average of the moments of past batches.
-
-    Attributes:
-      moments: ``[d]`` each, those of the mixture of the past batches; the newest has the largest weight.
-      weight: scalar, ``1 - decay^t`` after t batches.
-    """
-
-    moments: Moments
-    weight: jax.Array
-
-
-class MeansQueue(NamedTuple):
-    """The means of the newest images, without gradient.
-
-    Attributes:
-      means: ``[k, d]``, newest batch first.
-      filled: scalar, number of rows in use.
-    """
-
-    means: jax.Array
-    filled: jax.Array
-
-
 def batch_moments(mean: jax.Array, log_var: jax.Array | None = None, *, axis_name: str | None = None) -> Moments:
     """Mean and variance of the population of codes, estimated on the batch.
 
@@ -91,7 +63,7 @@ def batch_moments(mean: jax.Array, log_var: jax.Array | None = None, *, axis_nam
     population_mean = _arrays.batch_mean(mean, axis_name)
     var = _arrays.batch_mean(jnp.square(mean - population_mean[None, :]), axis_name)
     if log_var is not None:
-        var += _mean_var(log_var, axis_name)
+        var += _arrays.batch_mean_var(log_var, axis_name)
     return Moments(population_mean, var)
 
 
@@ -100,15 +72,15 @@ def batch_covariance(
 ) -> CovarianceMoments:
     """Mean and covariance of the population of codes, estimated on the batch.
 
-    ``S = 1/N sum_i (mean_i - m)(mean_i - m)^T``, with every entry off the diagonal multiplied by ``1 - shrinkage``,
-    plus ``diag(mean_i exp(log_var_i))`` if ``log_var`` is given. The covariance of N codes has at most rank N - 1, and
-    its determinant is zero if that is less than d. After shrinkage towards the diagonal, the smallest eigenvalue is at
-    least ``shrinkage`` times the smallest variance, and the variances are unchanged (Schaefer and Strimmer, 2005; here
-    the caller chooses the intensity). With 0.01 or more, the KL is finite for every batch.
+    ``S = 1/N sum_i (mean_i - m)(mean_i - m)^T``, plus ``diag(mean_i exp(log_var_i))`` if ``log_var`` is given, with
+    every entry off the diagonal multiplied by ``1 - shrinkage`` (``shrink_covariance``). The covariance of N codes has
+    at most rank N - 1, and its determinant is zero if that is less than d; with a shrinkage of 0.01 or more, the KL is
+    finite for every batch.
 
     Sampling noise looks like correlation, and has a gradient: N independent codes show a total correlation of about
     ``d (d - 1) / (4 N)`` nats if N is well above d, and more otherwise (35 at d = 512, N = 2048). Shrinkage lowers it
-    and does not remove it. The averages and queues of this module support diagonal ``Moments`` only.
+    and does not remove it; ``correlation_shrinkage(N, d)`` keeps it below d/16 nats. An average over batches
+    (``update_moments_average``) has more codes.
 
     Args:
       mean: ``[b, d]``.
@@ -126,183 +98,90 @@ def batch_covariance(
     _arrays.require_between("batch_covariance", 0, 1, shrinkage=shrinkage)
     mean = _arrays.at_least_float32(mean)
     population_mean = _arrays.batch_mean(mean, axis_name)
-    centred = mean - population_mean[None, :]
-    # By default, GPUs and TPUs multiply in TF32 or bfloat16.
-    cov = jnp.matmul(centred.T, centred, precision="highest") / mean.shape[0]
-    if axis_name is not None:
-        cov = jax.lax.pmean(cov, axis_name)
-    cov *= 1.0 - shrinkage * (1.0 - jnp.eye(len(cov), dtype=cov.dtype))
+    cov = _arrays.batch_outer(mean - population_mean[None, :], axis_name)
     if log_var is not None:
-        cov += jnp.diag(_mean_var(log_var, axis_name))
-    return CovarianceMoments(population_mean, cov)
+        cov += jnp.diag(_arrays.batch_mean_var(log_var, axis_name))
+    return shrink_covariance(CovarianceMoments(population_mean, cov), shrinkage)
 
 
-def combine_moments(moments: Moments, weights: jax.Array | None = None) -> Moments:
-    """Moments of the union of populations, ``m = sum_k w_k m_k``, ``v = sum_k w_k (v_k + (m_k - m)^2)``.
+def shrink_covariance(moments: CovarianceMoments, shrinkage: float | jax.Array) -> CovarianceMoments:
+    """Multiplies every covariance of two dimensions by ``1 - shrinkage``; the variances stay.
 
-    From the moments of the parts of a batch, it gives exactly those of the complete batch. This is the first of the two
-    passes of gradient accumulation (see ``anchored_moments``).
+    The smallest eigenvalue is then at least ``shrinkage`` times the smallest variance (Schaefer and Strimmer, 2005).
 
     Args:
-      moments: ``[k, d]`` each, those of k populations.
+      moments: ``[d]`` and ``[d, d]``.
+      shrinkage: from 0 (none) to 1 (diagonal), a number or a scalar; see ``correlation_shrinkage``.
+
+    Returns:
+      ``CovarianceMoments``, ``[d]`` and ``[d, d]``.
+
+    Raises:
+      ValueError: the shapes do not match, or ``shrinkage`` is not in [0, 1].
+    """
+    cov = _arrays.covariance("shrink_covariance", *moments)
+    _arrays.require_between("shrink_covariance", 0, 1, shrinkage=shrinkage)
+    _arrays.require_rank("shrink_covariance", 0, shrinkage=shrinkage)
+    kept = 1.0 - jnp.asarray(shrinkage).astype(cov.dtype)
+    return CovarianceMoments(
+        _arrays.at_least_float32(moments.mean), cov * jnp.where(jnp.eye(len(cov), dtype=bool), 1.0, kept)
+    )
+
+
+def correlation_shrinkage(count: float | jax.Array, latent_dim: int) -> jax.Array:
+    """Shrinkage for a covariance that was estimated on ``count`` codes, ``max(0.01, d / (count + d))``.
+
+    The best intensity for correlations that were estimated on n codes is ``1 / (1 + n rho^2)`` with the true
+    correlations' root mean square rho (Schaefer and Strimmer, 2005; the variance of one estimate is 1/n). Here rho^2 is
+    taken as 1/d, which is a total correlation of a quarter of a nat per dimension, and what n = d independent codes
+    show by chance. So with few codes the covariance is nearly diagonal, and the correlations count as they become
+    known. Independent codes show at most d/16 nats, at n = d, instead of ``d (d - 1) / (4 n)``. With 0.01 or more, the
+    Cholesky factor of 512 dimensions is finite in float32 for any codes.
+
+    Args:
+      count: number of codes, for instance of ``codes_in_average``; a number or a scalar.
+      latent_dim: d.
+
+    Returns:
+      A scalar, from 0.01 to 1.
+
+    Raises:
+      ValueError: ``count`` is negative.
+    """
+    _arrays.require_between("correlation_shrinkage", 0, float("inf"), count=count)
+    return jnp.maximum(0.01, latent_dim / (_arrays.at_least_float32(count) + latent_dim))
+
+
+def combine_moments(
+    moments: Moments | CovarianceMoments, weights: jax.Array | None = None
+) -> Moments | CovarianceMoments:
+    """Moments of the union of populations, ``m = sum_k w_k m_k``, ``v = sum_k w_k (v_k + (m_k - m)^2)``.
+
+    Of covariances, ``V = sum_k w_k (V_k + (m_k - m)(m_k - m)^T)``. From the moments of the parts of a batch, it gives
+    exactly those of the complete batch. This is the first of the two passes of gradient accumulation (see
+    ``anchored_moments``).
+
+    Args:
+      moments: ``[k, d]`` each, those of k populations; or ``[k, d]`` and ``[k, d, d]``.
       weights: ``[k]``, numbers of codes, in any unit; None if all populations have the same number.
 
     Returns:
-      ``Moments`` with ``[d]`` each.
+      ``Moments`` with ``[d]`` each, or ``CovarianceMoments``.
 
     Raises:
-      ValueError: the shapes differ, or are not ``[k, d]`` and ``[k]``.
+      ValueError: the shapes do not match.
     """
     _arrays.require_rank("combine_moments", 2, mean=moments.mean)
-    _arrays.require_same_shape("combine_moments", mean=moments.mean, var=moments.var)
-    mean, var = (_arrays.at_least_float32(moment) for moment in moments)
-    weights = jnp.ones(len(mean), mean.dtype) if weights is None else jnp.asarray(weights).astype(mean.dtype)
-    _arrays.require_shape("combine_moments", "weights", weights, mean.shape[:1])
+    count, size = jnp.shape(moments.mean)
+    of_covariances = isinstance(moments, CovarianceMoments)
+    _arrays.require_shape("combine_moments", moments._fields[1], moments[1], (count, size, size)[: 2 + of_covariances])
+    mean, spread = (_arrays.at_least_float32(moment) for moment in moments)
+    weights = jnp.ones(count, mean.dtype) if weights is None else jnp.asarray(weights).astype(mean.dtype)
+    _arrays.require_shape("combine_moments", "weights", weights, (count,))
     shares = (weights / jnp.sum(weights))[:, None]
     combined = jnp.sum(shares * mean, axis=0)
-    return Moments(combined, jnp.sum(shares * (var + jnp.square(mean - combined[None, :])), axis=0))
-
-
-def anchored_moments(
-    population: Moments, mean: jax.Array, log_var: jax.Array | None = None, *, axis_name: str | None = None
-) -> Moments:
-    """Moments of a larger population, with the gradient that codes of this batch have within it.
-
-    The values are ``population``'s, which has no gradient. The derivatives are those of ``mean_i(mean_i)`` and
-    ``mean_i((mean_i - m)^2)`` (``+ mean_i(exp(log_var_i))``), with the population's m: the effect that codes at these
-    places have on the moments of a population of which the batch is a fair sample. They do not shrink with the
-    population's size, so the weights of the objective keep their meaning.
-
-    Gradient accumulation: first compute ``batch_moments`` of all parts and ``combine_moments`` them. Then average, over
-    the parts, the gradients of an objective that uses ``anchored_moments``. With equal parts this is exactly the
-    gradient of the complete batch; the average of the gradients of each part's own KL is not.
-
-    Args:
-      population: ``[d]`` each; equal on all devices.
-      mean: ``[b, d]``.
-      log_var: natural logarithm of the variances, ``[b, d]``, or None; of the same convention as ``population``.
-      axis_name: as in ``batch_moments``.
-
-    Returns:
-      ``Moments`` with ``[d]`` each.
-
-    Raises:
-      ValueError: the shapes differ, or are not ``[b, d]`` and ``[d]``.
-    """
-    _arrays.require_codes("anchored_moments", mean=mean, log_var=log_var)
-    for name, moment in population._asdict().items():
-        _arrays.require_shape("anchored_moments", f"population.{name}", moment, jnp.shape(mean)[1:])
-    mean = _arrays.at_least_float32(mean)
-    population = Moments(*(jax.lax.stop_gradient(moment.astype(mean.dtype)) for moment in population))
-    var = _arrays.batch_mean(jnp.square(mean - population.mean[None, :]), axis_name)
-    if log_var is not None:
-        var += _mean_var(log_var, axis_name)
-    of_batch = Moments(_arrays.batch_mean(mean, axis_name), var)
-    return Moments(*map(_arrays.straight_through, population, of_batch))
-
-
-def init_moments_average(latent_dim: int) -> MomentsAverage:
-    """An average that has seen no batch."""
-    return MomentsAverage(Moments(jnp.zeros(latent_dim), jnp.zeros(latent_dim)), jnp.zeros(()))
-
-
-def update_moments_average(average: MomentsAverage, moments: Moments, *, decay: float) -> MomentsAverage:
-    """Adds a batch to an exponential average of moments.
-
-    Each batch has ``decay`` times the weight of the next one. The result is the ``combine_moments`` of all batches with
-    these weights, so differences between the batches' means are part of the variance. The average is debiased: after
-    the first batch it equals that batch's moments, and the initial zeros have no weight. For a constant encoder, it is
-    as precise as the moments of ``N (1 + decay) / (1 - decay)`` codes, with batches of N. The gradient through
-    ``anchored_moments`` has much less noise than the batch's own, and a small bias towards smaller codes, since the
-    average includes the newest batch: at N = 10 and decay 0.9 it vanishes at a variance that is 1.4 % lower.
-
-    Use the result in the objective through ``anchored_moments``. It is equal on all devices if ``moments`` is, as
-    with ``batch_moments(axis_name=...)``.
-
-    Args:
-      average: state of the training loop, from ``init_moments_average``.
-      moments: ``[d]`` each, of the batch.
-      decay: in [0, 1); with 0, only the newest batch counts.
-
-    Returns:
-      The new state, without gradient.
-
-    Raises:
-      ValueError: the shapes differ, or ``decay`` is not in [0, 1).
-    """
-    _arrays.require_decay("update_moments_average", decay)
-    _arrays.require_same_shape(
-        "update_moments_average",
-        mean=moments.mean,
-        var=moments.var,
-        average_mean=average.moments.mean,
-        average_var=average.moments.var,
-    )
-    average, moments = jax.tree.map(_arrays.at_least_float32, (average, moments))
-    both = jax.tree.map(lambda old, new: jnp.stack([old, new.astype(old.dtype)]), average.moments, moments)
-    old_weight = decay * average.weight
-    combined = combine_moments(both, jnp.stack([old_weight, jnp.full_like(old_weight, 1 - decay)]))
-    return jax.lax.stop_gradient(MomentsAverage(combined, old_weight + (1 - decay)))
-
-
-def init_means_queue(length: int, latent_dim: int) -> MeansQueue:
-    """An empty queue for the means of ``length`` images."""
-    return MeansQueue(jnp.zeros((length, latent_dim)), jnp.zeros((), jnp.int32))
-
-
-def update_means_queue(queue: MeansQueue, mean: jax.Array, *, axis_name: str | None = None) -> MeansQueue:
-    """Adds the batch's means to the queue, and drops the oldest.
-
-    Use ``queue_moments`` of the result in the objective through ``anchored_moments``.
-
-    Args:
-      queue: state of the training loop, from ``init_means_queue``; equal on all devices.
-      mean: ``[b, d]``.
-      axis_name: mapped axis over which the batch is split; the queue then holds the global batch, on every device.
-
-    Returns:
-      The new state, without gradient.
-
-    Raises:
-      ValueError: ``mean`` is not ``[b, d]`` with the queue's d, or the global batch is longer than the queue.
-    """
-    length, latent_dim = jnp.shape(queue.means)
-    _arrays.require_rank("update_means_queue", 2, mean=mean)
-    _arrays.require_shape("update_means_queue", "mean", mean, (jnp.shape(mean)[0], latent_dim))
-    newest, _ = _arrays.global_batch(mean.astype(queue.means.dtype), axis_name)
-    if len(newest) > length:
-        raise ValueError(f"update_means_queue: a batch of {len(newest)} does not fit in a queue of {length}")
-    means = jax.lax.stop_gradient(jnp.concatenate([newest, queue.means])[:length])
-    return MeansQueue(means, jnp.minimum(queue.filled + len(newest), length))
-
-
-def queue_moments(queue: MeansQueue, log_var: jax.Array | None = None, *, axis_name: str | None = None) -> Moments:
-    """Moments of the means in the queue, as ``batch_moments`` computes them.
-
-    Args:
-      queue: see ``update_means_queue``.
-      log_var: for the convention "mixture", the log variances of the batch, ``[b, d]``. Their
-        ``mean_i(exp(log_var_i))`` is added; the variances vary less than the means, and need no queue.
-      axis_name: as in ``batch_moments``; used for ``log_var``.
-
-    Returns:
-      ``Moments`` with ``[d]`` each; zeros for an empty queue.
-
-    Raises:
-      ValueError: the queue's means are not ``[k, d]``, or ``log_var`` is not ``[b, d]`` with the same d.
-    """
-    _arrays.require_rank("queue_moments", 2, means=queue.means)
-    means = _arrays.at_least_float32(queue.means)
-    is_filled = (jnp.arange(len(means), dtype=jnp.int32) < queue.filled)[:, None]
-    count = jnp.maximum(queue.filled, 1).astype(means.dtype)
-    mean = jnp.sum(jnp.where(is_filled, means, 0.0), axis=0) / count
-    var = jnp.sum(jnp.where(is_filled, jnp.square(means - mean[None, :]), 0.0), axis=0) / count
-    if log_var is not None:
-        _arrays.require_rank("queue_moments", 2, log_var=log_var)
-        _arrays.require_shape("queue_moments", "log_var", log_var, (jnp.shape(log_var)[0], len(mean)))
-        var += _mean_var(log_var, axis_name)
-    return Moments(mean, var)
-
-
-def _mean_var(log_var: jax.Array, axis_name: str | None) -> jax.Array:
-    return _arrays.batch_mean(jnp.exp(_arrays.guarded_log_var(log_var)), axis_name)
+    distance = mean - combined[None, :]
+    if of_covariances:
+        between = distance[:, :, None] * distance[:, None, :]
+        return CovarianceMoments(combined, jnp.sum(shares[:, :, None] * (spread + between), axis=0))
+    return Moments(combined, jnp.sum(shares * (spread + jnp.square(distance)), axis=0))

@@ -6,6 +6,7 @@ the gain of each.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +44,38 @@ def _conv(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.Arra
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, offset: int) -> jax.Array:
     # With a stride of 2 and an offset of 1 no window reaches the padding after the last row. It is there because with
     # equal padding on both sides GPUs need no padded copy of x.
-    padding = [(1 if size % stride else offset, 1) for size in x.shape[1:3]]
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_DIMENSIONS)
+    return convolve(x, kernel, stride, [(1 if size % stride else offset, 1) for size in x.shape[1:3]])
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Sequence[tuple[int, int]]) -> jax.Array:
+    """Convolution with a kernel of any size, with JAX's own derivative.
+
+    Args:
+      x: ``[b, h, w, in]``.
+      kernel: ``[k, k, in, out]``.
+      stride: along both axes.
+      padding: zeros before and after each axis.
+    """
+
+    def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_DIMENSIONS)
+
+    if min(x.shape[1:3]) >= len(kernel):
+        return convolution(x, kernel)
+    # XLA's CPU backend convolves images that are smaller than the kernel by a plain loop.
+    product = functools.partial(_multiply_windows, stride=stride, padding=padding)
+    return jax.lax.platform_dependent(x, kernel, cpu=product, default=convolution)
+
+
+def _multiply_windows(x: jax.Array, kernel: jax.Array, stride: int, padding: Sequence[tuple[int, int]]) -> jax.Array:
+    """One product of the kernel with all windows, each copied to one row."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    for axis in (2, 1):
+        outputs = (x.shape[axis] - len(kernel)) // stride + 1
+        begins = range(len(kernel))
+        shifted = [jax.lax.slice_in_dim(x, k, k + stride * (outputs - 1) + 1, stride, axis) for k in begins]
+        x = jnp.concatenate(shifted, axis=-1)
+    return _flat_product(x, kernel.reshape(-1, kernel.shape[-1]))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -71,7 +102,8 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int = 2, offset: int
         )
 
     add_products = functools.partial(_add_products, stride=stride, offset=offset)
-    forms = {"cpu": add_products} if stride == 2 else {}
+    # A small x is slow there as it is in `convolve`.
+    forms = {"cpu": add_products} if stride == 2 or min(x.shape[1:3]) < len(kernel) else {}
     if kernel.shape[2] <= _FEW:
         forms["cuda"] = add_products
     return jax.lax.platform_dependent(x, kernel, **forms, default=convolve_dilated)

@@ -1,5 +1,6 @@
 """The variational autoencoder: encoder, Gaussian sampler, decoder."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -88,6 +89,15 @@ class VAE(nn.Module):
         mean, log_var = self.encode(x, train)
         return Reconstruction(self.decode(mean + jnp.exp(0.5 * log_var) * noise, train), mean, log_var)
 
+    def reconstruct_and_sample(
+        self, x: jax.Array, noise: jax.Array, prior: jax.Array, train: bool = False
+    ) -> tuple[Reconstruction, jax.Array]:
+        """As ``__call__``, and decodes ``prior``, codes ``[m, latent_dim]``, in the same pass, to ``[m, H, W, C]``."""
+        mean, log_var = self.encode(x, train)
+        z = mean + jnp.exp(0.5 * log_var) * noise
+        x_hat, samples = _separate(self.decode(_interleave(z, prior), train), z.shape[0], prior.shape[0])
+        return Reconstruction(x_hat, mean, log_var), samples
+
     def encode(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Images ``[b, H, W, C]`` to the posterior's mean and log variance, ``[b, latent_dim]`` each."""
         features = self.encoder(x, train) if self.config.network == "paper" else self.encoder(x)
@@ -99,3 +109,21 @@ class VAE(nn.Module):
         linear = None if self.linear is None else self.linear.decode(z)
         images = self.decoder(z, train) if self.config.network == "paper" else self.decoder(z, linear)
         return images if linear is None else images + linear
+
+
+def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
+    """``[m, ...], [n, ...] -> [m + n, ...]``, gcd(m, n) groups of equally many rows of each.
+
+    Where both are split over devices, so is the result, without moving rows to other devices.
+    """
+    groups = math.gcd(a.shape[0], b.shape[0])
+    both = jnp.concatenate([rows.reshape(groups, -1, *rows.shape[1:]) for rows in (a, b)], axis=1)
+    return both.reshape(-1, *a.shape[1:])
+
+
+def _separate(both: jax.Array, m: int, n: int) -> tuple[jax.Array, jax.Array]:
+    """Undoes ``_interleave`` of ``[m, ...]`` and ``[n, ...]``."""
+    groups = math.gcd(m, n)
+    grouped = both.reshape(groups, -1, *both.shape[1:])
+    a, b = jnp.split(grouped, [m // groups], axis=1)
+    return a.reshape(m, *both.shape[1:]), b.reshape(n, *both.shape[1:])

@@ -211,7 +211,8 @@ def _compile(
     batch = batch_shape(config)
     if layout.style == "pmap":
         batch = jax.ShapeDtypeStruct((len(devices), images, *batch.shape[1:]), batch.dtype)
-    lowered = layout.lower(program.train_step, state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    constants = program.constants(jax.eval_shape(lambda: jax.random.key(0)))
+    lowered = layout.lower(program.train_step, state, batch, *constants)
     compiled, reason = memory.compile_if_it_fits(lowered, layout.compiler_options | options)
     step = CompiledStep(len(devices), devices[0].device_kind, images, fits=compiled is not None, reason=reason)
     if compiled is None:

@@ -28,12 +28,13 @@ def measure_step(config: Config, layout: DataParallel, compiled: jax.stages.Comp
     rng = np.random.default_rng(0)
     state = _random_state(program, layout, rng)
     key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=layout.replicated)()
+    constants = jax.device_put(program.constants(key), layout.replicated)
     images = rng.integers(0, 256, (config.batch_size, *config.model.image_shape), np.uint8)
     (batch,) = layout.to_devices([images])
     seconds = []
     while len(seconds) < 3 or sum(seconds) < _TIMED_SECONDS:
         began = time.monotonic()
-        state, _ = jax.block_until_ready(compiled(state, batch, key))
+        state, _ = jax.block_until_ready(compiled(state, batch, *constants))
         seconds.append(time.monotonic() - began)
     return min(seconds[1:])
 

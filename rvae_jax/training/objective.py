@@ -1,8 +1,7 @@
-"""The terms of a configuration's objective, for one batch."""
+"""The VAE's objective for one batch: the terms' weights, the terms of images, and their sum."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
@@ -36,30 +35,21 @@ def term_weights(loss: LossConfig, step: jax.Array) -> Terms:
     kl, adversarial = ramps(loss, step)
     return {
         "reconstruction": jnp.float32(loss.reconstruction_weight),
+        "perceptual": jnp.float32(loss.perceptual_weight),
         "standard_kl": loss.beta * kl,
+        "free_bits_kl": loss.beta * kl,
         "population_kl": loss.population_weight * kl,
         "variance_regularizer": loss.variance_weight * kl,
+        "mixture_kl": loss.mixture_kl_weight * kl,
+        "total_correlation": loss.total_correlation_weight * kl,
+        "mmd": loss.mmd_weight * kl,
+        "sliced": loss.sliced_weight * kl,
+        "dip": loss.dip_weight * kl,
         "adversarial": loss.adversarial_weight * adversarial,
         "discriminator": jnp.float32(loss.adversarial_weight),
+        "r1": jnp.float32(loss.adversarial_weight * loss.r1_weight),
+        "lecam": jnp.float32(loss.adversarial_weight * loss.lecam_weight),
     }
-
-
-def population_moments(
-    loss: LossConfig, mean: jax.Array, log_var: jax.Array, axis_name: str | None, anchor: losses.Moments | None = None
-) -> losses.Moments:
-    """Moments of the population of codes, by the configuration's convention.
-
-    Args:
-      loss: the objective.
-      mean: means of the posteriors, ``[b, d]``.
-      log_var: their log variances, ``[b, d]``.
-      axis_name: mapped axis over which the batch is split, or None.
-      anchor: moments of a larger batch that these codes are a part of, or None; see ``losses.anchored_moments``.
-    """
-    codes = mean, log_var if loss.moments == "mixture" else None
-    if anchor is None:
-        return losses.batch_moments(*codes, axis_name=axis_name)
-    return losses.anchored_moments(anchor, *codes, axis_name=axis_name)
 
 
 def vae_terms(
@@ -67,7 +57,8 @@ def vae_terms(
     weights: Terms,
     result: Reconstruction,
     images: jax.Array,
-    moments: Callable[[jax.Array, jax.Array], losses.Moments],
+    others: Terms,
+    axis_name: str | None,
 ) -> tuple[jax.Array, Terms]:
     """The VAE's loss without the adversarial term: its weighted sum, and its terms unweighted.
 
@@ -76,47 +67,20 @@ def vae_terms(
       weights: of ``term_weights``.
       result: of the VAE.
       images: that it was given.
-      moments: from means and log variances to the moments of the population.
+      others: the other terms, of ``perceptual`` and ``code_terms``.
+      axis_name: mapped axis over which the batch is split, or None.
     """
-    reconstruction = losses.l1_reconstruction(result.x_hat, images)
-    if loss.kl == "standard":
-        terms = {
-            "reconstruction": jnp.mean(reconstruction),
-            "standard_kl": jnp.mean(losses.gaussian_kl(result.mean, result.log_var)),
-        }
-        return sum(weights[name] * term for name, term in terms.items()), terms
-    elbo = losses.mixture_elbo(
-        reconstruction,
-        result.mean,
-        result.log_var,
-        moments=moments(result.mean, result.log_var),
-        reconstruction_weight=weights["reconstruction"],
-        population_weight=weights["population_kl"],
-        variance_weight=weights["variance_regularizer"],
-        variance_target=loss.variance_target,
-    )
-    terms = elbo._asdict()
-    return terms.pop("total"), terms
+    terms = {"reconstruction": jnp.mean(_reconstruction(loss, result.x_hat, images, axis_name))} | others
+    return sum(weights[name] * term for name, term in terms.items()), terms
 
 
-def adversarial_terms(
-    loss: LossConfig, real: jax.Array, fake: jax.Array, fake_for_vae: jax.Array
-) -> tuple[Terms, Terms]:
-    """Both players' adversarial terms, unweighted, and the discriminator's accuracies.
-
-    Args:
-      loss: the objective.
-      real: logits of images.
-      fake: logits of reconstructions, without a gradient to the VAE.
-      fake_for_vae: the same logits, without a gradient to the discriminator's weights.
-    """
-    terms = {
-        "adversarial": jnp.mean(losses.generator_loss(fake_for_vae, kind=loss.adversarial)),
-        "discriminator": jnp.mean(losses.discriminator_loss(real, fake, kind=loss.adversarial)),
-    }
-    threshold = losses.DECISION_THRESHOLD[loss.adversarial]
-    accuracies = {
-        "discriminator/accuracy_real": jnp.mean(real > threshold),
-        "discriminator/accuracy_fake": jnp.mean(fake < threshold),
-    }
-    return terms, accuracies
+def _reconstruction(loss: LossConfig, x_hat: jax.Array, images: jax.Array, axis_name: str | None) -> jax.Array:
+    """Of each image, ``[b]``; likelihoods have the scale that fits the batch best (sigma-VAE)."""
+    match loss.reconstruction:
+        case "l1":
+            return losses.l1_reconstruction(x_hat, images)
+        case "l2":
+            return losses.l2_reconstruction(x_hat, images)
+    likelihood = {"gaussian": losses.gaussian_nll, "laplace": losses.laplace_nll}[loss.reconstruction]
+    scale = losses.optimal_log_scale(x_hat, images, kind=loss.reconstruction, axis_name=axis_name)
+    return likelihood(x_hat, images, scale)

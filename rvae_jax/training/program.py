@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +13,9 @@ import optax
 from rvae_jax.config import Config, in_steps
 from rvae_jax.data.pixels import to_float
 from rvae_jax.models import VAE, Discriminator, make_models
+from rvae_jax.models.features import FeatureWeights
+from rvae_jax.training import adversary, code_terms
+from rvae_jax.training.frozen import load_frozen
 from rvae_jax.training.optimizer import make_optimizer
 from rvae_jax.training.state import TrainState, create_train_state
 from rvae_jax.training.step import Metrics, TrainStep, make_train_step
@@ -27,8 +30,9 @@ class Program:
       discriminator: the discriminator, or None without adversarial loss.
       optimizer: of both.
       create_state: from a random key to the first state.
-      train_step: ``(state, images, key) -> (state, metrics)``, see ``step.make_train_step``. It takes images as bytes,
-        which are sent to the devices in a quarter of the time of floats.
+      train_step: ``(state, images, *constants) -> (state, metrics)``, see ``step.make_train_step``. It takes images as
+        bytes, which are sent to the devices in a quarter of the time of floats.
+      frozen: weights of frozen networks, by name.
     """
 
     vae: VAE
@@ -36,6 +40,11 @@ class Program:
     optimizer: optax.GradientTransformation
     create_state: Callable[[jax.Array], TrainState]
     train_step: TrainStep
+    frozen: dict[str, FeatureWeights] = dataclasses.field(default_factory=dict)
+
+    def constants(self, key: Any) -> tuple[Any, ...]:
+        """What ``train_step`` takes besides state and images: the random key, and any frozen weights."""
+        return (key, self.frozen) if self.frozen else (key,)
 
     def state_shapes(self) -> TrainState:
         """Shapes and types of the state."""
@@ -60,13 +69,15 @@ def make_program(config: Config, axis_name: str | None = None) -> Program:
         accumulate_steps=config.accumulate_steps,
     )
 
-    def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
-        return step_on_floats(state, to_float(images), key)
+    def train_step(state: TrainState, images: jax.Array, *constants: Any) -> tuple[TrainState, Metrics]:
+        return step_on_floats(state, to_float(images), *constants)
 
-    create_state = functools.partial(
-        create_train_state, vae, discriminator, optimizer, ema=config.optimizer.ema_decay is not None
-    )
-    return Program(vae, discriminator, optimizer, create_state, train_step)
+    def create_state(key: jax.Array) -> TrainState:
+        running = code_terms.first_running(config.loss, config.model.latent_dim) | adversary.first_running(config.loss)
+        has_average = config.optimizer.ema_decay is not None
+        return create_train_state(vae, discriminator, optimizer, key, ema=has_average, running=running)
+
+    return Program(vae, discriminator, optimizer, create_state, train_step, load_frozen(config))
 
 
 def batch_shape(config: Config) -> jax.ShapeDtypeStruct:

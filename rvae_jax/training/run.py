@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from etils import epath
@@ -25,7 +26,7 @@ class Run:
       layout: how the batch and the state lie on the devices.
       program: what the configuration computes.
       init_key: random key of the first state.
-      step_key: random key of the steps.
+      constants: what the step takes besides the state and a batch; see ``Program.constants``.
       picture_key: random key of the samples that pictures show.
     """
 
@@ -35,7 +36,7 @@ class Run:
     layout: DataParallel
     program: Program
     init_key: jax.Array
-    step_key: jax.Array
+    constants: tuple[Any, ...]
     picture_key: jax.Array
 
 
@@ -49,4 +50,6 @@ def make_run(
     make_keys = jax.jit(
         lambda key: tuple(jax.random.fold_in(key, i) for i in range(3)), out_shardings=(layout.replicated,) * 3
     )
-    return Run(config, workdir, sources, layout, program, *make_keys(jax.random.key(config.seed)))
+    init_key, step_key, picture_key = make_keys(jax.random.key(config.seed))
+    constants = jax.device_put(program.constants(step_key), layout.replicated)
+    return Run(config, workdir, sources, layout, program, init_key, constants, picture_key)

@@ -15,18 +15,27 @@ import optax
 
 from rvae_jax import losses
 from rvae_jax.models import VAE, Discriminator
-from rvae_jax.training.objective import adversarial_terms, population_moments, term_weights, vae_terms
+from rvae_jax.training import adversary, gradient_lengths, perceptual
+from rvae_jax.training.code_terms import Draws, Terms, code_terms, make_draws
+from rvae_jax.training.draws import rows_of_batch
+from rvae_jax.training.objective import term_weights, vae_terms
 from rvae_jax.training.state import Player, TrainState
 
 if TYPE_CHECKING:
     from rvae_jax.config import LossConfig
+    from rvae_jax.models.features import FeatureWeights
 
 Metrics = dict[str, jax.Array]
+Frozen = dict[str, "FeatureWeights"]  # by the network's name
 Codes = tuple[jax.Array, jax.Array]  # means and log variances, [b, d] each
-TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
-# What the loss of a step returns besides its value: metrics, the norms' new statistics by player, codes.
-_Aux = tuple[Metrics, dict[str, Any], Codes]
+# From the codes and their draws to the terms of the codes and the running statistics after the batch.
+CodeTerms = Callable[[jax.Array, jax.Array, Draws], tuple[Terms, dict[str, Any]]]
+
+# What the loss of a step returns besides its value: metrics, the norms' new statistics by player, codes, and the
+# running statistics.
+_Aux = tuple[Metrics, dict[str, Any], Codes, dict[str, Any]]
 
 
 def make_train_step(
@@ -38,7 +47,7 @@ def make_train_step(
     ema_decay: float | None = None,
     accumulate_steps: int = 1,
 ) -> TrainStep:
-    """Builds ``train_step(state, images, key) -> (state, metrics)``.
+    """Builds ``train_step(state, images, key, frozen=None) -> (state, metrics)``.
 
     One pass through the VAE serves both players. Both gradients are taken at the same weights; then both updates are
     applied. The VAE's loss has no gradient in the discriminator's weights, and the discriminator's none in the VAE's.
@@ -47,9 +56,10 @@ def make_train_step(
     equal on all devices. However the batch is laid out, an image at the same place in it meets the same noise.
 
     With ``accumulate_steps`` k > 1 the step needs the memory of a k-th of the batch. The encoder first goes over all
-    parts for the moments of the whole population; then each part's gradient is taken with these
-    (``losses.anchored_moments``), and their mean is the gradient of the whole batch, up to rounding. It is exact for
-    frozen norms only: the statistics of batch norm would be those of the parts.
+    parts, and the terms of the codes are computed from the codes of the whole batch, with their gradient in these.
+    Then each part's gradient is taken, with that gradient in its codes; the mean over the parts is the gradient of the
+    whole batch, up to rounding. It is exact for frozen norms only: the statistics of batch norm would be those of the
+    parts.
 
     Args:
       vae: the VAE.
@@ -61,26 +71,42 @@ def make_train_step(
 
     Returns:
       The step. ``images`` is ``[b, H, W, C]`` in [-1, 1]; ``key`` is the run's random key, the same at every step (the
-      step folds its number in). ``metrics`` are float32 scalars of this batch; docs/metrics.md lists them.
+      step folds its number in); ``frozen`` are the weights of the networks that the loss looks through, by name.
+      ``metrics`` are float32 scalars of this batch; docs/metrics.md lists them.
 
     Raises:
-      ValueError: ``accumulate_steps`` is above 1 and norms are in ``batch`` mode.
+      ValueError: ``accumulate_steps`` is above 1 and norms are in ``batch`` mode, or the reconstruction's scale is
+        that of the batch.
     """
     axis_name = vae.axis_name
     if accumulate_steps > 1 and vae.config.norm == "batch":
         raise ValueError(f"make_train_step: accumulate_steps={accumulate_steps} is exact with norm='frozen' only")
+    if accumulate_steps > 1 and loss.reconstruction in ("gaussian", "laplace"):
+        raise ValueError(
+            f"make_train_step: accumulate_steps={accumulate_steps} is exact with reconstruction='l1' or 'l2' only"
+        )
 
-    def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
-        noise = _noise(jax.random.fold_in(key, state.step), (images.shape[0], vae.config.latent_dim), axis_name)
+    def train_step(
+        state: TrainState, images: jax.Array, key: jax.Array, frozen: Frozen | None = None
+    ) -> tuple[TrainState, Metrics]:
+        step_key, latent_dim = jax.random.fold_in(key, state.step), vae.config.latent_dim
+        noise = _noise(step_key, (images.shape[0], latent_dim), axis_name)
+        draws = make_draws(loss, step_key, noise, axis_name) | perceptual.make_draws(loss, step_key, images, axis_name)
+        draws |= adversary.make_draws(loss, step_key, images.shape[0], latent_dim, axis_name)
         params = {name: player.params for name, player in state.players.items()}
-        loss_of = functools.partial(_total_loss, vae, discriminator, loss, state)
+        if loss.adaptive_weight:
+            params["lengths"] = gradient_lengths.first_lengths()
+        terms_of = functools.partial(code_terms, loss, state.running, step_key, axis_name=axis_name)
+        loss_of = functools.partial(_total_loss, vae, discriminator, loss, state, frozen)
         if accumulate_steps == 1:
-            gradients, (metrics, batch_stats, codes) = jax.grad(loss_of, has_aux=True)(params, images, noise)
+            (gradients, (metrics, batch_stats, codes, running)) = jax.grad(
+                functools.partial(loss_of, terms_of), has_aux=True
+            )(params, images, draws)
         else:
-            parts = _split(images, accumulate_steps), _split(noise, accumulate_steps)
-            codes = _encode_parts(vae, state, parts[0])
-            anchor = population_moments(loss, *codes, axis_name)
-            gradients, metrics = _accumulate(functools.partial(loss_of, anchor=anchor), params, parts)
+            images, draws = jax.tree.map(lambda rows: _split(rows, accumulate_steps), (images, draws))
+            codes, terms, running, slopes = _terms_of_parts(vae, loss, state, terms_of, images, draws)
+            of_part = functools.partial(loss_of, lambda *_: (terms, running))
+            gradients, metrics = _accumulate(of_part, params, (images, draws, slopes))
             batch_stats = {name: player.batch_stats for name, player in state.players.items()}
         if axis_name is not None:
             gradients, metrics = jax.lax.pmean((gradients, metrics), axis_name)
@@ -93,7 +119,8 @@ def make_train_step(
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = _average(ema_params, players["vae"].params, ema_decay, state.step)
-        return state.replace(step=state.step + 1, ema_params=ema_params, **players), metrics
+        running = adversary.next_running(running, gradients, metrics)
+        return state.replace(step=state.step + 1, ema_params=ema_params, running=running, **players), metrics
 
     return train_step
 
@@ -103,68 +130,90 @@ def _total_loss(
     discriminator: Discriminator | None,
     loss: LossConfig,
     state: TrainState,
+    frozen: Frozen | None,
+    terms_of: CodeTerms,
     params: dict[str, Any],
     images: jax.Array,
-    noise: jax.Array,
-    anchor: losses.Moments | None = None,
+    draws: Draws,
+    slopes: Codes | None = None,
 ) -> tuple[jax.Array, _Aux]:
-    """The sum of both players' losses; they share no weight through which a gradient could pass."""
+    """The sum of both players' losses; they share no weight through which a gradient could pass.
+
+    Where the terms of the codes are known already, ``slopes`` is their gradient in these codes.
+    """
     axis_name, weights = vae.axis_name, term_weights(loss, state.step)
     variables = {"params": params["vae"], "batch_stats": state.vae.batch_stats}
-    result, updates = vae.apply(variables, images, noise, train=True, mutable=["batch_stats"])
+    result, fakes, updates = adversary.run_vae(vae, variables, images, draws["noise"], draws)
     batch_stats = {"vae": updates.get("batch_stats", {})}
-    moments = functools.partial(population_moments, loss, axis_name=axis_name, anchor=anchor)
-    total, terms = vae_terms(loss, weights, result, images, moments)
+    if loss.adaptive_weight:
+        factor = gradient_lengths.adaptive_factor(loss, state.running["adversarial_ratio"])
+        weights["adversarial"] *= factor
+        x_hat, fakes = gradient_lengths.measure(fakes, params["lengths"], weights["adversarial"])
+        result = result._replace(x_hat=x_hat)
+    codes = result.mean, result.log_var
+    of_codes, running = terms_of(*codes, draws)
+    alike = perceptual.perceptual_terms(loss, frozen, result.x_hat, images, draws)
+    total, terms = vae_terms(loss, weights, result, images, alike | of_codes, axis_name)
     metrics = {"loss/total": total}
     if discriminator is not None:
-        *logits, batch_stats["discriminator"] = _logits(
-            discriminator, params["discriminator"], state.discriminator.batch_stats, images, result.x_hat
+        adversarial, of_discriminator, batch_stats["discriminator"] = adversary.play(
+            discriminator, loss, state, params["discriminator"], images, fakes, draws
         )
-        adversarial, accuracies = adversarial_terms(loss, *logits)
-        metrics |= accuracies
+        metrics |= of_discriminator
+        if loss.adaptive_weight:
+            metrics["discriminator/adaptive_weight"] = factor
+            total += adversarial["adversarial"]  # its gradient meets the weight where it was measured
+        else:
+            total += weights["adversarial"] * adversarial["adversarial"]
         metrics["loss/total"] += weights["adversarial"] * adversarial["adversarial"]
-        total = metrics["loss/total"] + weights["discriminator"] * adversarial["discriminator"]
+        for name in adversary.OF_DISCRIMINATOR:
+            if name in adversarial:
+                total += weights[name] * adversarial[name]
         terms |= adversarial
     metrics |= {f"loss/{name}": term for name, term in terms.items()}
     metrics |= {f"weighted/{name}": weights[name] * term for name, term in terms.items()}
     if axis_name is not None:
         total = jax.lax.pmean(total, axis_name)
-    return total, (metrics, batch_stats, (result.mean, result.log_var))
+    if slopes is not None:
+        # Not averaged over the devices: each one's codes are a part of the batch, of which the terms are a function.
+        linear = sum(jnp.vdot(*pair) for pair in zip(slopes, codes, strict=True))
+        total += linear - jax.lax.stop_gradient(linear)
+    return total, (metrics, batch_stats, codes, running)
 
 
-def _logits(
-    discriminator: Discriminator, params: Any, batch_stats: Any, images: jax.Array, x_hat: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
-    """Logits of images, of reconstructions for the discriminator and for the VAE, and the new statistics."""
+def _terms_of_parts(
+    vae: VAE, loss: LossConfig, state: TrainState, terms_of: CodeTerms, images: jax.Array, draws: Draws
+) -> tuple[Codes, Terms, dict[str, Any], Codes]:
+    """Codes of all parts ``[k, b / k, ...]``, the terms of them all, and what ``_total_loss`` needs of each part.
 
-    def apply(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": batch_stats}
-        result, updates = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
-        return result, updates["batch_stats"]
-
-    real, after_real = apply(params, batch_stats, images)
-    fake, after_fake = apply(params, after_real, jax.lax.stop_gradient(x_hat))
-    # The same computation as the line above, with the gradient stopped elsewhere: XLA does it once.
-    fake_for_vae, _ = apply(jax.lax.stop_gradient(params), after_real, x_hat)
-    return real, fake, fake_for_vae, after_fake
-
-
-def _encode_parts(vae: VAE, state: TrainState, parts: jax.Array) -> Codes:
-    """Codes of all parts ``[k, b / k, H, W, C]``, one part at a time."""
+    Returns:
+      Codes ``[b, d]``, terms, running statistics, and slopes ``[k, b / k, d]``: k times the gradient of the terms'
+      weighted sum in the codes, since the gradients of the parts are averaged.
+    """
     encode = functools.partial(vae.apply, state.vae.variables, method="encode")
-    return jax.tree.map(lambda codes: codes.reshape(-1, codes.shape[-1]), jax.lax.map(encode, parts))
+    codes, draws = jax.tree.map(lambda parts: parts.reshape(-1, *parts.shape[2:]), (jax.lax.map(encode, images), draws))
+    weights = term_weights(loss, state.step)
+
+    def total(codes: Codes) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:
+        terms, running = terms_of(*codes, draws)
+        weighted = sum(weights[name] * term for name, term in terms.items())
+        return weighted if vae.axis_name is None else jax.lax.pmean(weighted, vae.axis_name), (terms, running)
+
+    gradient, (terms, running) = jax.grad(total, has_aux=True)(codes)
+    count = len(images)
+    return codes, terms, running, jax.tree.map(lambda rows: count * rows.reshape(count, -1, rows.shape[-1]), gradient)
 
 
 def _accumulate(
-    loss_of: Callable[..., tuple[jax.Array, _Aux]], params: dict[str, Any], parts: tuple[jax.Array, jax.Array]
+    loss_of: Callable[..., tuple[jax.Array, _Aux]], params: dict[str, Any], parts: tuple[Any, ...]
 ) -> tuple[Any, Metrics]:
     """Mean over the parts of the gradient of ``loss_of`` and of its metrics, one part at a time."""
 
-    def one(part: tuple[jax.Array, jax.Array]) -> tuple[Any, Metrics]:
-        gradients, (metrics, _, _) = jax.grad(loss_of, has_aux=True)(params, *part)
+    def one(part: tuple[Any, ...]) -> tuple[Any, Metrics]:
+        gradients, (metrics, *_) = jax.grad(loss_of, has_aux=True)(params, *part)
         return gradients, metrics
 
-    def add(total: Any, part: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+    def add(total: Any, part: tuple[Any, ...]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, one(part)), None
 
     shapes = jax.eval_shape(one, jax.tree.map(lambda part: part[0], parts))
@@ -186,11 +235,8 @@ def _average(average: Any, params: Any, decay: float, step: jax.Array) -> Any:
 
 
 def _noise(key: jax.Array, shape: tuple[int, int], axis_name: str | None) -> jax.Array:
-    """Standard normal noise ``[b, d]``: under ``axis_name`` a device's rows of the noise of the whole batch."""
-    if axis_name is None:
-        return jax.random.normal(key, shape)
-    noise = jax.random.normal(key, (shape[0] * jax.lax.axis_size(axis_name), shape[1]))
-    return jax.lax.dynamic_slice_in_dim(noise, shape[0] * jax.lax.axis_index(axis_name), shape[0])
+    """Standard normal noise ``[b, d]``."""
+    return rows_of_batch(jax.random.normal, key, shape, axis_name)
 
 
 def _split(batch: jax.Array, parts: int) -> jax.Array:

@@ -1,5 +1,6 @@
 """Every function in a training step of small networks, on one device or on several."""
 
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rvae_jax import losses
-from rvae_jax.losses import Moments
+from rvae_jax.losses import CovarianceMoments, Moments
 
 COUNT, FEATURES, LATENT, IMAGE, PATCHES = 16, 5, 4, (2, 2, 3), 6
 KINDS = ("bce", "hinge", "least_squares")
@@ -42,6 +43,10 @@ BATCHES, WEIGHTS = [_batch(seed) for seed in range(3)], _weights()
 POPULATION = Moments(np.linspace(-1, 1, LATENT, dtype=np.float32), np.linspace(0.5, 2, LATENT, dtype=np.float32))
 
 
+DIRECTIONS = _normal(np.random.default_rng(20), 3, LATENT, scale=0.6)
+COVARIANCE = np.diag(POPULATION.var) + np.float32(0.1)
+
+
 def apply_networks(weights, batch):
     def critic(images):
         return jnp.tanh(images.reshape(len(images), -1) @ weights["critic"])
@@ -72,12 +77,15 @@ def stacked(trees):
 
 
 def _combined_moments(codes, axis):
-    halves = [losses.batch_moments(*(code[start::2] for code in codes), axis_name=axis) for start in (0, 1)]
-    return losses.combine_moments(stacked(halves))
+    halves = [tuple(code[start::2] for code in codes) for start in (0, 1)]
+    return [
+        losses.combine_moments(stacked([moments(*half, axis_name=axis) for half in halves]))
+        for moments in (losses.batch_moments, functools.partial(losses.batch_covariance, shrinkage=0))
+    ]
 
 
-def _covariance(a, axis):
-    return losses.batch_covariance(a.mean, a.log_var, shrinkage=0.1, axis_name=axis)
+def _covariance(a, axis, shrinkage=0.1):
+    return losses.batch_covariance(a.mean, a.log_var, shrinkage=shrinkage, axis_name=axis)
 
 
 def mixture_elbo(a, axis, moments):
@@ -98,13 +106,17 @@ def _adaptive_weight(a, axis):
 
 
 def _moments_averages(a, states, axis):
+    codes = [*a.conventions, a.conventions[1]]
+    moments = [losses.batch_moments(*each, axis_name=axis) for each in a.conventions] + [_covariance(a, axis, 0)]
     states = [
-        losses.update_moments_average(state, losses.batch_moments(*codes, axis_name=axis), decay=0.8)
-        for state, codes in zip(states, a.conventions, strict=True)
+        losses.update_moments_average(state, each, decay=0.8) for state, each in zip(states, moments, strict=True)
     ]
     return states, [
-        losses.anchored_moments(state.moments, *codes, axis_name=axis)
-        for state, codes in zip(states, a.conventions, strict=True)
+        (
+            losses.anchored_moments(state.moments, *each, axis_name=axis),
+            losses.codes_in_average(state, COUNT, decay=0.8),
+        )
+        for state, each in zip(states, codes, strict=True)
     ]
 
 
@@ -128,8 +140,11 @@ STATISTICS = {
         losses.batch_covariance(*codes, shrinkage=0.1, axis_name=axis) for codes in a.conventions
     ],
     "combine_moments": lambda a, axis: [_combined_moments(codes, axis) for codes in a.conventions],
+    "shrink_covariance": lambda a, axis: losses.shrink_covariance(_covariance(a, axis), 0.4),
     "anchored_moments": lambda a, axis: [
-        losses.anchored_moments(POPULATION, *codes, axis_name=axis) for codes in a.conventions
+        losses.anchored_moments(population, *codes, axis_name=axis)
+        for population in (POPULATION, CovarianceMoments(POPULATION.mean, COVARIANCE))
+        for codes in a.conventions
     ],
     "population_kl": lambda a, axis: [
         *(losses.population_kl(losses.batch_moments(*codes, axis_name=axis)) for codes in a.conventions),
@@ -140,6 +155,9 @@ STATISTICS = {
     "mixture_elbo": lambda a, axis: [mixture_elbo(a, axis, moments) for moments in ("means", "mixture")],
     "free_bits_kl": lambda a, axis: losses.free_bits_kl(a.mean, a.log_var, free_nats=0.3, axis_name=axis),
     "imq_mmd": lambda a, axis: losses.imq_mmd(a.mean, a.prior, axis_name=axis),
+    "sliced_normality": lambda a, axis: [
+        losses.sliced_normality(a.mean, log_var, DIRECTIONS, axis_name=axis) for log_var in (None, a.log_var)
+    ],
     "batch_norm_kl_bound": lambda a, axis: losses.batch_norm_kl_bound(losses.batch_moments(a.mean, axis_name=axis)),
     "active_units": lambda a, axis: losses.active_units(losses.batch_moments(a.mean, axis_name=axis), threshold=0.3),
     "latent_statistics": lambda a, axis: losses.latent_statistics(a.mean, a.log_var, axis_name=axis),
@@ -171,7 +189,10 @@ OF_IMAGES = {
 
 # With state from step to step: the initial state, and a function of it.
 STATISTICS_WITH_STATE = {
-    "update_moments_average": ([losses.init_moments_average(LATENT)] * 2, _moments_averages),
+    "update_moments_average, codes_in_average": (
+        [losses.init_moments_average(LATENT, covariance=full) for full in (False, False, True)],
+        _moments_averages,
+    ),
     "update_means_queue, queue_moments": (losses.init_means_queue(40, LATENT), _means_queue),
 }
 
@@ -193,13 +214,22 @@ OF_SINGLE_IMAGES = {
     "variance_regularizer": lambda a: losses.variance_regularizer(a.log_var, target=0.5),
     "beta_vae": lambda a: losses.beta_vae(losses.l2_reconstruction(a.x_hat, a.image), a.mean, a.log_var, beta=2.0),
     "discriminator_loss": lambda a: [losses.discriminator_loss(a.real, a.fake, kind=kind) for kind in KINDS],
+    "fake_loss": lambda a: [losses.fake_loss(a.fake, kind=kind) for kind in KINDS],
     "generator_loss": lambda a: [losses.generator_loss(a.fake, kind=kind) for kind in KINDS],
     "r1_penalty": lambda a: losses.r1_penalty(a.critic, a.image),
 }
 
 
 WITHOUT_GRADIENT = {"active_units", "adaptive_generator_weight", "latent_statistics"}
-OF_NO_BATCH = {"init_lecam_anchors", "init_means_queue", "init_moments_average", "ramp", "small_batch_bias"}
+OF_NO_BATCH = {
+    "correlation_shrinkage",
+    "init_lecam_anchors",
+    "init_means_queue",
+    "init_moments_average",
+    "ramp",
+    "random_directions",
+    "small_batch_bias",
+}
 
 
 WITH_STATE = STATISTICS_WITH_STATE | OF_IMAGES_WITH_STATE

@@ -124,6 +124,13 @@ ADVERSARIAL = {
         _real_and_fake(lambda real: (real - 1) ** 2, np.square),
         [LOGITS] * 2,
     ),
+    "fake_loss bce": Case(losses.fake_loss, each(lambda fake: np.mean(_softplus(fake))), [LOGITS]),
+    "fake_loss hinge": Case(
+        lambda fake: losses.fake_loss(fake, kind="hinge"), each(lambda fake: np.mean(np.maximum(0, 1 + fake))), [LOGITS]
+    ),
+    "fake_loss least_squares": Case(
+        lambda fake: losses.fake_loss(fake, kind="least_squares"), each(lambda fake: np.mean(fake**2)), [LOGITS]
+    ),
     "generator_loss bce": Case(losses.generator_loss, each(lambda fake: np.mean(_softplus(-fake))), [LOGITS]),
     "generator_loss hinge": Case(
         lambda fake: losses.generator_loss(fake, kind="hinge"), each(lambda fake: -np.mean(fake)), [LOGITS]

@@ -9,6 +9,8 @@ from moment_cases import mixture_moments
 from rvae_jax import losses
 from rvae_jax.losses import CovarianceMoments, Moments
 
+DIRECTIONS = Argument("noise", (3, 4))
+
 
 def kl(mean, cov, other=None):
     """KL(N(mean, cov) || N(0, other)), with log determinants."""
@@ -78,6 +80,21 @@ def _mmd(z, prior, scales=(0.1, 0.2, 0.5, 1, 2, 5, 10)):
         return np.mean([kernel(a, b) for i, a in enumerate(codes) for j, b in enumerate(codes) if i != j])
 
     return mean_of_pairs(z) + mean_of_pairs(prior) - 2 * np.mean([kernel(a, b) for a in z for b in prior])
+
+
+def _sliced(mean, directions, log_var=None):
+    """By all knots and complex numbers, pair by pair."""
+    t = np.linspace(-5, 5, 17)
+    window = np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
+
+    def on_line(u):
+        widths = np.zeros(len(mean)) if log_var is None else np.exp(log_var) @ u**2
+        functions = [np.exp(1j * t * (u @ m) - t**2 * v / 2) for m, v in zip(mean, widths, strict=True)]
+        pairs = [a * np.conj(b) for i, a in enumerate(functions) for j, b in enumerate(functions) if i != j]
+        across = np.real(np.mean(functions, axis=0)) * np.exp(-(t**2) / 2)
+        return np.trapezoid(window * (np.real(np.mean(pairs, axis=0)) - 2 * across + np.exp(-(t**2))), t)
+
+    return np.mean([on_line(u) for u in directions])
 
 
 def _dip(_, cov):
@@ -185,6 +202,14 @@ RELATIVES = {
         lambda z, prior: losses.imq_mmd(z, prior, scales=[0.3, 3]),
         lambda z, prior: _mmd(z, prior, (0.3, 3)),
         [MEANS, NOISE],
+    ),
+    "sliced_normality means": Case(
+        lambda mean, directions: losses.sliced_normality(mean, None, directions), _sliced, [MEANS, DIRECTIONS]
+    ),
+    "sliced_normality mixture": Case(
+        lambda mean, log_var, directions: losses.sliced_normality(mean, log_var, directions),
+        lambda mean, log_var, directions: _sliced(mean, directions, log_var),
+        [MEANS, LOG_VARS, DIRECTIONS],
     ),
     "batch_norm_kl_bound": Case(
         lambda mean, var: losses.batch_norm_kl_bound(Moments(mean, var)),

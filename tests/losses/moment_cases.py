@@ -3,10 +3,22 @@
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
-from case_parts import LOG_VARS, MEAN, MEANS, PART_VARIANCES, PARTS, VARIANCE, WEIGHT, Argument, Case, constant
+from case_parts import (
+    COVARIANCE,
+    LOG_VARS,
+    MEAN,
+    MEANS,
+    PART_VARIANCES,
+    PARTS,
+    VARIANCE,
+    WEIGHT,
+    Argument,
+    Case,
+    constant,
+)
 
 from rvae_jax import losses
-from rvae_jax.losses import MeansQueue, Moments, MomentsAverage
+from rvae_jax.losses import CovarianceMoments, MeansQueue, Moments, MomentsAverage
 
 
 def pooled(means, second_moments, weights):
@@ -49,6 +61,22 @@ def _anchored_at(mean, _, *codes):
     )
 
 
+def _anchored_covariance_at(mean, _, *codes):
+    """The same for a population with a covariance."""
+    return lambda _, __, means, *log_vars: (
+        means.mean(0),
+        sum(np.outer(code, code) for code in means - mean) / len(means)
+        + sum(np.diag(np.exp(log_var).mean(0)) for log_var in log_vars),
+    )
+
+
+def pooled_covariance(means, covs, weights):
+    """Mean and covariance of a mixture by its raw moments."""
+    mean = np.average(means, axis=0, weights=weights)
+    second = [cov + np.outer(each, each) for each, cov in zip(means, covs, strict=True)]
+    return mean, np.average(second, axis=0, weights=weights) - np.outer(mean, mean)
+
+
 def _average(means, variances):
     average = losses.init_moments_average(means.shape[1])
     for mean, var in zip(means, variances, strict=True):
@@ -69,6 +97,20 @@ def _update_average(old_mean, old_var, weight, mean, var):
 def _update_average_oracle(old_mean, old_var, weight, mean, var):
     means, second = np.stack([old_mean, mean]), np.stack([old_var + old_mean**2, var + mean**2])
     return *pooled(means, second, [0.9 * weight, 0.1]), 0.9 * weight + 0.1
+
+
+def _update_covariance_average(old_mean, old_cov, weight, mean, cov):
+    average = MomentsAverage(CovarianceMoments(old_mean, old_cov), weight)
+    return losses.update_moments_average(average, CovarianceMoments(mean, cov), decay=0.9)
+
+
+def _update_covariance_average_oracle(old_mean, old_cov, weight, mean, cov):
+    return *pooled_covariance([old_mean, mean], [old_cov, cov], [0.9 * weight, 0.1]), 0.9 * weight + 0.1
+
+
+def _codes_in_average(odds):
+    average = MomentsAverage(Moments(jnp.zeros(4), jnp.zeros(4)), odds / 4)
+    return losses.codes_in_average(average, 6, decay=0.7)
 
 
 def _queue(*batches):
@@ -108,6 +150,37 @@ MOMENTS = {
         lambda mean, var, weights: pooled(mean, var + mean**2, weights),
         [PARTS, PART_VARIANCES, Argument("weight", (3,))],
     ),
+    "combine_moments of covariances": Case(
+        lambda mean, cov, weights: losses.combine_moments(
+            CovarianceMoments(mean, jnp.stack([cov, 2 * cov, 4 * cov])), weights
+        ),
+        lambda mean, cov, weights: pooled_covariance(mean, [cov, 2 * cov, 4 * cov], weights),
+        [PARTS, COVARIANCE, Argument("weight", (3,))],
+    ),
+    "shrink_covariance": Case(
+        lambda mean, cov, shrinkage: losses.shrink_covariance(CovarianceMoments(mean, cov), shrinkage),
+        lambda mean, cov, shrinkage: (mean, (1 - shrinkage) * cov + shrinkage * np.diag(np.diag(cov))),
+        [MEAN, COVARIANCE, WEIGHT],
+    ),
+    "correlation_shrinkage": Case(
+        lambda count: losses.correlation_shrinkage(count, 4), lambda count: np.maximum(0.01, 4 / (count + 4)), [WEIGHT]
+    ),
+    "correlation_shrinkage of many codes": Case(
+        lambda count: losses.correlation_shrinkage(1000 * count, 1), lambda count: np.float64(0.01), [WEIGHT]
+    ),
+    "codes_in_average": Case(_codes_in_average, lambda odds: 6 * (1.7 / 0.3) / (8 / odds - 1), [WEIGHT]),
+    "anchored_moments of a covariance": Case(
+        lambda mean, cov, *codes: losses.anchored_moments(CovarianceMoments(mean, cov), *codes),
+        lambda mean, cov, *_: (mean, cov),
+        [MEAN, COVARIANCE, MEANS],
+        _anchored_covariance_at,
+    ),
+    "anchored_moments of a covariance, mixture": Case(
+        lambda mean, cov, *codes: losses.anchored_moments(CovarianceMoments(mean, cov), *codes),
+        lambda mean, cov, *_: (mean, cov),
+        [MEAN, COVARIANCE, MEANS, LOG_VARS],
+        _anchored_covariance_at,
+    ),
     "anchored_moments means": Case(
         lambda mean, var, *codes: losses.anchored_moments(Moments(mean, var), *codes),
         lambda mean, var, *_: (mean, var),
@@ -125,6 +198,12 @@ MOMENTS = {
         _update_average_oracle,
         [MEAN, VARIANCE, WEIGHT, MEAN, VARIANCE],
         constant(_update_average_oracle),
+    ),
+    "update_moments_average of covariances": Case(
+        _update_covariance_average,
+        _update_covariance_average_oracle,
+        [MEAN, COVARIANCE, WEIGHT, MEAN, COVARIANCE],
+        constant(_update_covariance_average_oracle),
     ),
     "update_moments_average of three batches": Case(
         _average, _average_oracle, [PARTS, PART_VARIANCES], constant(_average_oracle)

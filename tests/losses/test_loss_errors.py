@@ -18,7 +18,15 @@ DIRECT = [name for name, case in CASES.items() if len(case.arguments) > 1 and no
 
 
 # The lengths may differ: of a queue and the log variances of a batch, and of a batch and a given population.
-OF_ANY_BATCH = {("queue_moments mixture", 0), ("queue_moments mixture", 1), ("anchored_moments means", 2)}
+OF_ANY_BATCH = {
+    ("queue_moments mixture", 0),
+    ("queue_moments mixture", 1),
+    ("anchored_moments means", 2),
+    ("anchored_moments of a covariance", 2),
+    ("sliced_normality means", 0),
+    ("sliced_normality means", 1),
+    ("sliced_normality mixture", 2),
+}
 
 
 def _other_shapes(name, index):
@@ -71,12 +79,15 @@ def _ones(*shape):
         (lambda x: losses.batch_norm_kl_bound(Moments(x, x)), (2, 3)),
         (lambda x: losses.active_units(Moments(x, x)), (2, 3)),
         (lambda x: losses.combine_moments(Moments(x, x)), (3,)),
+        (lambda x: losses.shrink_covariance(CovarianceMoments(x, x), 0.1), (3, 3)),
         (lambda x: losses.anchored_moments(Moments(x, x), x), (3,)),
         (lambda x: losses.mixture_kl(x, x, x), (3,)),
         (lambda x: losses.mutual_information(x, x, x), (3,)),
         (lambda x: losses.kl_decomposition(x, x, x, dataset_size=9), (3,)),
         (lambda x: losses.free_bits_kl(x, x, free_nats=1.0), (3,)),
         (lambda x: losses.imq_mmd(x, x), (3,)),
+        (lambda x: losses.sliced_normality(x, None, _ones(2, 3)), (3,)),
+        (lambda x: losses.sliced_normality(_ones(2, 3), None, x), (3,)),
         (lambda x: losses.mixture_elbo(x, x, x), (3,)),
         (lambda x: losses.beta_vae(x, x, x), (3,)),
         (lambda x: losses.update_means_queue(losses.init_means_queue(5, 3), x), (3,)),
@@ -103,6 +114,7 @@ def test_shape_with_a_wrong_number_of_axes_is_named(function, shape):
         lambda x: losses.r1_penalty(lambda images: images, x),
         lambda x: losses.r1_penalty(jnp.sum, jnp.stack([x, x])),
         losses.generator_loss,
+        losses.fake_loss,
     ],
 )
 def test_scalar_in_place_of_a_batch_raises(function):
@@ -115,6 +127,7 @@ def test_scalar_in_place_of_a_batch_raises(function):
     [
         lambda kind: losses.discriminator_loss(_ones(2, 3), _ones(2, 3), kind=kind),
         lambda kind: losses.generator_loss(_ones(2, 3), kind=kind),
+        lambda kind: losses.fake_loss(_ones(2, 3), kind=kind),
         lambda kind: losses.optimal_log_scale(_ones(2, 3), _ones(2, 3), kind=kind),
         lambda kind: losses.mixture_elbo(_ones(2), _ones(2, 3), _ones(2, 3), moments=kind),
         lambda kind: losses.kl_decomposition(*[_ones(2, 3)] * 3, dataset_size=9, weighting=kind),
@@ -147,6 +160,20 @@ def test_unknown_kind_raises(function):
             "shrinkage",
             [0, 0.5, 1],
             [-0.1, 1.1, np.nan],
+        ),
+        (
+            lambda number: losses.shrink_covariance(CovarianceMoments(_ones(3), _ones(3, 3)), number),
+            "shrinkage",
+            [0, 0.5, 1],
+            [-0.1, 1.1, np.nan],
+        ),
+        (lambda number: losses.random_directions(jax.random.key(0), int(number), 3), "count", [1, 5], [0, -1]),
+        (lambda number: losses.correlation_shrinkage(number, 3), "count", [0, 1e9], [-0.1, np.nan]),
+        (
+            lambda number: losses.codes_in_average(losses.init_moments_average(3), 4, decay=number),
+            "decay",
+            [0, 0.999],
+            [-0.1, 1, 1.0, np.nan],
         ),
         (
             lambda number: losses.variance_regularizer(_ones(2, 3), target=number),
@@ -239,6 +266,11 @@ def test_mmd_of_a_single_code_raises(shapes):
         losses.imq_mmd(*map(jnp.ones, shapes))
 
 
+def test_sliced_test_of_a_single_code_raises():
+    with pytest.raises(ValueError, match=r"sliced_normality: expected at least 2 codes, got mean \(1, 3\)"):
+        losses.sliced_normality(_ones(1, 3), None, _ones(4, 3))
+
+
 def test_error_for_an_average_in_place_of_moments_says_what_to_pass():
     average = losses.init_moments_average(3)
     for function in (
@@ -249,6 +281,12 @@ def test_error_for_an_average_in_place_of_moments_says_what_to_pass():
             TypeError, match=r"MomentsAverage, expected .* pass anchored_moments\(average.moments, mean\)"
         ):
             function(average)
+
+
+def test_a_batch_of_another_type_than_the_average_raises():
+    average = losses.init_moments_average(3, covariance=True)
+    with pytest.raises(TypeError, match="moments is a Moments, expected CovarianceMoments as in the average"):
+        losses.update_moments_average(average, Moments(_ones(3), _ones(3)), decay=0.5)
 
 
 def test_scalar_logits_are_named():

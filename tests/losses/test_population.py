@@ -1,5 +1,6 @@
 """Moments of the population of codes, and what is computed from them, against formulas and simulation."""
 
+import functools
 import itertools
 import math
 
@@ -28,6 +29,32 @@ def test_total_correlation_of_two_dimensions(correlation):
 def test_independent_codes_show_the_total_correlation_that_the_docstring_states(count, size, nats):
     shown = jax.jit(lambda mean: losses.gaussian_total_correlation(losses.batch_covariance(mean, shrinkage=0)))
     np.testing.assert_allclose(shown(np.random.default_rng(0).normal(size=(count, size))), nats, rtol=0.05)
+
+
+@pytest.mark.parametrize("count", [2, 32, 128, 1000])
+def test_shrunk_as_recommended_independent_codes_show_at_most_a_sixteenth_of_a_nat_a_dimension(count):
+    size = 128
+
+    @jax.jit
+    def shown(mean):
+        shrinkage = losses.correlation_shrinkage(count, size)
+        moments = losses.shrink_covariance(losses.batch_covariance(mean, shrinkage=0), shrinkage)
+        return losses.gaussian_total_correlation(moments)
+
+    nats = shown(np.random.default_rng(0).normal(size=(count, size)))
+    assert 0 < nats < size / 16
+    np.testing.assert_allclose(nats, size * (size - 1) * count / (4 * (count + size) ** 2), rtol=0.35)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.98])
+def test_average_is_worth_the_inverse_of_its_shares_squares(decay):
+    average = losses.init_moments_average(1)
+    assert losses.codes_in_average(average, 10, decay=decay) == 0
+    for seen in range(1, 6):
+        average = losses.update_moments_average(average, Moments(jnp.zeros(1), jnp.ones(1)), decay=decay)
+        shares = decay ** np.arange(seen) / np.sum(decay ** np.arange(seen))
+        expected = 10 / np.sum(shares**2)
+        np.testing.assert_allclose(losses.codes_in_average(average, 10, decay=decay), expected, rtol=1e-12)
 
 
 def test_covariance_adds_the_total_correlation_to_the_kl():
@@ -76,6 +103,53 @@ def test_mmd_is_unbiased(shift, scale):
     assert np.mean(with_own) > expected + 0.1
 
 
+def _line(scale=1.0, shift=0.0, width=0.0):
+    """Exact distance on a line of N(shift, scale^2 + width) from N(0, 1)."""
+    var = scale**2 + width
+    across = math.exp(-(shift**2) / 2 / (2 + var)) / math.sqrt(2 + var)
+    return 1 / math.sqrt(1 + 2 * var) - 2 * across + 1 / math.sqrt(3)
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "width"), [(0, 1, 0), (0.7, 1, 0), (0, 0.5, 0), (0, 0.8, 0.36), (1, 2, 0.3)]
+)
+def test_sliced_test_is_unbiased(shift, scale, width):
+    z = shift + scale * np.random.default_rng(0).normal(size=(40_000, 4, 1))
+    log_var = jnp.full((4, 1), math.log(width)) if width else None
+    sample = jax.jit(jax.vmap(lambda mean: losses.sliced_normality(mean, log_var, jnp.ones((1, 1)))))(z)
+    expected = _line(scale, shift, width)
+    assert_mean(np.asarray(sample), expected, 0.002)
+    if scale**2 + width == pytest.approx(1) and not shift:
+        assert abs(expected) < 1e-9
+        assert np.min(sample) < 0
+
+
+def test_sliced_test_has_the_closed_form_of_its_integral():
+    """Of pairs a apart ``exp(-a^2/2)``, of codes at x ``sqrt(2) exp(-x^2/4)``, of the normal density 1/sqrt(3)."""
+    codes = np.random.default_rng(0).normal(0.2, 1.2, (9, 5))
+    directions = np.asarray(losses.random_directions(jax.random.key(0), 7, 5))
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1, rtol=1e-6)
+    places = codes @ directions.T
+    pairs = [np.exp(-((places[i] - places[j]) ** 2) / 2) for i, j in itertools.permutations(range(9), 2)]
+    expected = np.mean(pairs) - math.sqrt(2) * np.mean(np.exp(-(places**2) / 4)) + 1 / math.sqrt(3)
+    assert losses.sliced_normality(codes, None, directions) == pytest.approx(expected, rel=1e-3)
+
+
+def test_sliced_test_sees_what_the_moments_do_not():
+    """Two clusters with the mean and the variance of N(0, 1)."""
+    normal = np.random.default_rng(0).normal(size=(2000, 1))
+    clusters = 0.9 * np.sign(normal) + math.sqrt(0.19) * np.random.default_rng(1).normal(size=(2000, 1))
+    assert losses.population_kl(losses.batch_moments(clusters)) < 0.002
+    ours, chance = (losses.sliced_normality(codes, None, jnp.ones((1, 1))) for codes in (clusters, normal))
+    assert ours > 0.008 > 8 * abs(chance)
+
+
+def test_directions_are_uniform():
+    directions = np.asarray(losses.random_directions(jax.random.key(0), 20_000, 3))
+    np.testing.assert_allclose(directions.T @ directions / len(directions), np.eye(3) / 3, atol=0.01)
+    np.testing.assert_allclose(directions.mean(0), 0, atol=0.02)
+
+
 def _each_dimension(function):
     """``function`` of a population's KL, for each of many dimensions at once."""
     return jax.jit(jax.vmap(lambda mean, var: function(Moments(mean[None], var[None]))))
@@ -122,11 +196,12 @@ def test_gradient_of_the_batch_kl_is_unbiased_with_one_over_n_alone():
     assert_mean(by_scale, 4.0 - 1 + 4.0 / count, 0.02)
 
 
-def _averaged(batches, decay):
+def _averaged(batches, decay, moments=losses.batch_moments):
     def update(average, batch):
-        return losses.update_moments_average(average, losses.batch_moments(batch), decay=decay), None
+        return losses.update_moments_average(average, moments(batch), decay=decay), None
 
-    return jax.lax.scan(update, losses.init_moments_average(batches.shape[-1]), batches)[0]
+    covariance = moments is not losses.batch_moments
+    return jax.lax.scan(update, losses.init_moments_average(batches.shape[-1], covariance=covariance), batches)[0]
 
 
 @pytest.mark.parametrize(("count", "decay", "batches"), [(4, 0.5, 16), (10, 0.9, 70)])
@@ -153,6 +228,18 @@ def test_average_equals_the_moments_of_all_batches_with_decaying_weights():
         np.testing.assert_allclose(average.weight, 1 - 0.7**seen, rtol=1e-12)
 
 
+def test_average_of_covariances_is_the_covariance_of_all_codes_with_their_weights():
+    batches, decay = np.random.default_rng(0).normal(np.arange(5.0)[:, None, None], size=(5, 4, 3)), 0.7
+    average = jax.jit(_averaged, static_argnums=(1, 2))(
+        batches, decay, functools.partial(losses.batch_covariance, shrinkage=0)
+    )
+    weights = np.repeat(decay ** np.arange(5)[::-1], 4)
+    codes = batches.reshape(-1, 3)
+    np.testing.assert_allclose(average.moments.mean, np.average(codes, axis=0, weights=weights), rtol=1e-12)
+    expected = np.cov(codes.T, aweights=weights, bias=True)
+    np.testing.assert_allclose(average.moments.cov, expected, rtol=1e-12)
+
+
 def test_queue_and_combination_have_the_moments_of_the_codes_themselves():
     codes, sizes = np.random.default_rng(0).normal(3, 2, (20, 3)), [4, 5, 1, 7, 3]
     batches = np.split(codes, np.cumsum(sizes)[:-1])
@@ -167,11 +254,12 @@ def test_queue_and_combination_have_the_moments_of_the_codes_themselves():
     assert np.max(np.abs(losses.combine_moments(each).var - combined.var)) > 0.05
 
 
+@pytest.mark.parametrize("moments_of", [losses.batch_moments, functools.partial(losses.batch_covariance, shrinkage=0)])
 @pytest.mark.parametrize("convention", ["means", "mixture"])
-def test_anchored_gradients_of_all_batches_average_to_that_of_the_population(convention):
+def test_anchored_gradients_of_all_batches_average_to_that_of_the_population(convention, moments_of):
     codes = posteriors(6, 2)[: 1 if convention == "means" else 2]
-    population = losses.batch_moments(*codes)
-    exact = jax.grad(lambda codes: losses.population_kl(losses.batch_moments(*codes)))(codes)
+    population = moments_of(*codes)
+    exact = jax.grad(lambda codes: losses.population_kl(moments_of(*codes)))(codes)
     batches = [np.array(batch) for batch in itertools.combinations(range(6), 2)]
 
     def average(moments):
@@ -187,7 +275,8 @@ def test_anchored_gradients_of_all_batches_average_to_that_of_the_population(con
     )
     for ours, expected in zip(average(lambda *part: losses.anchored_moments(population, *part)), exact, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-12)
-    assert np.max(np.abs(average(losses.batch_moments)[0] - exact[0])) > 0.1
+    if moments_of is losses.batch_moments:
+        assert np.max(np.abs(average(moments_of)[0] - exact[0])) > 0.1
 
 
 def _scale_gradients(moments, scale, noise):

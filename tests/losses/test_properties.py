@@ -52,6 +52,7 @@ def _non_negative(mean, log_var):
         "free_bits_kl": losses.free_bits_kl(mean, log_var, free_nats=0.3) - 0.3 * mean.shape[1],
         "dip_penalty": losses.dip_penalty(covariance),
         "discriminator_loss": [losses.discriminator_loss(logits, -logits, kind=kind) for kind in kinds],
+        "fake_loss": [losses.fake_loss(logits, kind=kind) for kind in kinds],
         "generator_loss": [losses.generator_loss(logits, kind=kind) for kind in ("bce", "least_squares")],
         "lecam_penalty": losses.lecam_penalty(logits, -logits, losses.init_lecam_anchors(), decay=0.9)[0],
         "l1_reconstruction": losses.l1_reconstruction(mean, -mean),
@@ -166,7 +167,7 @@ def test_averages_equal_the_first_batch_and_without_decay_the_newest(seed, sizes
 ALONE = (
     *("l1_reconstruction", "l2_reconstruction", "perceptual_reconstruction", "gaussian_kl", "kl_by_dimension"),
     *("gaussian_nll", "laplace_nll", "variance_regularizer", "beta_vae", "discriminator_loss", "generator_loss"),
-    "r1_penalty",
+    *("fake_loss", "r1_penalty"),
 )
 
 

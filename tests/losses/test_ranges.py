@@ -22,7 +22,7 @@ def test_values_and_gradients_are_finite_over_the_stated_range(name):
     _assert_finite_at_extremes(CASES[name], CASES[name].arguments, 512)
 
 
-OF_SEVERAL = ("imq_mmd", "kl_decomposition", "queue_moments")
+OF_SEVERAL = ("imq_mmd", "kl_decomposition", "queue_moments", "sliced_normality")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,26 @@ def test_a_covariance_of_few_codes_is_invertible_when_shrunk_by_a_hundredth(coun
         value, gradient = function(mean)
         assert np.isfinite(value) and np.isfinite(gradient).all()
         assert value >= 0
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, 128), (32, 128), (2, 512)])
+def test_the_covariance_of_an_average_is_invertible_from_its_first_batch_on(count, size):
+    decay = 0.9
+
+    def term(mean, average):
+        average = losses.update_moments_average(average, losses.batch_covariance(mean, shrinkage=0), decay=decay)
+        shrinkage = losses.correlation_shrinkage(losses.codes_in_average(average, count, decay=decay), size)
+        moments = losses.anchored_moments(average.moments, mean)
+        return losses.population_kl(losses.shrink_covariance(moments, shrinkage)), average
+
+    function = jax.jit(jax.value_and_grad(term, has_aux=True))
+    codes = np.random.default_rng(0).normal(size=(count, size)).astype(np.float32)
+    for mean in (codes, 1e15 * codes, 1e-3 * codes, np.tile(codes[:, :1], size), 1e15 * np.sign(codes), 1000 + codes):
+        average = losses.init_moments_average(size, covariance=True)
+        for factor in (1, 0.5, 1):
+            (value, average), gradient = function(np.float32(factor) * mean, average)
+            assert np.isfinite(value) and np.isfinite(gradient).all()
+            assert value >= 0
 
 
 def test_many_dimensions_stay_finite():

@@ -15,7 +15,14 @@ from rvae_jax.losses import Moments
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 # Functions of numbers instead of arrays: empty states, with which the cases of their updates begin, and others.
-NO_ARRAYS = {"init_lecam_anchors", "init_means_queue", "init_moments_average", "ramp", "small_batch_bias"}
+NO_ARRAYS = {
+    "init_lecam_anchors",
+    "init_means_queue",
+    "init_moments_average",
+    "ramp",
+    "random_directions",
+    "small_batch_bias",
+}
 
 every_case = pytest.mark.parametrize("name", CASES)
 

@@ -6,7 +6,7 @@ import pytest
 from reference import relative_error
 from small_networks import DIMENSIONS, assert_close, normal
 
-from rvae_jax.models.convolutions import conv, conv_transpose, pointwise
+from rvae_jax.models.convolutions import conv, conv_transpose, convolve, pointwise
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -55,16 +55,17 @@ def _pull(function, cotangent, *arguments):
 
 
 @functools.cache
-def _arguments(stride, offset, channels):
+def _arguments(stride, offset, channels, size):
     """Input and cotangent of the convolution, and the kernel."""
-    large, small = normal(2, 4 * stride, 3 * stride, channels), normal(2, 4, 3, 5, seed=1)
+    height, width = size
+    large, small = normal(2, height * stride, width * stride, channels), normal(2, height, width, 5, seed=1)
     return large, small, normal(3, 3, channels, 5, seed=2)
 
 
 @functools.cache
-def _results_of_jax(stride, offset, channels):
+def _results_of_jax(stride, offset, channels, size):
     """Values and gradients of the convolution and of its transpose, as JAX itself computes them on every platform."""
-    large, small, kernel = _arguments(stride, offset, channels)
+    large, small, kernel = _arguments(stride, offset, channels, size)
 
     def plain(large, kernel):
         padding = (offset, 2 - stride if offset == 1 else 1)
@@ -81,12 +82,12 @@ def _results_of_jax(stride, offset, channels):
     )
 
 
-@pytest.mark.parametrize("channels", [3, 6])
+@pytest.mark.parametrize(("channels", "size"), [(3, (4, 3)), (6, (4, 3)), (3, (1, 2))])
 @pytest.mark.parametrize(("stride", "offset"), [(1, 1), (2, 0), (2, 1)])
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
-def test_convolutions_are_each_others_derivative(as_on, platform, stride, offset, channels):
-    expected = _results_of_jax(stride, offset, channels)
-    large, small, kernel = _arguments(stride, offset, channels)
+def test_convolutions_are_each_others_derivative(as_on, platform, stride, offset, channels, size):
+    expected = _results_of_jax(stride, offset, channels, size)
+    large, small, kernel = _arguments(stride, offset, channels, size)
     as_on(platform)
 
     @jax.jit
@@ -122,3 +123,19 @@ def test_a_program_for_one_platform_has_no_convolutions_of_another():
     text = jax.jit(conv_transpose).lower(x, kernel).as_text()
     assert "dot_general" in text
     assert "convolution" not in text
+
+
+def test_images_smaller_than_the_kernel_are_not_convolved_on_cpus():
+    def gradients(x, kernel):
+        return jax.vjp(lambda x, kernel: conv(x, kernel, 1, 1), x, kernel)[1](x)
+
+    for size, convolutions in ((3, 2), (2, 0)):
+        text = jax.jit(gradients).lower(normal(1, size, size, 4), normal(3, 3, 4, 4)).as_text()
+        assert text.count("stablehlo.convolution") == convolutions
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(5, 1, 2), (5, 2, 1), (4, 3, 1)])
+def test_products_of_windows_equal_a_convolution(kernel, stride, padding):
+    x, kernel, paddings = normal(2, 4, 3, 3), normal(kernel, kernel, 3, 5, seed=1), [(padding, padding)] * 2
+    expected = jax.lax.conv_general_dilated(x, kernel, (stride, stride), paddings, dimension_numbers=DIMENSIONS)
+    assert_close(convolve(x, kernel, stride, paddings), expected, 2e-6)

@@ -1,6 +1,7 @@
 """What runs leave behind, and runs in processes of their own."""
 
 import pathlib
+import re
 import sys
 
 import jax
@@ -13,18 +14,33 @@ from rvae_jax.training.metric_log import read_metrics
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def weights_and_moments(workdir, step):
+def read_items(workdir, step):
     folder = workdir / "checkpoints" / str(step)
     items = {}
     for item in ("weights", "training"):
         with ocp.StandardCheckpointer() as checkpointer:
             items[item] = checkpointer.restore(folder / item)
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(items)]
+    return items
+
+
+def weights_and_moments(workdir, step):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(read_items(workdir, step))]
 
 
 def assert_same_run(workdir, other, step):
     for a, b in zip(weights_and_moments(workdir, step), weights_and_moments(other, step), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def assert_documented(rows):
+    """Whether docs/metrics.md has every name, and every value is finite."""
+    documented = set(re.findall(r"^\| `([a-z0-9_/]+)`", (ROOT / "docs" / "metrics.md").read_text(), re.M))
+    for row in rows:
+        assert all(np.isfinite(value) for value in row.values())
+        for name in row:
+            group, _, metric = name.partition("/")
+            generic = f"validation/{metric}" if group in ("selection", "best") and metric != "step" else name
+            assert generic in documented, name
 
 
 def losses_by_step(workdir):

@@ -12,6 +12,7 @@ from small_runs import TINY
 from rvae_jax.config import LossConfig, ModelConfig
 from rvae_jax.distributed import sharding
 from rvae_jax.models import make_models
+from rvae_jax.training import code_terms
 from rvae_jax.training.state import Player, TrainState, create_train_state
 from rvae_jax.training.step import make_train_step
 
@@ -25,7 +26,7 @@ CAPTURE = optax.GradientTransformation(
 )
 
 
-def random_state(vae, discriminator, optimizer, *, ema=False):
+def random_state(vae, discriminator, optimizer, *, ema=False, running=None):
     """A state with random weights and statistics, of which none makes a layer the identity."""
     rng = np.random.default_rng(0)
     create = functools.partial(create_train_state, vae, discriminator, optimizer, ema=ema)
@@ -46,6 +47,7 @@ def random_state(vae, discriminator, optimizer, *, ema=False):
         vae=vae,
         discriminator=None if shapes.discriminator is None else player(shapes.discriminator),
         ema_params=jax.tree.map(np.zeros_like, vae.params) if ema else None,
+        running=running or {},
     )
 
 
@@ -57,6 +59,7 @@ def captured_step(loss, steps=(0,)):
     """Metrics and both players' gradients of a step, for given numbers of the step."""
     vae, discriminator = make_models(ModelConfig(**TINY), adversarial=loss.adversarial != "none")
     state = random_state(vae, discriminator, CAPTURE)
+    state = state.replace(running=code_terms.first_running(loss, TINY["latent_dim"]))
     step = jax.jit(make_train_step(vae, discriminator, CAPTURE, loss))
     results = []
     for number in steps:

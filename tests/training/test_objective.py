@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from code_cases import CODE_OPTIONS, expected_code_terms, reconstruction
 from small_runs import TINY
 from step_cases import (
     CAPTURE,
@@ -52,15 +53,7 @@ def _expected_terms(loss, noise):
 
     x = random_images()
     x_hat, mean, log_var, real, fake = (np.float64(array) for array in forward(x))
-    variance = np.exp(log_var)
-    population = mean.var(0) + (variance.mean(0) if loss.moments == "mixture" else 0)
-    terms = {"reconstruction": np.mean(np.abs(x - x_hat))}
-    if loss.kl == "standard":
-        terms["standard_kl"] = 0.5 * np.mean(np.sum(mean**2 + variance - 1 - log_var, 1))
-    else:
-        terms["population_kl"] = 0.5 * np.sum(mean.mean(0) ** 2 + population - 1 - np.log(population))
-        ratio = variance / loss.variance_target
-        terms["variance_regularizer"] = 0.5 * np.mean(np.sum(ratio - 1 - np.log(ratio), 1))
+    terms = {"reconstruction": reconstruction(loss, x_hat, x)} | expected_code_terms(loss, noise, mean, log_var)
     if loss.adversarial == "bce":
         terms["adversarial"] = np.mean(_softplus(-fake))
         terms["discriminator"] = np.mean(_softplus(-real)) + np.mean(_softplus(fake))
@@ -84,10 +77,21 @@ def _expected_terms(loss, noise):
     return terms, metrics
 
 
+def _code_weights(name):
+    """Of the terms at step 0."""
+    loss = CODE_OPTIONS[name]
+    ramp = 1 / 3 if loss.kl_ramp == 3 else 1
+    names = ("mixture_kl", "total_correlation", "mmd", "sliced", "dip")
+    weights = {each: getattr(loss, f"{each}_weight") * ramp for each in names}
+    weights |= {"population_kl": ramp, "variance_regularizer": 0.2 * ramp}
+    beta = dict.fromkeys(("free_bits_kl", "standard_kl"), loss.beta)
+    return weights | beta | {"reconstruction": loss.reconstruction_weight}
+
+
 @pytest.mark.usefixtures("strict_promotion")
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", [*OPTIONS, *CODE_OPTIONS])
 def test_metrics_and_objective_equal_their_definitions(name, fixed_noise):
-    loss, weights_at = OPTIONS[name]
+    loss, weights_at = OPTIONS[name] if name in OPTIONS else (CODE_OPTIONS[name], {0: _code_weights(name)})
     terms, others = _expected_terms(loss, fixed_noise)
     results = captured_step(loss, tuple(weights_at))
     for (metrics, *gradients), weights in zip(results, weights_at.values(), strict=True):

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from run_cases import assert_same_run, losses_by_step
+from run_cases import assert_documented, assert_same_run, losses_by_step, read_items
 from small_runs import tiny_config
 
 from rvae_jax.config import replace_fields
@@ -33,6 +33,21 @@ def test_resume_is_bit_exact(finished, data_dir, tmp_path):
     assert_same_run(workdir, half, 8)
     assert losses_by_step(half) == losses_by_step(workdir)
     assert [row["step"] for row in read_metrics(half) if "loss/total" in row] == [2, 4, 6, 8]
+
+
+def test_running_statistics_of_the_game_are_resumed(data_dir, tmp_path, capsys):
+    game = {"adversarial": "hinge", "prior_fakes": 0.5, "adaptive_weight": True, "lecam_weight": 0.1, "augment": 0.5}
+    config = tiny_config(data_dir, steps=4, eval_every=2, **{f"loss.{name}": value for name, value in game.items()})
+    whole = tmp_path / "whole"
+    train(config, whole)
+    half = shutil.copytree(whole, tmp_path / "half")
+    shutil.rmtree(half / "checkpoints" / "4")
+    train(config, half)
+    assert_same_run(whole, half, 4)
+    items = read_items(whole, 4)["training"]["running"]
+    assert items["adversarial_ratio"]["reconstruction"] > 0
+    assert items["lecam"]["weight"] == pytest.approx(1 - 0.99**4)
+    assert_documented(read_metrics(whole))
 
 
 def test_fields_that_change_no_step_may_differ_on_resume(finished, data_dir, tmp_path):

@@ -1,0 +1,195 @@
+"""The discriminator's side of a step, on one device."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from adversary_cases import (
+    ADAPTIVE,
+    ANCHORS,
+    BASE,
+    EVERYTHING,
+    LENGTHS,
+    PRIOR,
+    make_step,
+    networks_results,
+    noises,
+    one_step,
+)
+from small_runs import TINY
+from step_cases import assert_same_gradients, random_images
+
+from rvae_jax import losses
+from rvae_jax.config import ModelConfig
+from rvae_jax.models import make_models
+from rvae_jax.training import adversary, gradient_lengths
+
+
+def _relu(x):
+    return np.maximum(0.0, x)
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_samples_have_their_share_of_the_fakes_in_both_players_terms():
+    _, state = make_step(PRIOR)
+    params = {name: player.params for name, player in state.players.items()}
+    noise, prior = noises(0.25)
+    assert prior.shape == (2, 8)
+    _, logits = jax.jit(lambda: networks_results(PRIOR, state, params, random_images(), noise, prior))()
+    real, fake, sample = map(np.float64, logits)
+    _, metrics = one_step(PRIOR)
+    expected = {
+        "loss/adversarial": -0.75 * np.mean(fake) - 0.25 * np.mean(sample),
+        "loss/discriminator": np.mean(_relu(1 - real))
+        + 0.75 * np.mean(_relu(1 + fake))
+        + 0.25 * np.mean(_relu(1 + sample)),
+        "discriminator/accuracy_fake": np.mean(fake < 0),
+        "discriminator/accuracy_prior": np.mean(sample < 0),
+    }
+    for name, value in expected.items():
+        assert float(metrics[name]) == pytest.approx(value, rel=1e-5), name
+    assert metrics["weighted/adversarial"] == pytest.approx(300 * expected["loss/adversarial"], rel=1e-5)
+
+
+def _gradients_of_the_definition(loss, weight):
+    """Both players' gradients, each of a loss that is written down with the other's weights as constants."""
+    _, state = make_step(loss)
+    params = {name: player.params for name, player in state.players.items()}
+    noise, prior = noises(loss.prior_fakes)
+    x, share = random_images(), loss.prior_fakes
+
+    def of_vae(vae):
+        (x_hat, mean, log_var), (_, fake, sample) = networks_results(
+            loss, state, params | {"vae": vae}, x, noise, prior
+        )
+        elbo = losses.mixture_elbo(losses.l1_reconstruction(x_hat, x), mean, log_var, reconstruction_weight=50.0)
+        return elbo.total - weight * ((1 - share) * jnp.mean(fake) + share * jnp.mean(sample))
+
+    def of_discriminator(discriminator):
+        _, (real, fake, sample) = networks_results(
+            loss, state, params | {"discriminator": discriminator}, x, noise, prior
+        )
+        fakes = (1 - share) * jnp.mean(jax.nn.relu(1 + fake)) + share * jnp.mean(jax.nn.relu(1 + sample))
+        return loss.adversarial_weight * (jnp.mean(jax.nn.relu(1 - real)) + fakes)
+
+    return jax.jit(lambda: (jax.grad(of_vae)(params["vae"]), jax.grad(of_discriminator)(params["discriminator"])))()
+
+
+@pytest.mark.usefixtures("strict_promotion")
+@pytest.mark.parametrize(
+    ("loss", "weight"),
+    [(PRIOR, 300.0), (ADAPTIVE, 0.5 * np.sqrt(3.0) / (np.sqrt(0.02) / 0.75 + 1e-6))],
+    ids=["fixed weight", "adaptive weight"],
+)
+def test_each_player_has_the_gradient_of_its_own_loss_alone(loss, weight):
+    state, metrics = one_step(loss)
+    ours = state.vae.opt_state, state.discriminator.opt_state
+    assert_same_gradients(ours, jax.device_get(_gradients_of_the_definition(loss, weight)))
+    assert metrics["weighted/adversarial"] == pytest.approx(weight * metrics["loss/adversarial"], rel=1e-5)
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_lengths_of_gradients_in_the_reconstruction_are_measured_and_averaged():
+    """Beside their definition, by the gradient of every image's own loss."""
+    after, metrics = one_step(ADAPTIVE)
+    _, state = make_step(ADAPTIVE)
+    params = {name: player.params for name, player in state.players.items()}
+    noise, prior = noises(0.25)
+
+    @jax.jit
+    def lengths():
+        (x_hat, _, _), _ = networks_results(ADAPTIVE, state, params, random_images(), noise, prior)
+        _, discriminator = make_models(ModelConfig(**TINY), adversarial=True)
+        return (
+            jax.grad(lambda x_hat: 50.0 * jnp.sum(losses.l1_reconstruction(x_hat, random_images())))(x_hat),
+            jax.grad(
+                lambda x_hat: -jnp.sum(jnp.mean(discriminator.apply(state.discriminator.variables, x_hat), (1, 2, 3)))
+            )(x_hat),
+        )
+
+    of_reconstruction, of_generator = (np.float64(gradient) for gradient in lengths())
+    # The share of reconstructions among the fakes, 0.75, is in the measured gradient; the factor takes it out.
+    squares = np.mean(np.sum(of_reconstruction**2, (1, 2, 3))), np.mean(np.sum((0.75 * of_generator) ** 2, (1, 2, 3)))
+    for name, square in zip(("reconstruction", "adversarial"), squares, strict=True):
+        expected = 0.99 * LENGTHS[name] + 0.01 * square
+        assert after.running["adversarial_ratio"][name] == pytest.approx(expected, rel=1e-5), name
+    assert metrics["discriminator/adaptive_weight"] == pytest.approx(
+        np.sqrt(3.0) / (np.sqrt(0.02) / 0.75 + 1e-6), rel=1e-5
+    )
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_lecam_pulls_at_the_anchors_before_the_batch_which_then_move():
+    loss = dataclasses.replace(PRIOR, lecam_weight=0.2)
+    _, state = make_step(loss)
+    params = {name: player.params for name, player in state.players.items()}
+    _, logits = jax.jit(lambda: networks_results(loss, state, params, random_images(), *noises(0.25)))()
+    real, fake, sample = map(np.float64, logits)
+    after, metrics = one_step(loss)
+    of_fakes = 0.75 * np.mean((fake - ANCHORS.real) ** 2) + 0.25 * np.mean((sample - ANCHORS.real) ** 2)
+    penalty = np.mean((real - ANCHORS.fake) ** 2) + of_fakes
+    assert metrics["loss/lecam"] == pytest.approx(penalty, rel=1e-5)
+    assert metrics["weighted/lecam"] == pytest.approx(300 * 0.2 * penalty, rel=1e-5)
+    weight = 0.99 * 0.5 + 0.01
+    means = {"real": np.mean(real), "fake": 0.75 * np.mean(fake) + 0.25 * np.mean(sample)}
+    for name, mean in means.items():
+        old = getattr(ANCHORS, name)
+        assert getattr(after.running["lecam"], name) == pytest.approx(old + 0.01 / weight * (mean - old), rel=1e-5)
+    first = losses.init_lecam_anchors()
+    assert adversary._lecam(loss, adversary.Judgement([real], [[fake], [sample]], []), first) == 0
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_r1_is_taken_at_every_fourth_step_four_times_as_strong():
+    loss = dataclasses.replace(BASE, r1_weight=0.3, r1_every=4)
+    _, discriminator = make_models(ModelConfig(**TINY), adversarial=True)
+    step, state = make_step(loss)
+    images = random_images()
+    gradient = jax.jit(
+        jax.grad(lambda x: jnp.sum(jnp.mean(discriminator.apply(state.discriminator.variables, x), (1, 2, 3))))
+    )(images)
+    penalty = np.mean(np.sum(np.square(gradient, dtype=np.float64), (1, 2, 3)))
+    step = jax.jit(step)
+    for number, times in ((0, 4), (1, 0), (3, 0), (8, 4)):
+        _, metrics = step(state.replace(step=np.int32(number)), images, jax.random.key(0))
+        assert float(metrics["loss/r1"]) == pytest.approx(times * penalty, rel=1e-5)
+        assert float(metrics["weighted/r1"]) == pytest.approx(300 * 0.3 * times * penalty, rel=1e-5)
+
+
+def _moved(player, direction, by):
+    return player.replace(params=jax.tree.map(lambda p, d: np.float32(p + by * d), player.params, direction))
+
+
+def _along(gradient, rng):
+    """A direction with enough of the gradient that the change is seen above rounding, and the slope along it."""
+    length = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+    direction = jax.tree.map(lambda leaf: leaf / length + 0.02 * rng.normal(size=leaf.shape), gradient)
+    return direction, sum(np.vdot(*pair) for pair in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
+
+
+@pytest.mark.parametrize("name", ["vae", "discriminator"])
+def test_gradients_are_the_slopes_of_what_is_logged(name):
+    """With everything on: each player's gradient beside central differences of its logged losses."""
+    step, state = make_step(EVERYTHING)
+    step, by = jax.jit(step), 2e-3
+
+    def logged(state):
+        _, metrics = step(state, random_images(), jax.random.key(0))
+        if name == "vae":
+            return float(metrics["loss/total"])
+        return sum(float(metrics[f"weighted/{term}"]) for term in ("discriminator", "r1", "lecam"))
+
+    after, _ = step(state, random_images(), jax.random.key(0))
+    direction, slope = _along(getattr(after, name).opt_state, np.random.default_rng(1))
+    player = getattr(state, name)
+    ahead, behind = (logged(state.replace(**{name: _moved(player, direction, side * by)})) for side in (1, -1))
+    assert (ahead - behind) / (2 * by) == pytest.approx(slope, rel=0.02)
+
+
+def test_adaptive_factor_is_zero_before_a_measurement_and_at_most_ten_thousand():
+    first = adversary.first_running(ADAPTIVE)["adversarial_ratio"]
+    assert gradient_lengths.adaptive_factor(ADAPTIVE, first) == 0
+    weak = {"reconstruction": jnp.float32(1e4), "adversarial": jnp.float32(1e-20)}
+    assert gradient_lengths.adaptive_factor(ADAPTIVE, weak) == 1e4

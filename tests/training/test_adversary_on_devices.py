@@ -1,0 +1,62 @@
+"""The discriminator's side is the same however the batch is split over devices and parts."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from adversary_cases import EVERYTHING, make_step
+from small_runs import TINY
+from step_cases import BATCH, assert_same_gradients, layout_of, random_images
+
+from rvae_jax.distributed import sharding
+from rvae_jax.hardware import cost
+
+
+@functools.cache
+def _compiled(layout, accumulate_steps=1):
+    step, state = make_step(EVERYTHING, axis_name=layout.axis_name, accumulate_steps=accumulate_steps)
+    on_devices = layout.with_shardings(state)
+    state = jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), state, on_devices)
+    (batch,) = layout.to_devices([random_images((2 * BATCH, *TINY["image_shape"]))])
+    lowered = layout.lower(step, on_devices, batch, jax.random.key(0))
+    return lowered.compile(compiler_options=layout.compiler_options), state, batch
+
+
+@functools.cache
+def _two_steps(layout, accumulate_steps=1):
+    step, state, batch = _compiled(layout, accumulate_steps)
+    state = jax.tree.map(lambda leaf: leaf + 0, state)  # a copy, since the step donates it
+    rows = []
+    for _ in range(2):
+        state, metrics = step(state, batch, jax.random.key(0))
+        rows.append(jax.tree.map(float, metrics))
+    return state, rows
+
+
+@pytest.mark.parametrize(
+    ("layout", "accumulate_steps"),
+    [(layout_of("jit", 8), 1), (layout_of("pmap", 8), 1), (layout_of("jit", 2), 4), (layout_of("pmap", 2), 4)],
+    ids=lambda each: f"{each.style}-{each.mesh.size}" if isinstance(each, sharding.DataParallel) else f"{each} parts",
+)
+@pytest.mark.usefixtures("strict_promotion")
+def test_steps_are_the_same_however_they_are_laid_out(layout, accumulate_steps):
+    state, rows = _two_steps(layout, accumulate_steps)
+    whole, expected = _two_steps(layout_of("jit", 1))
+    for row, other in zip(rows, expected, strict=True):
+        assert row == pytest.approx(other, rel=2e-5, abs=1e-6)
+    for player in ("vae", "discriminator"):
+        ours, theirs = (jax.device_get(getattr(each, player).opt_state) for each in (state, whole))
+        assert_same_gradients(ours, theirs)
+    ours, theirs = (jax.tree.leaves(jax.device_get(each.running)) for each in (state, whole))
+    np.testing.assert_allclose(ours, theirs, rtol=2e-5)
+    for leaf in jax.tree.leaves(state):
+        replicas = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert all(np.array_equal(replica, replicas[0]) for replica in replicas)
+
+
+def test_samples_are_decoded_by_the_device_whose_share_they_are():
+    compiled = [_compiled(layout_of("jit", count))[0] for count in (1, 8)]
+    whole, part = (cost.cost_of(each) for each in compiled)
+    assert {each.kind for each in cost.collectives(compiled[1].as_text())} == {"all-reduce"}
+    assert part.flops < 1.2 * whole.flops / 8
