@@ -124,7 +124,21 @@ def gaussian_total_correlation(moments: CovarianceMoments) -> jax.Array:
     correlation = cov / deviation[:, None] / deviation[None, :]
     # Variances are at least the floor, as in the diagonal part.
     correlation = jnp.where(jnp.eye(len(cov), dtype=bool), 1.0, correlation)
-    return -jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(correlation))))
+    return -0.5 * _log_det(correlation)
+
+
+@jax.custom_jvp
+def _log_det(matrix: jax.Array) -> jax.Array:
+    """Logarithm of the determinant of a symmetric positive matrix, by Cholesky."""
+    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(matrix))))
+
+
+@_log_det.defjvp
+def _log_det_jvp(matrices: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """``d log det = sum inverse * d``, from the same factor, which takes a third of the time of differentiating it."""
+    factor = jnp.linalg.cholesky(matrices[0])
+    inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(factor), dtype=factor.dtype))
+    return 2.0 * jnp.sum(jnp.log(jnp.diagonal(factor))), jnp.sum(inverse * tangents[0])
 
 
 def small_batch_bias(batch_size: int) -> float:
