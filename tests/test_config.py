@@ -59,6 +59,7 @@ def test_defaults_are_valid_and_the_papers():
         ("loss.variance_weight", float("nan"), "loss.variance_weight=nan: expected a finite number"),
         ("loss.kl_start_step", -1, "loss.kl_start_step=-1"),
         ("loss.variance_target", 0.0, "loss.variance_target=0.0: expected from 1e-14 to 1e14"),
+        ("model.discriminator_stages", 6, "model.discriminator_stages=6: expected from 1 to 5"),
         ("loss.r1_every", 0, "loss.r1_every=0: expected at least 1"),
         ("loss.augment", 1.5, "loss.augment=1.5: expected from 0 to 1"),
         ("loss.prior_fakes", 1.0, "loss.prior_fakes=1.0: expected at least 0 and less than 1"),
@@ -94,6 +95,16 @@ def test_what_needs_a_discriminator_is_refused_without_one(field, value):
     validate(config, 4)
     with pytest.raises(UserError, match=f"--config.loss.{field}={value}: expected .* with loss.adversarial=none"):
         validate(replace_fields(config, {"loss.adversarial": "none"}), 4)
+
+
+def test_a_discriminator_on_features_needs_pictures_and_no_r1():
+    config = replace_fields(Config(), {"model.discriminator": "vgg16"})
+    validate(config, 4)
+    with pytest.raises(UserError, match=r"loss.r1_weight=1\.0: expected 0 with model.discriminator=vgg16"):
+        validate(replace_fields(config, {"loss.r1_weight": 1.0}), 4)
+    wide = {"model.image_shape": (256, 256, 4), "model.decoder_filters": (128,) * 6 + (4,)}
+    with pytest.raises(UserError, match=r"discriminator='vgg16': expected 'patch' with images that have neither"):
+        validate(replace_fields(config, wide), 4)
 
 
 def test_r1_is_refused_where_images_share_statistics():

@@ -61,6 +61,13 @@ def _check_encoder_and_decoder(config: Config) -> None:
 
 
 def _check_discriminator(config: Config) -> None:
+    _require(config, "model.discriminator_stages", 1 <= config.model.discriminator_stages <= 5, "from 1 to 5")
+    _require(
+        config,
+        "model.discriminator",
+        config.model.discriminator == "patch" or config.model.image_shape[2] in (1, 3),
+        "'patch' with images that have neither 1 nor 3 channels",
+    )
     filters, strides = config.model.discriminator_filters, config.model.discriminator_strides
     for name in ("discriminator_filters", "discriminator_strides"):
         _require_positive_numbers(config, f"model.{name}")
@@ -135,6 +142,12 @@ def _check_adversary(config: Config, device_count: int) -> None:
         "loss.r1_weight",
         loss.r1_weight == 0 or config.model.norm == "frozen",
         "0 with model.norm=batch, where the logits of an image depend on other images",
+    )
+    _require(
+        config,
+        "loss.r1_weight",
+        loss.r1_weight == 0 or config.model.discriminator == "patch",
+        f"0 with model.discriminator={config.model.discriminator}, since R1 is of pixels",
     )
     _require(config, "loss.augment", loss.augment <= 1, "from 0 to 1")
     _require(config, "loss.prior_fakes", loss.prior_fakes < 1, "at least 0 and less than 1")

@@ -23,6 +23,9 @@ class ModelConfig:
       decoder_filters: g_0 .. g_R, channels of the decoder's stem and after each of its stages; g_R is the image's.
       encoder_identity_blocks: identity blocks in each stage of the encoder.
       decoder_identity_blocks: identity blocks in each stage of the decoder.
+      discriminator: what the discriminator sees: pixels (``patch``, a PatchGAN), feature maps of a network that was
+        trained on ImageNet and stays as it is (``vgg16``, ``alexnet``), or both. Each map of logits counts alike.
+      discriminator_stages: number of the network's feature maps, from the finest on, that it sees.
       discriminator_filters: channels of the discriminator's layers; the last is 1.
       discriminator_strides: strides of the discriminator's layers.
       norm: ``frozen``, as in the author's program (inference form, constant statistics), or ``batch``, real BatchNorm.
@@ -37,6 +40,8 @@ class ModelConfig:
     decoder_filters: tuple[int, ...] = (128, 128, 128, 128, 128, 128, 3)
     encoder_identity_blocks: int = 2
     decoder_identity_blocks: int = 1
+    discriminator: Literal["patch", "vgg16", "alexnet", "patch+vgg16", "patch+alexnet"] = "patch"
+    discriminator_stages: int = 4
     discriminator_filters: tuple[int, ...] = (128, 128, 128, 64, 64, 1)
     discriminator_strides: tuple[int, ...] = (2, 2, 2, 1, 1, 1)
     norm: Literal["frozen", "batch"] = "frozen"

@@ -81,37 +81,43 @@ class DataParallel:
 
     def lower(
         self,
-        train_step: Callable[[Any, jax.Array, jax.Array], tuple[Any, Any]],
+        train_step: Callable[..., tuple[Any, Any]],
         state: Any,
         batch: Any,
         key: jax.Array,
+        *frozen: Any,
     ) -> jax.stages.Lowered:
         """Traces a training step for these devices; compiled with ``compiler_options``, it is what training calls.
 
         Args:
-          train_step: ``(state, images, key) -> (state, metrics)``, see ``step.make_train_step``.
+          train_step: ``(state, images, key, *frozen) -> (state, metrics)``, see ``step.make_train_step``.
           state: the state, or shapes with shardings; the compiled step donates the state that it is given.
           batch: a batch from ``to_devices``; with ``jit`` its shape is enough.
           key: the run's random key.
+          frozen: further arguments, the same on all devices.
         """
         if self.style == "pmap":
             # State and metrics have no leading axis of devices: they come out replicated, as the state went in.
             mapped = jax.pmap(
                 train_step,
                 AXIS,
-                in_axes=(None, 0, None),
+                in_axes=(None, 0, None, *(None for _ in frozen)),
                 out_axes=None,
                 donate_argnums=0,
                 devices=list(self.mesh.devices),
             )
-            return mapped.lower(state, batch, key)
+            return mapped.lower(state, batch, key, *frozen)
         of_state = jax.tree.map(lambda leaf: leaf.sharding, state)
         return jax.jit(
             train_step,
             donate_argnums=0,
-            in_shardings=(of_state, self.batch, self.replicated),
+            in_shardings=(of_state, self.batch, self.replicated, *(self.replicated for _ in frozen)),
             out_shardings=(of_state, self.replicated),
-        ).lower(state, batch, key)
+        ).lower(state, batch, key, *frozen)
+
+    def replicate(self, tree: Any) -> Any:
+        """Global arrays of a tree of NumPy arrays that all processes have; each device has all of them."""
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self.replicated, leaf), tree)
 
     def to_devices(self, batches: Iterable[np.ndarray], ahead: int = 2) -> Iterator[jax.Array]:
         """Global batches, from this process's part of each, put on the devices ``ahead`` batches before their use."""

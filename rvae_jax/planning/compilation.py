@@ -202,6 +202,7 @@ def _compile(
     import jax
 
     from rvae_jax.hardware.cost import cost_of
+    from rvae_jax.training.frozen import load_frozen
     from rvae_jax.training.program import batch_shape, make_program
 
     program = make_program(config, layout.axis_name)
@@ -211,7 +212,8 @@ def _compile(
     batch = batch_shape(config)
     if layout.style == "pmap":
         batch = jax.ShapeDtypeStruct((len(devices), images, *batch.shape[1:]), batch.dtype)
-    lowered = layout.lower(program.train_step, state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    key, frozen = jax.eval_shape(lambda: jax.random.key(0)), jax.eval_shape(lambda: load_frozen(config))
+    lowered = layout.lower(program.train_step, state, batch, key, *frozen)
     compiled, reason = memory.compile_if_it_fits(lowered, layout.compiler_options | options)
     step = CompiledStep(len(devices), devices[0].device_kind, images, fits=compiled is not None, reason=reason)
     if compiled is None:

@@ -25,15 +25,17 @@ def measure_step(config: Config, layout: DataParallel, compiled: jax.stages.Comp
     import jax
     import numpy as np
 
+    from rvae_jax.training.frozen import load_frozen
+
     rng = np.random.default_rng(0)
     state = _random_state(program, layout, rng)
     key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=layout.replicated)()
     images = rng.integers(0, 256, (config.batch_size, *config.model.image_shape), np.uint8)
     (batch,) = layout.to_devices([images])
-    seconds = []
+    frozen, seconds = layout.replicate(load_frozen(config)), []
     while len(seconds) < 3 or sum(seconds) < _TIMED_SECONDS:
         began = time.monotonic()
-        state, _ = jax.block_until_ready(compiled(state, batch, key))
+        state, _ = jax.block_until_ready(compiled(state, batch, key, *frozen))
         seconds.append(time.monotonic() - began)
     return min(seconds[1:])
 

@@ -17,7 +17,7 @@ from rvae_jax.training.state import TrainState
 
 
 def compile_step(run: Run, state: TrainState) -> jax.stages.Compiled:
-    """The step ``(state, batch, key) -> (state, metrics)`` for this run's batches; it donates its state.
+    """The step ``(state, batch, key, *frozen) -> (state, metrics)`` for this run's batches; it donates its state.
 
     Raises:
       UserError: there is no room for it; the message names a batch size that fits.
@@ -27,7 +27,7 @@ def compile_step(run: Run, state: TrainState) -> jax.stages.Compiled:
     def compile_for(batch_size: int) -> tuple[jax.stages.Compiled | None, str]:
         part = np.zeros((batch_size // jax.process_count(), *config.model.image_shape), np.uint8)
         (batch,) = layout.to_devices([part])
-        lowered = layout.lower(run.program.train_step, state, batch, run.step_key)
+        lowered = layout.lower(run.program.train_step, state, batch, run.step_key, *run.frozen)
         return memory.compile_if_it_fits(lowered, layout.compiler_options)
 
     def bytes_of(compiled: jax.stages.Compiled | None) -> float:

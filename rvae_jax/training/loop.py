@@ -151,7 +151,7 @@ def _train_steps(
     for step in range(first + 1, config.steps + 1):
         if stop.reached(step - 1):
             break
-        state, metrics = train_step(state, log.next_of(batches), run.step_key)
+        state, metrics = train_step(state, log.next_of(batches), run.step_key, *run.frozen)
         log.add(step, metrics)
         is_evaluated = step % config.eval_every == 0 or step == config.steps
         if is_evaluated or step % config.log_every == 0:

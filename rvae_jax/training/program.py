@@ -12,8 +12,9 @@ import optax
 
 from rvae_jax.config import Config
 from rvae_jax.data.pixels import to_float
-from rvae_jax.models import VAE, Discriminator, make_models
+from rvae_jax.models import VAE, AnyDiscriminator, make_models
 from rvae_jax.training import adversary
+from rvae_jax.training.frozen import Frozen
 from rvae_jax.training.optimizer import make_optimizer
 from rvae_jax.training.state import TrainState, create_train_state
 from rvae_jax.training.step import Metrics, TrainStep, make_train_step
@@ -28,12 +29,12 @@ class Program:
       discriminator: the discriminator, or None without adversarial loss.
       optimizer: of both.
       create_state: from a random key to the first state.
-      train_step: ``(state, images, key) -> (state, metrics)``, see ``step.make_train_step``. It takes images as bytes,
-        which are sent to the devices in a quarter of the time of floats.
+      train_step: ``(state, images, key, *frozen) -> (state, metrics)``, see ``step.make_train_step``; ``load_frozen``
+        gives ``frozen``. Images are bytes, which are sent to the devices in a quarter of the time of floats.
     """
 
     vae: VAE
-    discriminator: Discriminator | None
+    discriminator: AnyDiscriminator | None
     optimizer: optax.GradientTransformation
     create_state: Callable[[jax.Array], TrainState]
     train_step: TrainStep
@@ -61,8 +62,8 @@ def make_program(config: Config, axis_name: str | None = None) -> Program:
         accumulate_steps=config.accumulate_steps,
     )
 
-    def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
-        return step_on_floats(state, to_float(images), key)
+    def train_step(state: TrainState, images: jax.Array, key: jax.Array, *frozen: Frozen) -> tuple[TrainState, Metrics]:
+        return step_on_floats(state, to_float(images), key, *frozen)
 
     create_state = functools.partial(
         create_train_state,

@@ -11,6 +11,7 @@ from etils import epath
 from rvae_jax.config import Config
 from rvae_jax.data.records import Images
 from rvae_jax.distributed.sharding import DataParallel, data_parallel
+from rvae_jax.training.frozen import Frozen, load_frozen
 from rvae_jax.training.program import Program, make_program
 
 
@@ -27,6 +28,7 @@ class Run:
       init_key: random key of the first state.
       step_key: random key of the steps.
       picture_key: random key of the samples that pictures show.
+      frozen: the step's further arguments, see ``frozen.load_frozen``, on the devices.
     """
 
     config: Config
@@ -37,6 +39,7 @@ class Run:
     init_key: jax.Array
     step_key: jax.Array
     picture_key: jax.Array
+    frozen: tuple[Frozen, ...]
 
 
 def make_run(
@@ -48,4 +51,5 @@ def make_run(
     make_keys = jax.jit(
         lambda key: tuple(jax.random.fold_in(key, i) for i in range(3)), out_shardings=(layout.replicated,) * 3
     )
-    return Run(config, workdir, sources, layout, program, *make_keys(jax.random.key(config.seed)))
+    keys = make_keys(jax.random.key(config.seed))
+    return Run(config, workdir, sources, layout, program, *keys, layout.replicate(load_frozen(config)))

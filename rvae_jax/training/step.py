@@ -6,7 +6,7 @@ The caller jits it over global arrays, or pmaps or shard_maps it with the networ
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from rvae_jax import losses
-from rvae_jax.models import VAE, Discriminator
+from rvae_jax.models import VAE, AnyDiscriminator, seen_by_discriminator
+from rvae_jax.models.features import FeatureWeights
 from rvae_jax.training import adversary, gradient_lengths
 from rvae_jax.training.draws import rows_of_batch
 from rvae_jax.training.objective import population_moments, term_weights, vae_terms
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, jax.Array]
 Codes = tuple[jax.Array, jax.Array]  # means and log variances, [b, d] each
-TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 # What the loss of a step returns besides its value: metrics, the norms' new statistics by player, codes.
 _Aux = tuple[Metrics, dict[str, Any], Codes]
@@ -33,14 +34,14 @@ _Aux = tuple[Metrics, dict[str, Any], Codes]
 
 def make_train_step(
     vae: VAE,
-    discriminator: Discriminator | None,
+    discriminator: AnyDiscriminator | None,
     optimizer: optax.GradientTransformation,
     loss: LossConfig,
     *,
     ema_decay: float | None = None,
     accumulate_steps: int = 1,
 ) -> TrainStep:
-    """Builds ``train_step(state, images, key) -> (state, metrics)``.
+    """Builds ``train_step(state, images, key, frozen) -> (state, metrics)``.
 
     One pass through the VAE serves both players. Both gradients are taken at the same weights; then both updates are
     applied. The VAE's loss has no gradient in the discriminator's weights, and the discriminator's none in the VAE's.
@@ -63,7 +64,8 @@ def make_train_step(
 
     Returns:
       The step. ``images`` is ``[b, H, W, C]`` in [-1, 1]; ``key`` is the run's random key, the same at every step (the
-      step folds its number in). ``metrics`` are float32 scalars of this batch; docs/metrics.md lists them.
+      step folds its number in); ``frozen`` has the weights of frozen networks, by name, and may be left out if the
+      objective needs none. ``metrics`` are float32 scalars of this batch; docs/metrics.md lists them.
 
     Raises:
       ValueError: ``accumulate_steps`` is above 1 and norms are in ``batch`` mode.
@@ -72,14 +74,19 @@ def make_train_step(
     if accumulate_steps > 1 and vae.config.norm == "batch":
         raise ValueError(f"make_train_step: accumulate_steps={accumulate_steps} is exact with norm='frozen' only")
 
-    def train_step(state: TrainState, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState,
+        images: jax.Array,
+        key: jax.Array,
+        frozen: Mapping[str, FeatureWeights] | None = None,
+    ) -> tuple[TrainState, Metrics]:
         step_key, latent_dim = jax.random.fold_in(key, state.step), vae.config.latent_dim
         noise = _noise(step_key, (images.shape[0], latent_dim), axis_name)
         draws = adversary.make_draws(loss, step_key, images.shape[0], latent_dim, axis_name)
         params = {name: player.params for name, player in state.players.items()}
         if loss.adaptive_weight:
             params["lengths"] = gradient_lengths.first_lengths()
-        loss_of = functools.partial(_total_loss, vae, discriminator, loss, state)
+        loss_of = functools.partial(_total_loss, vae, discriminator, loss, state, frozen)
         if accumulate_steps == 1:
             gradients, (metrics, batch_stats, codes) = jax.grad(loss_of, has_aux=True)(params, images, noise, draws)
         else:
@@ -107,9 +114,10 @@ def make_train_step(
 
 def _total_loss(
     vae: VAE,
-    discriminator: Discriminator | None,
+    discriminator: AnyDiscriminator | None,
     loss: LossConfig,
     state: TrainState,
+    frozen: Mapping[str, FeatureWeights] | None,
     params: dict[str, Any],
     images: jax.Array,
     noise: jax.Array,
@@ -130,8 +138,9 @@ def _total_loss(
     total, terms = vae_terms(loss, weights, result, images, moments)
     metrics = {"loss/total": total}
     if discriminator is not None:
+        see = functools.partial(seen_by_discriminator, vae.config, frozen)
         adversarial, of_discriminator, batch_stats["discriminator"] = adversary.play(
-            discriminator, loss, state, params["discriminator"], images, fakes, draws
+            discriminator, loss, state, params["discriminator"], see, images, fakes, draws
         )
         metrics |= of_discriminator
         if loss.adaptive_weight:
