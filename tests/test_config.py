@@ -66,6 +66,11 @@ def test_defaults_are_valid_and_the_papers():
         ("loss.prior_fakes", 0.3, "loss.prior_fakes=0.3: expected .* a whole number of the 5 images .*, such as 0.4"),
         ("optimizer.learning_rate", 0.0, "optimizer.learning_rate=0.0"),
         ("optimizer.beta2", 1.0, "optimizer.beta2=1.0"),
+        (
+            "optimizer.discriminator_learning_rate",
+            0.0,
+            "discriminator_learning_rate=0.0: expected a finite",
+        ),
         ("optimizer.ema_decay", 1.5, "optimizer.ema_decay=1.5"),
         ("optimizer.clip_norm", 0.0, "optimizer.clip_norm=0.0"),
         ("optimizer.warmup_steps", 500_000, "optimizer.warmup_steps=500000: expected from 0 to steps=400000"),

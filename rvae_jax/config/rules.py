@@ -167,6 +167,19 @@ def _check_optimizer(config: Config) -> None:
     for name in ("learning_rate", "epsilon"):
         value = getattr(optimizer, name)
         _require(config, f"optimizer.{name}", math.isfinite(value) and value > 0, "a finite number above 0")
+    rate = optimizer.discriminator_learning_rate
+    _require(
+        config,
+        "optimizer.discriminator_learning_rate",
+        rate is None or (math.isfinite(rate) and rate > 0),
+        "a finite number above 0",
+    )
+    _require(
+        config,
+        "optimizer.discriminator_learning_rate",
+        rate is None or config.loss.adversarial != "none",
+        "None with loss.adversarial=none, since there is no discriminator",
+    )
     for name in ("beta1", "beta2", "ema_decay"):
         value = getattr(optimizer, name)
         _require(config, f"optimizer.{name}", value is None or 0 <= value < 1, "at least 0 and less than 1")

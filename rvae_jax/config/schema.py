@@ -108,6 +108,7 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: after the warm-up.
+      discriminator_learning_rate: likewise, of the discriminator; None for the same. Both have the same schedule.
       warmup_steps: steps in which the learning rate rises linearly from 0.
       schedule: ``constant``, or ``cosine`` down to 0 at the last step.
       beta1: decay of the first moment.
@@ -119,6 +120,7 @@ class OptimizerConfig:
     """
 
     learning_rate: float = 1e-4
+    discriminator_learning_rate: float | None = None
     warmup_steps: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
     beta1: float = 0.5

@@ -15,7 +15,7 @@ from rvae_jax.data.pixels import to_float
 from rvae_jax.models import VAE, AnyDiscriminator, make_models
 from rvae_jax.training import adversary
 from rvae_jax.training.frozen import Frozen
-from rvae_jax.training.optimizer import make_optimizer
+from rvae_jax.training.optimizer import discriminator_pace, make_optimizer
 from rvae_jax.training.state import TrainState, create_train_state
 from rvae_jax.training.step import Metrics, TrainStep, make_train_step
 
@@ -59,6 +59,7 @@ def make_program(config: Config, axis_name: str | None = None) -> Program:
         optimizer,
         config.loss,
         ema_decay=config.optimizer.ema_decay,
+        discriminator_pace=discriminator_pace(config.optimizer),
         accumulate_steps=config.accumulate_steps,
     )
 

@@ -40,6 +40,7 @@ def make_train_step(
     *,
     ema_decay: float | None = None,
     accumulate_steps: int = 1,
+    discriminator_pace: float = 1.0,
 ) -> TrainStep:
     """Builds ``train_step(state, images, key, frozen) -> (state, metrics)``.
 
@@ -61,6 +62,7 @@ def make_train_step(
       loss: kinds, weights and ramps of the terms.
       ema_decay: decay d of the average of the VAE's weights, or None; at step t it is min(d, (1 + t) / (10 + t)).
       accumulate_steps: number of equal parts of a device's batch, which are processed one after the other.
+      discriminator_pace: factor of the discriminator's updates.
 
     Returns:
       The step. ``images`` is ``[b, H, W, C]`` in [-1, 1]; ``key`` is the run's random key, the same at every step (the
@@ -102,7 +104,8 @@ def make_train_step(
         players = {}
         for name, player in state.players.items():
             metrics[f"gradient_norm/{name}"] = optax.tree.norm(gradients[name])
-            players[name] = _update(player, gradients[name], batch_stats[name], optimizer)
+            pace = discriminator_pace if name == "discriminator" else 1.0
+            players[name] = _update(player, gradients[name], batch_stats[name], optimizer, pace)
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = _average(ema_params, players["vae"].params, ema_decay, state.step)
@@ -184,8 +187,12 @@ def _accumulate(
     return jax.tree.map(lambda leaf: leaf / len(parts[0]), total)
 
 
-def _update(player: Player, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation) -> Player:
+def _update(
+    player: Player, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation, pace: float
+) -> Player:
     updates, opt_state = optimizer.update(gradients, player.opt_state, player.params)
+    if pace != 1.0:
+        updates = jax.tree.map(lambda update: pace * update, updates)
     return Player(optax.apply_updates(player.params, updates), batch_stats, opt_state)
 
 

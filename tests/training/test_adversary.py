@@ -21,10 +21,10 @@ from adversary_cases import (
     one_step,
 )
 from small_runs import TINY
-from step_cases import assert_same_gradients, random_images
+from step_cases import assert_same_gradients, random_images, random_state
 
 from rvae_jax import losses
-from rvae_jax.config import Config, ModelConfig, replace_fields
+from rvae_jax.config import Config, ModelConfig, OptimizerConfig, replace_fields
 from rvae_jax.errors import UserError
 from rvae_jax.models import Discriminator, make_models
 from rvae_jax.models.feature_discriminator import FeatureDiscriminator
@@ -32,6 +32,8 @@ from rvae_jax.models.features import CHANNELS, features
 from rvae_jax.storage.feature_weights import load_feature_weights
 from rvae_jax.training import adversary, gradient_lengths
 from rvae_jax.training.frozen import load_frozen
+from rvae_jax.training.optimizer import discriminator_pace, make_optimizer
+from rvae_jax.training.step import make_train_step
 
 
 def _relu(x):
@@ -253,6 +255,22 @@ def test_images_too_small_for_the_features_are_refused():
     with pytest.raises(UserError, match=r"shape=\(4, 64, 3\): expected at least 8 pixels .* first 4 stages of vgg16"):
         load_frozen(config)
     assert load_frozen(Config()) == ()
+
+
+def test_the_discriminators_learning_rate_is_its_own():
+    networks = make_models(ModelConfig(**TINY), adversarial=True)
+    config = OptimizerConfig(learning_rate=1e-3, discriminator_learning_rate=4e-3)
+    optimizer = make_optimizer(config, 10)
+    state = random_state(*networks, optimizer)
+    after = []
+    for pace in (1.0, discriminator_pace(config)):
+        step = jax.jit(make_train_step(*networks, optimizer, BASE, discriminator_pace=pace))
+        after.append(jax.device_get(step(state, random_images(), jax.random.key(0))[0]))
+    jax.tree.map(np.testing.assert_array_equal, after[0].vae, after[1].vae)
+    before = state.discriminator.params
+    slow, fast = (jax.tree.map(np.subtract, each.discriminator.params, before) for each in after)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(4 * a, b, rtol=1e-3, atol=1e-6), slow, fast)
+    assert discriminator_pace(OptimizerConfig()) == 1.0
 
 
 def test_adaptive_factor_is_zero_before_a_measurement_and_at_most_ten_thousand():
