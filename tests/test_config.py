@@ -63,17 +63,23 @@ def test_defaults_are_valid_and_the_papers():
         ("loss.kl_start", -1, "loss.kl_start=-1"),
         ("loss.variance_target", 0.0, "loss.variance_target=0.0: expected from 1e-14 to 1e14"),
         ("loss.moments_decay", 1.0, "loss.moments_decay=1.0: expected at least 0 and less than 1"),
-        ("loss.perceptual", "lpips", "loss.perceptual='lpips': expected 'none' or 'vgg' or 'alexnet'"),
+        ("loss.perceptual", "lpips", "loss.perceptual='lpips': expected 'none' or 'vgg16' or 'alexnet'"),
         ("loss.perceptual_crop", 32, "loss.perceptual_crop=32: expected 0 with loss.perceptual=none"),
         ("loss.free_bits", 0.5, "loss.free_bits=0.5: expected 0 with loss.kl=population"),
         ("loss.sliced_weight", -1.0, "loss.sliced_weight=-1.0: expected a finite number, 0 or more"),
         ("loss.reconstruction", "gaussian", "loss.reconstruction_weight=5000.0: expected 1 with loss.recon.*=gaussian"),
+        ("model.discriminator_stages", 6, "model.discriminator_stages=6: expected from 1 to 5"),
         ("loss.r1_every", 0, "loss.r1_every=0: expected at least 1"),
         ("loss.augment", 1.5, "loss.augment=1.5: expected from 0 to 1"),
         ("loss.prior_fakes", 1.0, "loss.prior_fakes=1.0: expected at least 0 and less than 1"),
         ("loss.prior_fakes", 0.3, "loss.prior_fakes=0.3: expected .* a whole number of the 5 images .*, such as 0.4"),
         ("optimizer.learning_rate", 0.0, "optimizer.learning_rate=0.0"),
         ("optimizer.beta2", 1.0, "optimizer.beta2=1.0"),
+        (
+            "optimizer.discriminator_learning_rate",
+            0.0,
+            "discriminator_learning_rate=0.0: expected a finite",
+        ),
         ("optimizer.ema_decay", 1.5, "optimizer.ema_decay=1.5"),
         ("optimizer.clip_norm", 0.0, "optimizer.clip_norm=0.0"),
         ("optimizer.warmup", 500_000, "optimizer.warmup=500000: expected at most steps=400000, or, below 1, a share"),
@@ -114,6 +120,16 @@ def test_what_needs_a_discriminator_is_refused_without_one(field, value):
     validate(config, 4)
     with pytest.raises(UserError, match=f"--config.loss.{field}={value}: expected .* with loss.adversarial=none"):
         validate(replace_fields(config, {"loss.adversarial": "none"}), 4)
+
+
+def test_a_discriminator_on_features_needs_pictures_and_no_r1():
+    config = replace_fields(Config(), {"model.discriminator": "vgg16"})
+    validate(config, 4)
+    with pytest.raises(UserError, match=r"loss.r1_weight=1\.0: expected 0 with model.discriminator=vgg16"):
+        validate(replace_fields(config, {"loss.r1_weight": 1.0}), 4)
+    wide = {"model.image_shape": (256, 256, 4), "model.decoder_filters": (128,) * 6 + (4,)}
+    with pytest.raises(UserError, match=r"discriminator='vgg16': expected 'patch' with images that have neither"):
+        validate(replace_fields(config, wide), 4)
 
 
 def test_r1_is_refused_where_images_share_statistics():
@@ -231,11 +247,14 @@ def test_stored_fields_of_earlier_versions_are_read():
     ("changes", "message"),
     [
         (
-            {"loss.perceptual": "vgg", "model.image_shape": (64, 64, 4), "model.decoder_filters": (128,) * 6 + (4,)},
-            "perceptual='vgg': expected none with images of 64x64 and 4 channels",
+            {"loss.perceptual": "vgg16", "model.image_shape": (64, 64, 4), "model.decoder_filters": (128,) * 6 + (4,)},
+            "perceptual='vgg16': expected none with images of 64x64 and 4 channels",
         ),
-        ({"loss.perceptual": "vgg", "loss.perceptual_stages": 6}, "perceptual_stages=6: expected from 1 to 5"),
-        ({"loss.perceptual": "vgg", "loss.perceptual_crop": 16}, "perceptual_crop=16: expected 0 .* or from 32 to 256"),
+        ({"loss.perceptual": "vgg16", "loss.perceptual_stages": 6}, "perceptual_stages=6: expected from 1 to 5"),
+        (
+            {"loss.perceptual": "vgg16", "loss.perceptual_crop": 16},
+            "perceptual_crop=16: expected 0 .* or from 32",
+        ),
         ({"loss.perceptual": "alexnet", "loss.perceptual_crop": 300}, "perceptual_crop=300: expected 0"),
         ({"loss.kl": "standard", "loss.covariance": "full"}, "covariance='full': expected diagonal with loss.kl=stan"),
         ({"loss.kl": "standard", "loss.moments_decay": 0.9}, "moments_decay=0.9: expected 0 with loss.kl=standard"),

@@ -109,6 +109,13 @@ def _check_stages(config: Config) -> None:
 
 
 def _check_discriminator(config: Config) -> None:
+    _require(config, "model.discriminator_stages", 1 <= config.model.discriminator_stages <= 5, "from 1 to 5")
+    _require(
+        config,
+        "model.discriminator",
+        config.model.discriminator == "patch" or config.model.image_shape[2] in (1, 3),
+        "'patch' with images that have neither 1 nor 3 channels",
+    )
     filters, strides = config.model.discriminator_filters, config.model.discriminator_strides
     for name in ("discriminator_filters", "discriminator_strides"):
         _require_positive_numbers(config, f"model.{name}")
@@ -224,6 +231,12 @@ def _check_adversary(config: Config, device_count: int) -> None:
         loss.r1_weight == 0 or config.model.norm == "frozen",
         "0 with model.norm=batch, where the logits of an image depend on other images",
     )
+    _require(
+        config,
+        "loss.r1_weight",
+        loss.r1_weight == 0 or config.model.discriminator == "patch",
+        f"0 with model.discriminator={config.model.discriminator}, since R1 is of pixels",
+    )
     _require(config, "loss.augment", loss.augment <= 1, "from 0 to 1")
     _require(config, "loss.prior_fakes", loss.prior_fakes < 1, "at least 0 and less than 1")
     images = config.batch_size // (device_count * config.accumulate_steps)
@@ -242,6 +255,19 @@ def _check_optimizer(config: Config) -> None:
     for name in ("learning_rate", "epsilon"):
         value = getattr(optimizer, name)
         _require(config, f"optimizer.{name}", math.isfinite(value) and value > 0, "a finite number above 0")
+    rate = optimizer.discriminator_learning_rate
+    _require(
+        config,
+        "optimizer.discriminator_learning_rate",
+        rate is None or (math.isfinite(rate) and rate > 0),
+        "a finite number above 0",
+    )
+    _require(
+        config,
+        "optimizer.discriminator_learning_rate",
+        rate is None or config.loss.adversarial != "none",
+        "None with loss.adversarial=none, since there is no discriminator",
+    )
     for name in ("beta1", "beta2", "ema_decay"):
         value = getattr(optimizer, name)
         _require(config, f"optimizer.{name}", value is None or 0 <= value < 1, "at least 0 and less than 1")

@@ -35,6 +35,9 @@ class ModelConfig:
       decoder_filters: g_0 .. g_R, channels of the decoder's stem and after each of its stages; g_R is the image's.
       encoder_identity_blocks: identity blocks in each stage of the encoder.
       decoder_identity_blocks: identity blocks in each stage of the decoder.
+      discriminator: what the discriminator sees: pixels (``patch``, a PatchGAN), feature maps of a network that was
+        trained on ImageNet and stays as it is (``vgg16``, ``alexnet``), or both. Each map of logits counts alike.
+      discriminator_stages: number of the network's feature maps, from the finest on, that it sees.
       discriminator_filters: channels of the discriminator's layers; the last is 1.
       discriminator_strides: strides of the discriminator's layers.
       norm: ``frozen``, as in the author's program (inference form, constant statistics), or ``batch``, real BatchNorm.
@@ -55,6 +58,8 @@ class ModelConfig:
     decoder_filters: tuple[int, ...] = (128, 128, 128, 128, 128, 128, 3)
     encoder_identity_blocks: int = 2
     decoder_identity_blocks: int = 1
+    discriminator: Literal["patch", "vgg16", "alexnet", "patch+vgg16", "patch+alexnet"] = "patch"
+    discriminator_stages: int = 4
     discriminator_filters: tuple[int, ...] = (128, 128, 128, 64, 64, 1)
     discriminator_strides: tuple[int, ...] = (2, 2, 2, 1, 1, 1)
     norm: Literal["frozen", "batch"] = "frozen"
@@ -84,7 +89,7 @@ class LossConfig:
       reconstruction: ``l1``, the mean absolute error, ``l2``, the mean squared error, or the negative log likelihood of
         a ``laplace`` or ``gaussian`` density at its best scale (sigma-VAE), in nats per image.
       reconstruction_weight: of the reconstruction; 1 for a likelihood.
-      perceptual: the network whose LPIPS (version 0.1) is added, ``vgg``, ``alexnet`` or ``none``. AlexNet's alone
+      perceptual: the network whose LPIPS (version 0.1) is added, ``vgg16``, ``alexnet`` or ``none``. AlexNet's alone
         rewards speckles; see docs/objective.md.
       perceptual_weight: of it.
       perceptual_stages: how many of the network's stages it sees, from the first, 1 to 5.
@@ -125,7 +130,7 @@ class LossConfig:
     adversarial: Literal["bce", "hinge", "least_squares", "none"] = "bce"
     reconstruction: Literal["l1", "l2", "gaussian", "laplace"] = "l1"
     reconstruction_weight: float = 5000.0
-    perceptual: Literal["none", "vgg", "alexnet"] = "none"
+    perceptual: Literal["none", "vgg16", "alexnet"] = "none"
     perceptual_weight: float = 2500.0
     perceptual_stages: int = 5
     perceptual_crop: int = 0
@@ -158,6 +163,7 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: after the warm-up.
+      discriminator_learning_rate: likewise, of the discriminator; None for the same. Both have the same schedule.
       warmup: how long the learning rate rises linearly from 0; steps, or, below 1, a share of the run's steps.
       schedule: ``constant``, or ``cosine`` down to 0 at the last step.
       beta1: decay of the first moment.
@@ -169,6 +175,7 @@ class OptimizerConfig:
     """
 
     learning_rate: float = 1e-4
+    discriminator_learning_rate: float | None = None
     warmup: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     beta1: float = 0.5

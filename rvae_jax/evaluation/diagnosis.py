@@ -240,7 +240,7 @@ def _memorisation(case: _Case) -> _Finding:
 def _blur(case: _Case) -> _Finding:
     share, config = case.evaluation.reconstruction.sharpness, case.config
     remedy = (
-        "Train longer, with wider networks and a larger model.latent_dim. Add a perceptual term: loss.perceptual=vgg."
+        "Train longer, with wider networks and a larger model.latent_dim. Add a perceptual term: loss.perceptual=vgg16."
     )
     if config.loss.adversarial == "none":
         remedy += " Then try a discriminator that starts late and has little weight (loss.adversarial,"

@@ -74,7 +74,7 @@ def layers(config: Config) -> list[Layer]:
         Layer(f"{SAMPLER}/dense2", _CONVOLUTION, "sampler/z_log_var"),
         *_numbered(DECODER, _decoder(config.model)),
     ]
-    if config.loss.adversarial != "none":
+    if config.loss.adversarial != "none" and config.model.discriminator == "patch":
         found += _numbered(DISCRIMINATOR, _discriminator(config.model))
     return found
 

@@ -38,6 +38,9 @@ STAGES: dict[str, tuple[Stage, ...]] = {
     "vgg16": (Stage(1, 2), Stage(2, 2), Stage(2, 3), Stage(2, 3), Stage(2, 3)),
 }
 
+# Channels of each stage's map.
+CHANNELS = {"alexnet": (64, 192, 384, 256, 256), "vgg16": (64, 128, 256, 512, 512)}
+
 # AlexNet's first convolution; all others have stride 1 and keep the size.
 _FIRST_SIZE, _FIRST_STRIDE, _FIRST_PADDING = 11, 4, 2
 # Of ImageNet's pixels in [-1, 1], per channel, as LPIPS has them.

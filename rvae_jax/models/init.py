@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rvae_jax.models.discriminator import Discriminator
+from rvae_jax.models.opponents import AnyDiscriminator, example_for_discriminator
 from rvae_jax.models.vae import VAE
 
 
-def init_variables(vae: VAE, discriminator: Discriminator | None, key: jax.Array) -> dict[str, dict[str, Any]]:
+def init_variables(vae: VAE, discriminator: AnyDiscriminator | None, key: jax.Array) -> dict[str, dict[str, Any]]:
     """Variables of the networks: kernels Glorot uniform, biases 0, norms gamma 1, beta 0, statistics 0 and 1.
 
     Args:
@@ -26,5 +26,5 @@ def init_variables(vae: VAE, discriminator: Discriminator | None, key: jax.Array
     image = jnp.zeros((1, *vae.config.image_shape))
     variables = {"vae": vae.init(vae_key, image, jnp.zeros((1, vae.config.latent_dim)))}
     if discriminator is not None:
-        variables["discriminator"] = discriminator.init(discriminator_key, image)
+        variables["discriminator"] = discriminator.init(discriminator_key, example_for_discriminator(vae.config))
     return {name: {"batch_stats": {}, **of_network} for name, of_network in variables.items()}

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rvae_jax import losses
-from rvae_jax.models import VAE, Discriminator, Reconstruction
+from rvae_jax.models import VAE, AnyDiscriminator, Reconstruction
 from rvae_jax.training.augmentation import NUMBERS, augment
 from rvae_jax.training.draws import rows_of_batch
 from rvae_jax.training.gradient_lengths import average_lengths, first_lengths
@@ -93,10 +93,11 @@ def run_vae(
 
 
 def play(
-    discriminator: Discriminator,
+    discriminator: AnyDiscriminator,
     loss: LossConfig,
     state: TrainState,
     params: Any,
+    see: Callable[[jax.Array], Any],
     images: jax.Array,
     fakes: list[jax.Array],
     draws: Draws,
@@ -108,6 +109,7 @@ def play(
       loss: the objective.
       state: the state before the step.
       params: the discriminator's weights, in which the gradient is taken.
+      see: from images to what the network takes, ``models.seen_by_discriminator``.
       images: ``[b, H, W, C]``.
       fakes: reconstructions and, if there are any, samples.
       draws: of ``make_draws``.
@@ -115,7 +117,8 @@ def play(
     if loss.augment:
         pairs = zip([images, *fakes], draws["augment"], strict=False)
         images, *fakes = (augment(each, numbers, loss.augment) for each, numbers in pairs)
-    judgement, batch_stats = judge(discriminator, params, state.discriminator.batch_stats, images, fakes)
+    seen, *seen_fakes = (see(each) for each in (images, *fakes))
+    judgement, batch_stats = judge(discriminator, params, state.discriminator.batch_stats, seen, seen_fakes)
     terms, metrics = adversarial_terms(loss, judgement)
     if loss.r1_weight:
         variables = {"params": params, "batch_stats": state.discriminator.batch_stats}
@@ -129,7 +132,7 @@ def play(
 
 
 def judge(
-    discriminator: Discriminator, params: Any, batch_stats: Any, images: jax.Array, fakes: list[jax.Array]
+    discriminator: AnyDiscriminator, params: Any, batch_stats: Any, images: Any, fakes: list[Any]
 ) -> tuple[Judgement, Any]:
     """Shows the discriminator images, then the fakes; returns its logits, and its norms' statistics after all of them.
 
@@ -137,13 +140,13 @@ def judge(
       discriminator: the network.
       params: its weights.
       batch_stats: its norms' statistics.
-      images: ``[b, H, W, C]``.
-      fakes: reconstructions and, if there are any, samples, ``[n, H, W, C]`` each.
+      images: what it sees of images, ``[b, ...]``.
+      fakes: what it sees of reconstructions and, if there are any, of samples.
     """
 
-    def apply(params: Any, batch_stats: Any, images: jax.Array) -> tuple[Maps, Any]:
+    def apply(params: Any, batch_stats: Any, seen: Any) -> tuple[Maps, Any]:
         variables = {"params": params, "batch_stats": batch_stats}
-        result, updates = discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
+        result, updates = discriminator.apply(variables, seen, train=True, mutable=["batch_stats"])
         return jax.tree.leaves(result), updates["batch_stats"]
 
     real, batch_stats = apply(params, batch_stats, images)

@@ -29,3 +29,9 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     """
     adam = optax.adam(learning_rate_schedule(config, steps), b1=config.beta1, b2=config.beta2, eps=config.epsilon)
     return adam if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+
+
+def discriminator_pace(config: OptimizerConfig) -> float:
+    """The discriminator's learning rate over the VAE's; Adam's updates are proportional to the rate."""
+    rate = config.discriminator_learning_rate
+    return 1.0 if rate is None else rate / config.learning_rate

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
 from rvae_jax import losses
-from rvae_jax.models.features import FeatureWeights, crop, crop_corners, features, lpips
+from rvae_jax.models.features import FeatureWeights, Maps, crop, crop_corners, features, lpips
 from rvae_jax.training.draws import rows_of_batch
 
 if TYPE_CHECKING:
@@ -52,6 +51,9 @@ def perceptual_terms(
     weights = frozen[loss.perceptual]
     if loss.perceptual_crop:
         x_hat, images = (crop(each, draws["corners"], loss.perceptual_crop) for each in (x_hat, images))
-    maps = functools.partial(features, weights)
+
+    def maps(images: jax.Array) -> Maps:
+        return features(weights, images)[: loss.perceptual_stages]
+
     distance = losses.perceptual_reconstruction(x_hat, images, lambda a, b: lpips(weights, maps(b), maps(a)))
     return {"perceptual": jnp.mean(distance)}

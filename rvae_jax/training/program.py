@@ -12,11 +12,11 @@ import optax
 
 from rvae_jax.config import Config, in_steps
 from rvae_jax.data.pixels import to_float
-from rvae_jax.models import VAE, Discriminator, make_models
+from rvae_jax.models import VAE, AnyDiscriminator, make_models
 from rvae_jax.models.features import FeatureWeights
 from rvae_jax.training import adversary, code_terms
 from rvae_jax.training.frozen import load_frozen
-from rvae_jax.training.optimizer import make_optimizer
+from rvae_jax.training.optimizer import discriminator_pace, make_optimizer
 from rvae_jax.training.state import TrainState, create_train_state
 from rvae_jax.training.step import Metrics, TrainStep, make_train_step
 
@@ -36,7 +36,7 @@ class Program:
     """
 
     vae: VAE
-    discriminator: Discriminator | None
+    discriminator: AnyDiscriminator | None
     optimizer: optax.GradientTransformation
     create_state: Callable[[jax.Array], TrainState]
     train_step: TrainStep
@@ -66,6 +66,7 @@ def make_program(config: Config, axis_name: str | None = None) -> Program:
         optimizer,
         in_steps(config).loss,
         ema_decay=config.optimizer.ema_decay,
+        discriminator_pace=discriminator_pace(config.optimizer),
         accumulate_steps=config.accumulate_steps,
     )
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rvae_jax.models import VAE, Discriminator, init_variables
+from rvae_jax.models import VAE, AnyDiscriminator, init_variables
 
 # Variables of the networks by player, and ``ema_params`` where there are averaged weights.
 Weights = dict[str, Any]
@@ -107,7 +107,7 @@ class TrainState(struct.PyTreeNode):
 
 def create_train_state(
     vae: VAE,
-    discriminator: Discriminator | None,
+    discriminator: AnyDiscriminator | None,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     *,

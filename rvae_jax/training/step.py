@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from rvae_jax import losses
-from rvae_jax.models import VAE, Discriminator
+from rvae_jax.models import VAE, AnyDiscriminator, seen_by_discriminator
 from rvae_jax.training import adversary, gradient_lengths, perceptual
 from rvae_jax.training.code_terms import Draws, Terms, code_terms, make_draws
 from rvae_jax.training.draws import rows_of_batch
@@ -40,12 +40,13 @@ _Aux = tuple[Metrics, dict[str, Any], Codes, dict[str, Any]]
 
 def make_train_step(
     vae: VAE,
-    discriminator: Discriminator | None,
+    discriminator: AnyDiscriminator | None,
     optimizer: optax.GradientTransformation,
     loss: LossConfig,
     *,
     ema_decay: float | None = None,
     accumulate_steps: int = 1,
+    discriminator_pace: float = 1.0,
 ) -> TrainStep:
     """Builds ``train_step(state, images, key, frozen=None) -> (state, metrics)``.
 
@@ -68,6 +69,7 @@ def make_train_step(
       loss: kinds, weights and ramps of the terms; the ramps in steps (``config.in_steps``), not as shares of a run.
       ema_decay: decay d of the average of the VAE's weights, or None; at step t it is min(d, (1 + t) / (10 + t)).
       accumulate_steps: number of equal parts of a device's batch, which are processed one after the other.
+      discriminator_pace: factor of the discriminator's updates.
 
     Returns:
       The step. ``images`` is ``[b, H, W, C]`` in [-1, 1]; ``key`` is the run's random key, the same at every step (the
@@ -115,7 +117,8 @@ def make_train_step(
         players = {}
         for name, player in state.players.items():
             metrics[f"gradient_norm/{name}"] = optax.tree.norm(gradients[name])
-            players[name] = _update(player, gradients[name], batch_stats[name], optimizer)
+            pace = discriminator_pace if name == "discriminator" else 1.0
+            players[name] = _update(player, gradients[name], batch_stats[name], optimizer, pace)
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = _average(ema_params, players["vae"].params, ema_decay, state.step)
@@ -127,7 +130,7 @@ def make_train_step(
 
 def _total_loss(
     vae: VAE,
-    discriminator: Discriminator | None,
+    discriminator: AnyDiscriminator | None,
     loss: LossConfig,
     state: TrainState,
     frozen: Frozen | None,
@@ -156,8 +159,9 @@ def _total_loss(
     total, terms = vae_terms(loss, weights, result, images, alike | of_codes, axis_name)
     metrics = {"loss/total": total}
     if discriminator is not None:
+        see = functools.partial(seen_by_discriminator, vae.config, frozen)
         adversarial, of_discriminator, batch_stats["discriminator"] = adversary.play(
-            discriminator, loss, state, params["discriminator"], images, fakes, draws
+            discriminator, loss, state, params["discriminator"], see, images, fakes, draws
         )
         metrics |= of_discriminator
         if loss.adaptive_weight:
@@ -222,8 +226,12 @@ def _accumulate(
     return jax.tree.map(lambda leaf: leaf / len(parts[0]), total)
 
 
-def _update(player: Player, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation) -> Player:
+def _update(
+    player: Player, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation, pace: float
+) -> Player:
     updates, opt_state = optimizer.update(gradients, player.opt_state, player.params)
+    if pace != 1.0:
+        updates = jax.tree.map(lambda update: pace * update, updates)
     return Player(optax.apply_updates(player.params, updates), batch_stats, opt_state)
 
 

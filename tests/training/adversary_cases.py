@@ -1,6 +1,8 @@
 """Objectives that use what the discriminator's side has, and their states."""
 
 import dataclasses
+import functools
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +13,28 @@ from step_cases import BATCH, CAPTURE, random_images, random_state
 from rvae_jax import losses
 from rvae_jax.config import LossConfig, ModelConfig
 from rvae_jax.models import make_models
+from rvae_jax.storage.feature_weights import load_feature_weights
 from rvae_jax.training import adversary
 from rvae_jax.training.step import make_train_step
 
 BASE = LossConfig(adversarial="hinge", adversarial_weight=300.0, reconstruction_weight=50.0)
+# Of a discriminator that also sees the first two stages of VGG.
+SEES_FEATURES = TINY | {
+    "image_shape": (8, 8, 3),
+    "decoder_filters": (6, 3),
+    "discriminator": "patch+vgg16",
+    "discriminator_stages": 2,
+}
 PRIOR = dataclasses.replace(BASE, prior_fakes=0.25)
 ADAPTIVE = dataclasses.replace(PRIOR, adversarial_weight=0.5, adaptive_weight=True)
 STEADY = {"r1_weight": 0.3, "r1_every": 4, "lecam_weight": 0.2}
 ANCHORS = losses.LeCamAnchors(np.float32(0.3), np.float32(-0.2), np.float32(0.5))
 LENGTHS = {"reconstruction": np.float32(3.0), "adversarial": np.float32(0.02)}
+
+
+@functools.cache
+def frozen_weights():
+    return {"vgg16": load_feature_weights("vgg16", 2)}
 
 
 def running_of(loss):
@@ -32,7 +47,7 @@ def running_of(loss):
     return running
 
 
-def make_step(loss, axis_name=None, accumulate_steps=1, **model):
+def make_step(loss, axis_name=None, accumulate_steps=1, model=MappingProxyType({})):
     """The step of the tiny networks, and its state."""
     networks = make_models(ModelConfig(**TINY | model), adversarial=True, axis_name=axis_name)
     state = random_state(*networks, CAPTURE, running=running_of(loss))

@@ -13,18 +13,27 @@ from adversary_cases import (
     EVERYTHING,
     LENGTHS,
     PRIOR,
+    SEES_FEATURES,
+    frozen_weights,
     make_step,
     networks_results,
     noises,
     one_step,
 )
 from small_runs import TINY
-from step_cases import assert_same_gradients, random_images
+from step_cases import assert_same_gradients, random_images, random_state
 
 from rvae_jax import losses
-from rvae_jax.config import ModelConfig
-from rvae_jax.models import make_models
+from rvae_jax.config import Config, ModelConfig, OptimizerConfig, replace_fields
+from rvae_jax.errors import UserError
+from rvae_jax.models import Discriminator, make_models
+from rvae_jax.models.feature_discriminator import FeatureDiscriminator
+from rvae_jax.models.features import CHANNELS, features
+from rvae_jax.storage.feature_weights import load_feature_weights
 from rvae_jax.training import adversary, gradient_lengths
+from rvae_jax.training.frozen import load_frozen
+from rvae_jax.training.optimizer import discriminator_pace, make_optimizer
+from rvae_jax.training.step import make_train_step
 
 
 def _relu(x):
@@ -186,6 +195,82 @@ def test_gradients_are_the_slopes_of_what_is_logged(name):
     player = getattr(state, name)
     ahead, behind = (logged(state.replace(**{name: _moved(player, direction, side * by)})) for side in (1, -1))
     assert (ahead - behind) / (2 * by) == pytest.approx(slope, rel=0.02)
+
+
+@pytest.mark.usefixtures("strict_promotion")
+@pytest.mark.parametrize("name", ["vgg16", "patch+vgg16"])
+def test_a_discriminator_on_features_counts_every_map_alike(name):
+    """Its terms and both players' gradients, beside the two discriminators, each called by itself."""
+    model = SEES_FEATURES | {"discriminator": name}
+    step, state = make_step(BASE, model=model)
+    x, noise = random_images((8, *model["image_shape"])), noises(0)[0]
+    after, metrics = jax.jit(step)(state, x, jax.random.key(0), frozen_weights())
+    vae, _ = make_models(ModelConfig(**model), adversarial=False)
+    stats = state.discriminator.batch_stats
+
+    def maps_of(params, images):
+        parts = {"features": (params, stats)}
+        if name != "vgg16":
+            parts = {part: (params[part], stats[part]) for part in ("patch", "features")}
+        variables = {part: {"params": p, "batch_stats": s} for part, (p, s) in parts.items()}
+        maps = list(FeatureDiscriminator().apply(variables["features"], features(frozen_weights()["vgg16"], images)))
+        if "patch" in variables:
+            maps.append(Discriminator(ModelConfig(**model)).apply(variables["patch"], images))
+        return maps
+
+    def of_vae(params):
+        variables = {"params": params, "batch_stats": state.vae.batch_stats}
+        x_hat, mean, log_var = vae.apply(variables, x, noise)
+        elbo = losses.mixture_elbo(losses.l1_reconstruction(x_hat, x), mean, log_var, reconstruction_weight=50.0)
+        logits = maps_of(state.discriminator.params, x_hat)
+        return elbo.total - 300.0 * sum(map(jnp.mean, logits)) / len(logits), x_hat
+
+    def of_discriminator(params, x_hat):
+        pairs = zip(maps_of(params, x), maps_of(params, x_hat), strict=True)
+        terms = [jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake)) for real, fake in pairs]
+        return 300.0 * sum(terms) / len(terms)
+
+    @jax.jit
+    def expected():
+        (total, x_hat), by_vae = jax.value_and_grad(of_vae, has_aux=True)(state.vae.params)
+        of_other, by_other = jax.value_and_grad(of_discriminator)(state.discriminator.params, x_hat)
+        return total, of_other, by_vae, by_other
+
+    total, of_other, *gradients = jax.device_get(expected())
+    assert metrics["loss/total"] == pytest.approx(total, rel=1e-5)
+    assert metrics["weighted/discriminator"] == pytest.approx(of_other, rel=1e-5)
+    assert_same_gradients(jax.device_get([after.vae.opt_state, after.discriminator.opt_state]), gradients)
+    assert len(jax.tree.leaves(stats)) >= 2
+    assert jax.tree.all(jax.tree.map(np.array_equal, after.discriminator.batch_stats, stats))
+
+
+def test_channels_are_those_of_the_weights():
+    for network, channels in CHANNELS.items():
+        weights = load_feature_weights(network)
+        assert tuple(layers[-1][0].shape[-1] for layers in weights.convolutions) == channels
+
+
+def test_images_too_small_for_the_features_are_refused():
+    config = replace_fields(Config(), {"model.discriminator": "vgg16", "model.image_shape": (4, 64, 3)})
+    with pytest.raises(UserError, match=r"shape=\(4, 64, 3\): expected at least 8 pixels .* first 4 stages of vgg16"):
+        load_frozen(config)
+    assert load_frozen(Config()) == {}
+
+
+def test_the_discriminators_learning_rate_is_its_own():
+    networks = make_models(ModelConfig(**TINY), adversarial=True)
+    config = OptimizerConfig(learning_rate=1e-3, discriminator_learning_rate=4e-3)
+    optimizer = make_optimizer(config, 10)
+    state = random_state(*networks, optimizer)
+    after = []
+    for pace in (1.0, discriminator_pace(config)):
+        step = jax.jit(make_train_step(*networks, optimizer, BASE, discriminator_pace=pace))
+        after.append(jax.device_get(step(state, random_images(), jax.random.key(0))[0]))
+    jax.tree.map(np.testing.assert_array_equal, after[0].vae, after[1].vae)
+    before = state.discriminator.params
+    slow, fast = (jax.tree.map(np.subtract, each.discriminator.params, before) for each in after)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(4 * a, b, rtol=1e-3, atol=1e-6), slow, fast)
+    assert discriminator_pace(OptimizerConfig()) == 1.0
 
 
 def test_adaptive_factor_is_zero_before_a_measurement_and_at_most_ten_thousand():
