@@ -228,6 +228,9 @@ class Config:
       eval_every: from one validation to the next, each with pictures and a checkpoint; steps, or, below 1, a share of
         the run's steps. There is always one after the last step.
       keep_checkpoints: how many of the newest checkpoints are kept, besides the best.
+      select: which checkpoint is the run's result: ``l1``, the one with the least mean absolute error on the selection
+        images, or ``last``. A discriminator and a perceptual term improve the pictures and raise that error: with them
+        ``l1`` would choose a checkpoint from before they count.
       parallel: how the step runs on several devices: ``jit`` over a mesh with global arrays, or ``pmap``; see
         ``distributed.sharding``. Both compute the same.
       shard_optimizer: whether each device keeps only a part of the optimizer's state (ZeRO-1); needs ``jit``.
@@ -248,6 +251,7 @@ class Config:
     log_every: int = 100
     eval_every: float = 5_000
     keep_checkpoints: int = 2
+    select: Literal["l1", "last"] = "l1"
     parallel: Literal["jit", "pmap"] = "jit"
     shard_optimizer: bool = False
     accumulate_steps: int = 1

@@ -35,7 +35,7 @@ class HeldOut:
         return selection.metrics["l1"]
 
     def show_best(self, step: int, state: TrainState) -> None:
-        """Evaluates the best state, of ``step``, and leaves its pictures without a step in the name."""
+        """Evaluates the selected state, of ``step``, and leaves its pictures without a step in the name."""
         folder, variables = self._run.workdir / "pictures", evaluation_variables(state.weights)
         validation = self._validate("validation", variables)
         for name, picture in self._paint(validation, variables).items():
@@ -43,5 +43,6 @@ class HeldOut:
                 grids.save_png(folder / f"{name}.png", picture)
         row = {f"best/{name}": value for name, value in validation.metrics.items()}
         self._writer.scalars(self._run.config.steps, {"best/step": step, **row})
-        print(f"Done. Best on the selection images: step {step}; held-out {validation}")
+        chosen = "Best on the selection images" if self._run.config.select == "l1" else "Selected, as the last"
+        print(f"Done. {chosen}: step {step}; held-out {validation}")
         print(f"Look at {folder}: reconstructions.png, samples.png, transition.png")

@@ -168,7 +168,8 @@ def _train_steps(
             log.write()
         if is_evaluated:
             with log.paused():
-                checkpoints.save(state.to_items(), held_out.evaluate(state))
+                error = held_out.evaluate(state)
+                checkpoints.save(state.to_items(), error if config.select == "l1" else None)
             saved = step
     log.write()
     if int(state.step) > saved:

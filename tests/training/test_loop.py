@@ -173,3 +173,13 @@ def test_loaded_weights_are_the_averaged_ones(finished):
     loaded = rvae_jax.load(workdir).variables["params"]["decoder"]["stem"]["kernel"]
     np.testing.assert_array_equal(loaded, weights["ema_params"]["decoder"]["stem"]["kernel"])
     assert not np.array_equal(loaded, weights["vae"]["params"]["decoder"]["stem"]["kernel"])
+
+
+def test_the_last_checkpoint_is_the_result_where_that_is_asked(data_dir, tmp_path, capsys):
+    # The learning rate is far too high after the first steps, so that the error on the selection images rises.
+    config = tiny_config(data_dir, select="last", **{"optimizer.learning_rate": 0.1, "optimizer.warmup": 6})
+    train(config, tmp_path / "run")
+    assert "Done. Selected, as the last: step 8;" in capsys.readouterr().out
+    errors = {row["step"]: row["selection/l1"] for row in read_metrics(tmp_path / "run") if "selection/l1" in row}
+    assert errors[8] > errors[4]
+    assert rvae_jax.load(tmp_path / "run").step == 8
