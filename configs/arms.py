@@ -54,7 +54,7 @@ def get_config(variant: str | None = None) -> Config:
 
 def _narrow(scale: str) -> Config:
     steps, adversarial_weight = (2_000, 5.0) if scale == "orl" else (3_000, 10.0)
-    config = orl.get_config()
+    config = orl.get_config("paper")
     changes = {
         "steps": steps,
         "loss.adversarial_weight": adversarial_weight,

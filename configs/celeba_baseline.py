@@ -1,4 +1,4 @@
-"""The paper's baseline: the standard VAE, on CelebA at 128x128. Everything else is as in celeba.py.
+"""The paper's baseline: the standard VAE, on CelebA at 128x128, otherwise as in celeba.py:paper.
 
     python -m rvae_jax.main --config=configs/celeba_baseline.py --workdir=runs/celeba_baseline
 
@@ -15,8 +15,11 @@ trains a toy, in a minute on two CPU cores, on images prepared with `--size 32`.
 import dataclasses
 
 from configs import celeba
-from rvae_jax.config import Config, LossConfig
+from rvae_jax.config import Config, LossConfig, make_tiny, require_variant
 
 
 def get_config(variant: str | None = None) -> Config:
-    return dataclasses.replace(celeba.get_config(variant), loss=LossConfig(kl="standard", beta=1.0, adversarial="none"))
+    require_variant(variant, ("tiny",))
+    loss = LossConfig(kl="standard", beta=1.0, adversarial="none")
+    config = dataclasses.replace(celeba.get_config("paper"), loss=loss)
+    return make_tiny(config) if variant == "tiny" else config

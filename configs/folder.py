@@ -1,34 +1,37 @@
 """Your own pictures: a folder, zip or tar of JPEG, PNG, WebP, BMP or TIFF, at 64x64.
 
-    python -m rvae_jax.main --config=configs/folder.py --config.data.folder=PATH --workdir=runs/mine
+    python -m rvae_jax.main --config=configs/folder.py:small --config.data.folder=PATH --workdir=runs/mine
 
 Data: prepared automatically at the first start. 80 % of the pictures train; of the rest, one part chooses the
 checkpoint and one is held out. Your own photographs of faces are not aligned: see docs/data.md.
-Cost: 50,000 steps of 64 images. At 30 GFLOP per image, counted in the compiled step by benchmarks/train_step.py, that
-is 9.6e16 FLOP.
-Expect: it depends on your pictures. With fewer than a few thousand, samples will look poor.
+
+`:small` is for some hundred to some ten thousand pictures and two CPU cores: recognisable reconstructions in
+MINUTES. It starts as the principal components of the pictures, zoomed and shifted at random, and trains on the mean
+absolute error alone.
+
+    python -m rvae_jax.main --config=configs/folder.py --config.data.folder=PATH --workdir=runs/mine
+
+is the recipe of portraits.py with wider networks, for a GPU. Its cost was not measured: see
+`python -m benchmarks.train_step --config=configs/folder.py`.
 
     python -m rvae_jax.main --config=configs/folder.py:tiny --config.data.folder=PATH --workdir=runs/mine_tiny
 
 trains a toy at 32x32, in a minute on two CPU cores.
 """
 
-from rvae_jax.config import Config, ModelConfig, OptimizerConfig, make_tiny, require_variant
+from configs import portraits
+from rvae_jax.config import Config, DataConfig, make_tiny, replace_fields, require_variant
 
 
 def get_config(variant: str | None = None) -> Config:
-    require_variant(variant, ("tiny",))
-    config = Config(
-        batch_size=64,
-        steps=50_000,
-        eval_every=0.05,
-        model=ModelConfig(
-            image_shape=(64, 64, 3),
-            latent_dim=128,
-            encoder_filters=(128,) * 5,
-            decoder_filters=(128,) * 4 + (3,),
-            input_norm=False,
-        ),
-        optimizer=OptimizerConfig(warmup=0.02, ema_decay=0.999),
-    )
+    require_variant(variant, ("tiny", "small"))
+    if variant == "small":
+        config = replace_fields(
+            portraits.recipe((64, 64, 3), latent_dim=128, steps=2_000),
+            portraits.WITHOUT_TEXTURE | {"data": DataConfig(jitter=0.05), "optimizer.ema_decay": 0.995},
+        )
+    else:
+        config = replace_fields(
+            portraits.wide((64, 64, 3), latent_dim=256, steps=50_000), {"data": DataConfig(), "eval_every": 0.05}
+        )
     return make_tiny(config) if variant == "tiny" else config

@@ -84,13 +84,11 @@ def test_an_earlier_name_on_the_command_line_is_answered_with_the_new_one():
 
 # The schedules of these files before they were shares: steps, adversarial start and ramp, warm-up, evaluation.
 EARLIER = {
-    "orl": (800, 480, 160, 50, 160),
-    "orl:long": (4_000, 2_400, 800, 50, 800),
+    "orl:paper": (800, 480, 160, 50, 160),
     "arms:orl-proposed": (2_000, 1_200, 400, 50, 400),
     "arms:faces-batch_norm": (3_000, 1_800, 600, 50, 600),
     "arms:faces128-proposed": (20_000, 12_000, 4_000, 500, 2_000),
-    "folder": (50_000, 0, 0, 1_000, 2_500),
-    "celeba": (254_000, 0, 0, 1_000, 5_000),
+    "celeba:paper": (254_000, 0, 0, 1_000, 5_000),
 }
 
 
