@@ -1,6 +1,6 @@
 """Reports what a configuration needs, before the hardware for it is rented.
 
-    python -m rvae_jax.preflight --config=configs/celeba.py --config.batch_size=128 --topology=v5e:4x4
+    python -m rvae_jax.preflight --config=configs/celeba.py:paper --config.batch_size=128 --topology=v5e:4x4
 
 With ``--topology`` the training step is compiled for a TPU slice, or for GPUs such as ``h200:8``, which this machine
 need not have. Without, it is compiled for the local devices and run for a few steps. No data is needed.
