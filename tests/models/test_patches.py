@@ -1,11 +1,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from small_networks import normal, random_weights
 
 from rvae_jax.config import Config, ModelConfig, replace_fields, validate
+from rvae_jax.data.pixels import to_uint8
 from rvae_jax.errors import UserError
+from rvae_jax.evaluation.metrics import grid
 from rvae_jax.models import VAE
 from rvae_jax.models.patches import channels_to_pixels, pixels_to_channels
 
@@ -88,3 +91,41 @@ def test_bfloat16_computes_nearly_the_same():
     a, b = (jax.jit(network.apply)(weights, *arguments) for network in (vae, half))
     assert b.x_hat.dtype == b.mean.dtype == np.float32
     np.testing.assert_allclose(b.x_hat, a.x_hat, atol=0.1 * np.abs(a.x_hat).max())
+
+
+def smooth_images(count, size, rng):
+    """Sums of four waves of at least eight pixels each, in [-1, 1]."""
+    place = np.arange(size) / size * 2 * np.pi
+    waves = [
+        np.cos(k * place[:, None] + l * place[None, :] + rng.uniform(0, 2 * np.pi, (count, 1, 1)))
+        for k, l in ((1, 0), (0, 1), (1, 1), (2, -1))
+    ]
+    return (sum(waves) / 4).astype(np.float32)[..., None]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_no_grid_is_in_what_the_network_makes(trained):
+    config = ModelConfig(image_shape=(16, 16, 1), latent_dim=8, **SMALL | {"widths": (32, 64), "last_width": 16})
+    vae, rng = VAE(config), np.random.default_rng(0)
+    params = vae.init(jax.random.key(0), np.zeros((1, 16, 16, 1)), np.zeros((1, 8)))["params"]
+    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, 300))
+
+    @jax.jit
+    def step(params, state, images):
+        def error(params):
+            return jnp.mean(jnp.abs(vae.apply({"params": params}, images, jnp.zeros((32, 8))).x_hat - images))
+
+        value, gradient = jax.value_and_grad(error)(params)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(params, updates), state, value
+
+    state, errors = optimizer.init(params), []
+    for _ in range(300 if trained else 0):
+        params, state, error = step(params, state, smooth_images(32, 16, rng))
+        errors.append(error)
+    assert not trained or errors[-1] < 0.5 * errors[0]
+    flat = np.broadcast_to(np.linspace(-0.8, 0.8, 32, dtype=np.float32)[:, None, None, None], (32, 16, 16, 1))
+    for images in (flat, smooth_images(32, 16, rng)):
+        made = jax.jit(vae.apply)({"params": params}, images, np.zeros((32, 8))).x_hat
+        spectra = [np.mean(grid.local_spectrum(to_uint8(np.asarray(each))), axis=0) for each in (made, images)]
+        assert grid.grid_energy(*spectra) < 0.1  # the limit of the diagnosis
