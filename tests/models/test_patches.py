@@ -97,8 +97,8 @@ def smooth_images(count, size, rng):
     """Sums of four waves of at least eight pixels each, in [-1, 1]."""
     place = np.arange(size) / size * 2 * np.pi
     waves = [
-        np.cos(k * place[:, None] + l * place[None, :] + rng.uniform(0, 2 * np.pi, (count, 1, 1)))
-        for k, l in ((1, 0), (0, 1), (1, 1), (2, -1))
+        np.cos(down * place[:, None] + right * place[None, :] + rng.uniform(0, 2 * np.pi, (count, 1, 1)))
+        for down, right in ((1, 0), (0, 1), (1, 1), (2, -1))
     ]
     return (sum(waves) / 4).astype(np.float32)[..., None]
 
