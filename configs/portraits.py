@@ -97,7 +97,7 @@ def recipe(image_shape: tuple[int, int, int], latent_dim: int, steps: int) -> Co
             adaptive_weight=True,
             prior_fakes=0.5,
             lecam_weight=0.1,
-            adversarial_start=0.3,
+            adversarial_start=0.7,
             adversarial_ramp=0.1,
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup=0.02, schedule="cosine", beta1=0.9, ema_decay=0.999),
