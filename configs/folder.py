@@ -5,9 +5,10 @@
 Data: prepared automatically at the first start. 80 % of the pictures train; of the rest, one part chooses the
 checkpoint and one is held out. Your own photographs of faces are not aligned: see docs/data.md.
 
-`:small` is for some hundred to some ten thousand pictures and two CPU cores: recognisable reconstructions in
-MINUTES. It starts as the principal components of the pictures, zoomed and shifted at random, and trains on the mean
-absolute error alone.
+`:small` is for some hundred to some ten thousand pictures and two CPU cores: 2,000 steps of 32 images, at 60 to 70
+images/s on one core. It starts as the principal components of the pictures, zoomed and shifted at random, and trains on
+the mean absolute error alone. With 300 pictures, expect an L1 of 0.101 on other ones (portraits; PCA of the 300 has
+0.108); the best checkpoint, which is kept, is then an early one.
 
     python -m rvae_jax.main --config=configs/folder.py --config.data.folder=PATH --workdir=runs/mine
 
