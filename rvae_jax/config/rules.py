@@ -68,6 +68,12 @@ def _check_levels(config: Config) -> None:
     )
     _require(config, "model.patch_size", model.patch_size >= 1, "at least 1")
     _require(config, "model.last_width", model.last_width >= 0, "0 or more")
+    _require(
+        config,
+        "model.last_width",
+        model.last_width == 0 or model.patch_size % 2 == 0,
+        f"0 with model.patch_size={model.patch_size}: an odd patch has no half",
+    )
     factor = model.patch_size * 2 ** (levels - 1)
     _require(
         config,

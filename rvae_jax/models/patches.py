@@ -119,7 +119,7 @@ class PatchDecoder(nn.Module):
                 x = PointwiseConv(4 * config.widths[level - 1], dtype=dtype, name=f"up_{level}")(nn.relu(x))
                 x = channels_to_pixels(x, 2)
         patch = config.patch_size
-        if patch % 2 == 0 and config.last_width:
+        if config.last_width:
             patch //= 2
             x = channels_to_pixels(PointwiseConv(4 * config.last_width, dtype=dtype, name="up_0")(nn.relu(x)), 2)
             if linear is not None:

@@ -129,7 +129,7 @@ def _initialize(run: Run, shapes: TrainState, init_from: epath.PathLike | None) 
     options = first_state_options(run.layout.platform)
     state = jax.jit(run.program.create_state, out_shardings=shardings, compiler_options=options)(run.init_key)
     if state.linear_path:
-        # What the principal components leave where the compiler put it is not where training wants it.
+        # The analysis returns arrays with shardings of its own; the step expects those of `shapes`.
         state = jax.device_put(set_linear_path(run, state), shardings)
     if init_from is None:
         return state

@@ -79,16 +79,34 @@ def set_linear_path(run: Run, state: TrainState) -> TrainState:
 def start_log_var(found: PrincipalComponents, loss: LossConfig) -> jax.Array:
     """Log variances of the posterior with the least loss for a linear decoder, ``[d]``, from -10 to 0.
 
-    Noise of variance s in code k adds about ``s_k^2 s p / D`` to the mean absolute error, s_k being the deviation along
-    component k and p the density of the residuals at zero, ``1 / (2 error)`` if they are Laplacian. With the
-    reconstruction's weight w, the weight of the variances' term, r, and its target t, the loss has its minimum at
-    ``s = 1 / (1/t + 2 w p s_k^2 / (D r))``.
+    Noise of variance s in code k adds ``s_k^2 s`` to the squared error summed over an image, s_k being the deviation
+    along component k, and so about ``c s_k^2 s`` to the weighted reconstruction. With the weight of the variances'
+    term, r, and its target t, the loss has its minimum at ``s = 1 / (1/t + 2 c s_k^2 / r)``.
     """
     weight, target = (loss.beta, 1.0) if loss.kl == "standard" else (loss.variance_weight, loss.variance_target)
-    density = 0.5 / jnp.maximum(found.error, 1e-6)
-    noise = loss.reconstruction_weight * density * jnp.square(found.deviations) / found.mean.size
-    log_var = -jnp.log(1.0 / target + 2.0 * noise / max(weight, 1e-12))
+    cost = _cost_of_noise(found, loss) * jnp.square(found.deviations)
+    log_var = -jnp.log(1.0 / target + 2.0 * cost / max(weight, 1e-12))
     return jnp.clip(log_var, _LEAST_LOG_VAR, 0.0)
+
+
+def _cost_of_noise(found: PrincipalComponents, loss: LossConfig) -> jax.Array:
+    """What a unit of squared error, summed over an image, adds to the weighted reconstruction: c of ``start_log_var``.
+
+    The residuals are those of the components; in a mean absolute error they count as Laplacian, of density
+    ``1 / (2 error)`` at zero.
+    """
+    error, size = jnp.maximum(found.error, 1e-6), found.mean.size
+    match loss.reconstruction:
+        case "l1":
+            cost = 0.5 / error / size
+        case "l2":
+            cost = jnp.float32(1.0 / size)
+        case "laplace":
+            cost = 0.5 / jnp.square(error)
+        case "gaussian":
+            residual = jnp.sum(jnp.square(found.deviations)) * (1.0 / found.explained - 1.0)  # summed over an image
+            cost = 0.5 * size / jnp.maximum(residual, 1e-6 * size)
+    return loss.reconstruction_weight * cost
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -92,7 +92,7 @@ def make_train_step(
         state: TrainState, images: jax.Array, key: jax.Array, frozen: Frozen | None = None
     ) -> tuple[TrainState, Metrics]:
         step_key, latent_dim = jax.random.fold_in(key, state.step), vae.config.latent_dim
-        noise = _noise(step_key, (images.shape[0], latent_dim), axis_name)
+        noise = rows_of_batch(jax.random.normal, step_key, (images.shape[0], latent_dim), axis_name)
         draws = make_draws(loss, step_key, noise, axis_name) | perceptual.make_draws(loss, step_key, images, axis_name)
         draws |= adversary.make_draws(loss, step_key, images.shape[0], latent_dim, axis_name)
         params = {name: player.params for name, player in state.players.items()}
@@ -240,11 +240,6 @@ def _average(average: Any, params: Any, decay: float, step: jax.Array) -> Any:
     step = step.astype(jnp.float32)
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return optax.incremental_update(params, average, 1.0 - decay)
-
-
-def _noise(key: jax.Array, shape: tuple[int, int], axis_name: str | None) -> jax.Array:
-    """Standard normal noise ``[b, d]``."""
-    return rows_of_batch(jax.random.normal, key, shape, axis_name)
 
 
 def _split(batch: jax.Array, parts: int) -> jax.Array:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cases import NO_ARRAYS
 
 from rvae_jax import losses
 from rvae_jax.losses import CovarianceMoments, Moments
@@ -221,15 +222,7 @@ OF_SINGLE_IMAGES = {
 
 
 WITHOUT_GRADIENT = {"active_units", "adaptive_generator_weight", "latent_statistics"}
-OF_NO_BATCH = {
-    "correlation_shrinkage",
-    "init_lecam_anchors",
-    "init_means_queue",
-    "init_moments_average",
-    "ramp",
-    "random_directions",
-    "small_batch_bias",
-}
+OF_NO_BATCH = NO_ARRAYS | {"correlation_shrinkage"}
 
 
 WITH_STATE = STATISTICS_WITH_STATE | OF_IMAGES_WITH_STATE

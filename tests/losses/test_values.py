@@ -7,22 +7,12 @@ import numpy as np
 import pytest
 import scipy.stats
 from case_parts import arrays_of, jitted
-from cases import CASES
+from cases import CASES, NO_ARRAYS
 
 from rvae_jax import losses
 from rvae_jax.losses import Moments
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
-
-# Functions of numbers instead of arrays: empty states, with which the cases of their updates begin, and others.
-NO_ARRAYS = {
-    "init_lecam_anchors",
-    "init_means_queue",
-    "init_moments_average",
-    "ramp",
-    "random_directions",
-    "small_batch_bias",
-}
 
 every_case = pytest.mark.parametrize("name", CASES)
 

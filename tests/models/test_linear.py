@@ -17,7 +17,7 @@ def test_images_are_reduced_to_at_most_64_pixels_a_side():
     assert reduction(67, 128) == 1  # nothing divides both
 
 
-def linear_path(image_shape=SHAPE, components_shape=SHAPE):
+def path_and_variables(image_shape=SHAPE, components_shape=SHAPE):
     path = LinearPath(ModelConfig(image_shape=image_shape, latent_dim=DIMENSIONS, linear_path="fixed"))
     flat, _ = np.linalg.qr(normal(int(np.prod(components_shape)), DIMENSIONS))
     arrays = {
@@ -29,7 +29,7 @@ def linear_path(image_shape=SHAPE, components_shape=SHAPE):
 
 
 def test_linear_path_is_the_analysis_and_the_synthesis_of_its_components():
-    path, variables = linear_path()
+    path, variables = path_and_variables()
     arrays, x = variables["batch_stats"], normal(5, *SHAPE, seed=3)
     flat = arrays["components"].reshape(DIMENSIONS, -1).astype(np.float64)
     codes = (x - arrays["mean_image"]).reshape(5, -1) @ flat.T / arrays["deviations"]
@@ -42,7 +42,7 @@ def test_linear_path_is_the_analysis_and_the_synthesis_of_its_components():
 
 
 def test_a_direction_without_deviation_has_code_zero_and_finite_gradients():
-    path, variables = linear_path()
+    path, variables = path_and_variables()
     variables["batch_stats"]["deviations"][3] = 0.0
     x = normal(2, *SHAPE)
     codes = path.apply(variables, x, method="encode")
@@ -52,16 +52,18 @@ def test_a_direction_without_deviation_has_code_zero_and_finite_gradients():
 
 
 def test_large_images_pass_through_a_small_path():
-
-    path, variables = linear_path((128, 128, 2), (64, 64, 2))
+    path, variables = path_and_variables((128, 128, 2), (64, 64, 2))
     x = normal(2, 64, 64, 2)
     large = np.repeat(np.repeat(x, 2, axis=1), 2, axis=2)
-    small_path, _ = linear_path((64, 64, 2), (64, 64, 2))
+    small_path, _ = path_and_variables((64, 64, 2), (64, 64, 2))
     np.testing.assert_allclose(
         path.apply(variables, large, method="encode"), small_path.apply(variables, x, method="encode"), atol=1e-4
     )
-    decoded = path.apply(variables, normal(2, DIMENSIONS), method="decode")
-    assert decoded.shape == (2, 128, 128, 2)
+    codes = normal(2, DIMENSIONS)
+    small = small_path.apply(variables, codes, method="decode")
+    np.testing.assert_allclose(
+        path.apply(variables, codes, method="decode"), jax.image.resize(small, (2, 128, 128, 2), "cubic"), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("network", ["paper", "patches"])
@@ -82,7 +84,7 @@ def test_networks_add_nothing_to_the_linear_path_at_the_start(network, linear_pa
     vae = VAE(config)
     variables = init_variables(vae, None, jax.random.key(0))["vae"]
     place = "params" if linear_path == "trained" else "batch_stats"
-    _, arrays = linear_path_of_shape()
+    arrays = path_and_variables()[1]["batch_stats"]
     assert jax.tree.map(jnp.shape, variables[place]["linear"]) == jax.tree.map(jnp.shape, arrays)
     variables[place] = {**variables[place], "linear": arrays}
     x = normal(3, *SHAPE)
@@ -99,8 +101,3 @@ def test_networks_add_nothing_to_the_linear_path_at_the_start(network, linear_pa
     )(variables["params"])
     assert np.any(gradient["decoder"]["head"]["kernel"]) and np.any(gradient["sampler"]["z_mean"]["kernel"])
     assert ("linear" in gradient) == (linear_path == "trained")
-
-
-def linear_path_of_shape():
-    path, variables = linear_path()
-    return path, variables["batch_stats"]

@@ -33,7 +33,7 @@ def test_pixels_and_channels_change_places(size):
         ((128, 128, 3), {"patch_size": 8}),
         ((256, 192, 3), {"widths": (16, 32, 64, 128), "blocks": (1, 1, 2, 1)}),
         ((512, 512, 4), {"patch_size": 16, "last_width": 0}),
-        ((24, 40, 2), {"patch_size": 1, "widths": (4, 4), "blocks": (0, 2)}),
+        ((24, 40, 2), {"patch_size": 1, "widths": (4, 4), "blocks": (0, 2), "last_width": 0}),
     ],
 )
 @pytest.mark.parametrize("linear_path", ["none", "fixed"])
@@ -56,6 +56,8 @@ def test_sizes_that_levels_do_not_divide_are_refused_by_name():
         validate(replace_fields(Config(), changes), 1)
     with pytest.raises(UserError, match=r"model.blocks=\(1, 1\): expected 3 numbers of 0 or more"):
         validate(replace_fields(Config(), {"model.network": "patches", "model.blocks": (1, 1)}), 1)
+    with pytest.raises(UserError, match=r"last_width=32: expected 0 with .*patch_size=1: an odd patch"):
+        validate(replace_fields(Config(), {"model.network": "patches", "model.patch_size": 1}), 1)
     with pytest.raises(UserError, match="remat_stages=4: expected from 0 to 3, the number of levels"):
         validate(replace_fields(Config(), {"model.network": "patches", "remat_stages": 4}), 1)
 

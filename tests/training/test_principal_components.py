@@ -71,21 +71,39 @@ def test_components_do_not_depend_on_the_devices():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(variance_target=0.5), LossConfig(kl="standard", beta=0.3)])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossConfig(),
+        LossConfig(variance_target=0.5),
+        LossConfig(kl="standard", beta=0.3),
+        LossConfig(reconstruction="l2", reconstruction_weight=2000.0),
+        LossConfig(reconstruction="gaussian", reconstruction_weight=1.0),
+        LossConfig(reconstruction="laplace", reconstruction_weight=1.0),
+    ],
+)
 def test_first_variances_have_the_least_loss(loss):
-    size, error, deviations = 100, 0.2, np.array([3.0, 0.5, 0.02])
-    found = PrincipalComponents(np.zeros(size), None, deviations, None, np.float32(error))
+    size, error, deviations, explained = 100, 0.2, np.array([3.0, 0.5, 0.02]), 0.7
+    found = PrincipalComponents(np.zeros(size), None, deviations, np.float32(explained), np.float32(error))
+    mean_square = np.sum(deviations**2) * (1 / explained - 1) / size  # of the residuals
     chosen = np.asarray(start_log_var(found, loss), np.float64)
 
     def loss_of(log_var, k):
         # Noise of small deviation n adds n^2 / (2 b) to the mean absolute value of a Laplacian of scale b.
         s = np.exp(log_var)
         noise = deviations[k] ** 2 * s / size
+        reconstruction = {
+            "l1": error + noise / (2 * error),
+            "l2": mean_square + noise,
+            # At the scales that fit the residuals; in nats per image, without constants.
+            "laplace": size * (error + noise / (2 * error)) / error,
+            "gaussian": size * (mean_square + noise) / (2 * mean_square),
+        }[loss.reconstruction]
         if loss.kl == "standard":
             regularizer = loss.beta * 0.5 * (s - log_var)
         else:
             regularizer = loss.variance_weight * 0.5 * (s / loss.variance_target - log_var)
-        return loss.reconstruction_weight * noise / (2 * error) + regularizer
+        return loss.reconstruction_weight * reconstruction + regularizer
 
     for k in range(3):
         if chosen[k] > -10:

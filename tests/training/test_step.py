@@ -21,7 +21,7 @@ from step_cases import (
 from rvae_jax.config import LossConfig, ModelConfig, OptimizerConfig
 from rvae_jax.models import make_models
 from rvae_jax.storage.weights import evaluation_variables
-from rvae_jax.training import step as step_lib
+from rvae_jax.training.draws import rows_of_batch
 from rvae_jax.training.optimizer import make_optimizer
 from rvae_jax.training.state import create_train_state
 from rvae_jax.training.step import make_train_step
@@ -72,8 +72,9 @@ def test_noise_is_a_function_of_key_and_step_and_place_in_the_batch():
     @functools.partial(jax.jit, static_argnums=1)
     def noise(step_key, count):
         if count == 1:
-            return step_lib._noise(step_key, shape, None)
-        drawn = jax.vmap(lambda _: step_lib._noise(step_key, (BATCH // count, shape[1]), "batch"), axis_name="batch")
+            return rows_of_batch(jax.random.normal, step_key, shape, None)
+        part = BATCH // count, shape[1]
+        drawn = jax.vmap(lambda _: rows_of_batch(jax.random.normal, step_key, part, "batch"), axis_name="batch")
         return drawn(jnp.arange(count)).reshape(shape)
 
     keys = [jax.random.fold_in(jax.random.key(seed), step) for seed, step in ((0, 0), (0, 1), (0, 2), (1, 0))]
