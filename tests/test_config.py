@@ -65,6 +65,7 @@ def test_defaults_are_valid_and_the_papers():
         ("loss.moments_decay", 1.0, "loss.moments_decay=1.0: expected at least 0 and less than 1"),
         ("loss.perceptual", "lpips", "loss.perceptual='lpips': expected 'none' or 'vgg16' or 'alexnet'"),
         ("loss.perceptual_crop", 32, "loss.perceptual_crop=32: expected 0 with loss.perceptual=none"),
+        ("loss.discriminator_crop", 32, "loss.discriminator_crop=32: expected 0, since there is no discriminator on"),
         ("loss.free_bits", 0.5, "loss.free_bits=0.5: expected 0 with loss.kl=population"),
         ("loss.sliced_weight", -1.0, "loss.sliced_weight=-1.0: expected a finite number, 0 or more"),
         ("loss.reconstruction", "gaussian", "loss.reconstruction_weight=5000.0: expected 1 with loss.recon.*=gaussian"),
@@ -256,6 +257,11 @@ def test_stored_fields_of_earlier_versions_are_read():
             "perceptual_crop=16: expected 0 .* or from 32",
         ),
         ({"loss.perceptual": "alexnet", "loss.perceptual_crop": 300}, "perceptual_crop=300: expected 0"),
+        ({"loss.clip": True, "loss.adversarial": "none"}, "clip=True: expected False with loss.perceptual=none and"),
+        (
+            {"model.discriminator": "vgg16", "loss.discriminator_crop": 300},
+            "discriminator_crop=300: expected 0 for complete images, or from 32 to 256",
+        ),
         ({"loss.kl": "standard", "loss.covariance": "full"}, "covariance='full': expected diagonal with loss.kl=stan"),
         ({"loss.kl": "standard", "loss.moments_decay": 0.9}, "moments_decay=0.9: expected 0 with loss.kl=standard"),
         (

@@ -203,11 +203,16 @@ def _check_perceptual(config: Config) -> None:
         f"none with images of {height}x{width} and {channels} channels; its networks need 32x32 and 1 or 3 channels",
     )
     _require(config, "loss.perceptual_stages", 1 <= loss.perceptual_stages <= 5, "from 1 to 5")
+    _check_window(config, "loss.perceptual_crop")
+
+
+def _check_window(config: Config, field: str) -> None:
+    size, least = get_field(config, field), min(config.model.image_shape[:2])
     _require(
         config,
-        "loss.perceptual_crop",
-        loss.perceptual_crop == 0 or 32 <= loss.perceptual_crop <= min(height, width),
-        f"0 for complete images, or from 32 to {min(height, width)}, the shorter side of model.image_shape",
+        field,
+        size == 0 or 32 <= size <= least,
+        f"0 for complete images, or from 32 to {least}, the shorter side of model.image_shape",
     )
 
 
@@ -230,6 +235,20 @@ def _check_adversary(config: Config, device_count: int) -> None:
             loss.adversarial != "none" or getattr(loss, name) == off,
             f"{off} with loss.adversarial=none, since there is no discriminator",
         )
+    _require(
+        config,
+        "loss.clip",
+        not loss.clip or loss.perceptual != "none" or loss.adversarial != "none",
+        "False with loss.perceptual=none and loss.adversarial=none, whose terms see clipped images",
+    )
+    sees_features = loss.adversarial != "none" and config.model.discriminator != "patch"
+    _require(
+        config,
+        "loss.discriminator_crop",
+        loss.discriminator_crop == 0 or sees_features,
+        "0, since there is no discriminator on the features of a frozen network",
+    )
+    _check_window(config, "loss.discriminator_crop")
     _require(config, "loss.r1_every", loss.r1_every >= 1, "at least 1")
     _require(
         config,

@@ -94,6 +94,8 @@ class LossConfig:
       perceptual_weight: of it.
       perceptual_stages: how many of the network's stages it sees, from the first, 1 to 5.
       perceptual_crop: side of a random window of each image that it sees, or 0 for complete images.
+      clip: whether the perceptual term and the discriminator see reconstructions and samples clipped to [-1, 1], as
+        they are shown; the gradient passes as if they were not clipped.
       population_weight: of the population KL.
       variance_weight: of the variance regularizer; 0.2 is the author's 0.1 x sum, written as a KL.
       variance_target: posterior variance at which the regularizer is zero.
@@ -106,6 +108,8 @@ class LossConfig:
       sliced_weight: of the test of the codes' characteristic function on 256 random lines.
       dip_weight: of the squared distance of the codes' covariance in the batch from the identity, DIP-VAE-I with
         ``moments="means"``, II with ``mixture``.
+      discriminator_crop: side of a random window of each image whose features the discriminator sees, or 0 for those of
+        complete images. If it is perceptual_crop, it is the same window, and features of it are computed once.
       adversarial_weight: of the generator's loss and of the discriminator's.
       kl_start: first step with a KL term; steps, or, below 1, a share of the run's steps.
       kl_ramp: from there, until the KL terms have full weight; steps or a share.
@@ -134,6 +138,7 @@ class LossConfig:
     perceptual_weight: float = 2500.0
     perceptual_stages: int = 5
     perceptual_crop: int = 0
+    clip: bool = False
     population_weight: float = 1.0
     variance_weight: float = 0.2
     variance_target: float = 1.0
@@ -144,6 +149,7 @@ class LossConfig:
     mmd_weight: float = 0.0
     sliced_weight: float = 0.0
     dip_weight: float = 0.0
+    discriminator_crop: int = 0
     adversarial_weight: float = 100.0
     kl_start: float = 0.0
     kl_ramp: float = 0.0

@@ -37,6 +37,7 @@ def make_tiny(config: Config) -> Config:
             "model.blocks": (1, 1),
             "model.last_width": min(config.model.last_width, 8),
             "loss.perceptual_crop": min(config.loss.perceptual_crop, 32),
+            "loss.discriminator_crop": min(config.loss.discriminator_crop, 32),
             "model.discriminator_filters": (8, 8, 1),
             "model.discriminator_strides": (2, 2, 1),
             "optimizer.learning_rate": 1e-3,

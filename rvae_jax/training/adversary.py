@@ -14,9 +14,11 @@ import jax.numpy as jnp
 
 from rvae_jax import losses
 from rvae_jax.models import VAE, AnyDiscriminator, Reconstruction
+from rvae_jax.models.features import crop
 from rvae_jax.training.augmentation import NUMBERS, augment
 from rvae_jax.training.draws import rows_of_batch
 from rvae_jax.training.gradient_lengths import average_lengths, first_lengths
+from rvae_jax.training.perceptual import draw_corners
 from rvae_jax.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -46,24 +48,32 @@ class Judgement(NamedTuple):
     fakes_for_vae: list[Maps]
 
 
-def make_draws(loss: LossConfig, key: jax.Array, rows: int, latent_dim: int, axis_name: str | None) -> Draws:
+def make_draws(loss: LossConfig, key: jax.Array, images: jax.Array, latent_dim: int, axis_name: str | None) -> Draws:
     """The random numbers that a step needs besides the codes' noise; none unless the objective asks for them.
 
     Args:
       loss: the objective.
       key: of the step.
-      rows: b, images of a device.
+      images: of a device, ``[b, H, W, C]``; their values do not matter.
       latent_dim: d.
       axis_name: see ``draws.rows_of_batch``.
 
     Returns:
-      ``prior``: codes from N(0, I), ``[share b, d]``; ``augment``: for images, reconstructions and samples, see
+      ``prior``: codes from N(0, I), ``[share b, d]``; ``windows``: the corners of those of images and of samples;
+      ``augment``: for images, reconstructions and samples, see
       ``augmentation.augment``.
     """
-    draws, samples = {}, round(loss.prior_fakes * rows)
+    draws, rows = {}, len(images)
+    samples = round(loss.prior_fakes * rows)
     if samples:
         shape = samples, latent_dim
         draws["prior"] = rows_of_batch(jax.random.normal, jax.random.fold_in(key, 1), shape, axis_name)
+    if loss.discriminator_crop:
+        # Of images, the same as those of the perceptual term if the windows are of the same size.
+        draws["windows"] = [
+            draw_corners(loss.discriminator_crop, key, (count, *images.shape[1:]), axis_name)
+            for key, count in ((key, rows), (jax.random.fold_in(key, 5), samples))
+        ]
     if loss.augment:
         draws["augment"] = [
             rows_of_batch(jax.random.uniform, jax.random.fold_in(key, 11 + kind), (count, NUMBERS), axis_name)
@@ -97,7 +107,7 @@ def play(
     loss: LossConfig,
     state: TrainState,
     params: Any,
-    see: Callable[[jax.Array], Any],
+    see: Callable[..., Any],
     images: jax.Array,
     fakes: list[jax.Array],
     draws: Draws,
@@ -117,7 +127,12 @@ def play(
     if loss.augment:
         pairs = zip([images, *fakes], draws["augment"], strict=False)
         images, *fakes = (augment(each, numbers, loss.augment) for each, numbers in pairs)
-    seen, *seen_fakes = (see(each) for each in (images, *fakes))
+    of_images, of_samples = draws.get("windows", (None, None))
+    corners = of_images, of_images, of_samples
+    seen, *seen_fakes = (
+        see(each, window=functools.partial(_window, loss, its_corners))
+        for each, its_corners in zip([images, *fakes], corners, strict=False)
+    )
     judgement, batch_stats = judge(discriminator, params, state.discriminator.batch_stats, seen, seen_fakes)
     terms, metrics = adversarial_terms(loss, judgement)
     if loss.r1_weight:
@@ -129,6 +144,11 @@ def play(
         of_fakes = [_mean(lambda logits: logits, logits) for logits in judgement.fakes]
         metrics["discriminator/logit_fake"] = _mean_of_fakes(loss, of_fakes)
     return terms, metrics, batch_stats
+
+
+def _window(loss: LossConfig, corners: jax.Array | None, images: jax.Array) -> jax.Array:
+    """The windows with these corners, or complete images."""
+    return images if corners is None else crop(images, corners, loss.discriminator_crop)
 
 
 def judge(

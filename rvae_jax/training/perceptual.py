@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -22,11 +23,16 @@ def make_draws(loss: LossConfig, key: jax.Array, images: jax.Array, axis_name: s
     """The corners of the images' windows, ``[b, 2]``, where the term sees windows."""
     if loss.perceptual == "none" or not loss.perceptual_crop:
         return {}
+    return {"corners": draw_corners(loss.perceptual_crop, key, images.shape, axis_name)}
 
-    def draw(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return crop_corners(key, shape[0], images.shape[1:], loss.perceptual_crop)
 
-    return {"corners": rows_of_batch(draw, jax.random.fold_in(key, 4), (len(images), 2), axis_name)}
+def draw_corners(size: int, key: jax.Array, shape: Sequence[int], axis_name: str | None) -> jax.Array:
+    """Corners of random windows of a step's images, of a device's shape ``[b, H, W, C]``: ``[b, 2]``."""
+
+    def draw(key: jax.Array, corners_shape: tuple[int, ...]) -> jax.Array:
+        return crop_corners(key, corners_shape[0], shape[1:], size)
+
+    return rows_of_batch(draw, jax.random.fold_in(key, 4), (shape[0], 2), axis_name)
 
 
 def perceptual_terms(

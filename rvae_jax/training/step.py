@@ -94,7 +94,7 @@ def make_train_step(
         step_key, latent_dim = jax.random.fold_in(key, state.step), vae.config.latent_dim
         noise = rows_of_batch(jax.random.normal, step_key, (images.shape[0], latent_dim), axis_name)
         draws = make_draws(loss, step_key, noise, axis_name) | perceptual.make_draws(loss, step_key, images, axis_name)
-        draws |= adversary.make_draws(loss, step_key, images.shape[0], latent_dim, axis_name)
+        draws |= adversary.make_draws(loss, step_key, images, latent_dim, axis_name)
         params = {name: player.params for name, player in state.players.items()}
         if loss.adaptive_weight:
             params["lengths"] = gradient_lengths.first_lengths()
@@ -155,7 +155,8 @@ def _total_loss(
         result = result._replace(x_hat=x_hat)
     codes = result.mean, result.log_var
     of_codes, running = terms_of(*codes, draws)
-    alike = perceptual.perceptual_terms(loss, frozen, result.x_hat, images, draws)
+    shown, *fakes = [_as_shown(each) if loss.clip else each for each in (result.x_hat, *fakes)]
+    alike = perceptual.perceptual_terms(loss, frozen, shown, images, draws)
     total, terms = vae_terms(loss, weights, result, images, alike | of_codes, axis_name)
     metrics = {"loss/total": total}
     if discriminator is not None:
@@ -233,6 +234,11 @@ def _update(
     if pace != 1.0:
         updates = jax.tree.map(lambda update: pace * update, updates)
     return Player(optax.apply_updates(player.params, updates), batch_stats, opt_state)
+
+
+def _as_shown(images: jax.Array) -> jax.Array:
+    """Images clipped to [-1, 1], with the gradient of the images themselves."""
+    return images + jax.lax.stop_gradient(jnp.clip(images, -1.0, 1.0) - images)
 
 
 def _average(average: Any, params: Any, decay: float, step: jax.Array) -> Any:

@@ -1,6 +1,7 @@
 """The discriminator's side of a step, on one device."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +25,13 @@ from small_runs import TINY
 from step_cases import assert_same_gradients, random_images, random_state
 
 from rvae_jax import losses
-from rvae_jax.config import Config, ModelConfig, OptimizerConfig, replace_fields
+from rvae_jax.config import Config, LossConfig, ModelConfig, OptimizerConfig, replace_fields
 from rvae_jax.errors import UserError
 from rvae_jax.models import Discriminator, make_models
 from rvae_jax.models.feature_discriminator import FeatureDiscriminator
-from rvae_jax.models.features import CHANNELS, features
+from rvae_jax.models.features import CHANNELS, crop, features
 from rvae_jax.storage.feature_weights import load_feature_weights
-from rvae_jax.training import adversary, gradient_lengths
+from rvae_jax.training import adversary, gradient_lengths, perceptual
 from rvae_jax.training.frozen import load_frozen
 from rvae_jax.training.optimizer import discriminator_pace, make_optimizer
 from rvae_jax.training.step import make_train_step
@@ -242,6 +243,53 @@ def test_a_discriminator_on_features_counts_every_map_alike(name):
     assert_same_gradients(jax.device_get([after.vae.opt_state, after.discriminator.opt_state]), gradients)
     assert len(jax.tree.leaves(stats)) >= 2
     assert jax.tree.all(jax.tree.map(np.array_equal, after.discriminator.batch_stats, stats))
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_the_discriminator_sees_features_of_windows_and_fakes_clipped_as_they_are_shown():
+    loss = dataclasses.replace(PRIOR, discriminator_crop=5, clip=True)
+    model = SEES_FEATURES | {"discriminator": "vgg16"}
+    step, state = make_step(loss, model=model)
+    x = random_images((8, *model["image_shape"]))
+    after, metrics = jax.jit(step)(state, x, jax.random.key(0), frozen_weights())
+    vae, _ = make_models(ModelConfig(**model), adversarial=False)
+    (noise, prior), key = noises(0.25), jax.random.fold_in(jax.random.key(0), 0)
+    of_images, of_samples = adversary.make_draws(loss, key, x, 8, None)["windows"]
+    assert of_images.shape == (8, 2)
+    assert of_samples.shape == (2, 2)
+
+    def logits(images, corners):
+        maps = features(frozen_weights()["vgg16"], crop(images, corners, 5))
+        return FeatureDiscriminator().apply(state.discriminator.variables, maps)
+
+    def mean(of_maps):
+        return sum(map(jnp.mean, of_maps)) / len(of_maps)
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def expected(params):
+        variables = {"params": params, "batch_stats": state.vae.batch_stats}
+        x_hat, mu, log_var = vae.apply(variables, x, noise)
+        samples = vae.apply(variables, prior, method="decode")
+        shown = [each + jax.lax.stop_gradient(jnp.clip(each, -1, 1) - each) for each in (x_hat, samples)]
+        of_fakes = [logits(*pair) for pair in zip(shown, (of_images, of_samples), strict=True)]
+        elbo = losses.mixture_elbo(losses.l1_reconstruction(x_hat, x), mu, log_var, reconstruction_weight=50.0)
+        by_fakes = [mean([jax.nn.relu(1 + each) for each in maps]) for maps in of_fakes]
+        by_real = mean([jax.nn.relu(1 - each) for each in logits(x, of_images)])
+        total = elbo.total - 300.0 * (0.75 * mean(of_fakes[0]) + 0.25 * mean(of_fakes[1]))
+        return total, (by_real + 0.75 * by_fakes[0] + 0.25 * by_fakes[1], jnp.mean(jnp.abs(x_hat) > 1))
+
+    gradient, (of_discriminator, beyond) = jax.device_get(expected(state.vae.params))
+    assert beyond > 0.02
+    assert metrics["loss/discriminator"] == pytest.approx(of_discriminator, rel=1e-5)
+    assert_same_gradients(jax.device_get(after.vae.opt_state), gradient)
+
+
+def test_windows_of_equal_size_are_those_of_the_perceptual_term():
+    loss = LossConfig(perceptual="vgg16", perceptual_crop=5, discriminator_crop=5)
+    images, key = random_images(), jax.random.key(3)
+    of_images, _ = adversary.make_draws(loss, key, images, 8, None)["windows"]
+    np.testing.assert_array_equal(of_images, perceptual.make_draws(loss, key, images, None)["corners"])
 
 
 def test_channels_are_those_of_the_weights():

@@ -18,7 +18,8 @@ from rvae_jax.hardware import cost
 def _compiled(layout, accumulate_steps=1, discriminator="patch"):
     model, loss = TINY, EVERYTHING
     if discriminator != "patch":
-        model, loss = SEES_FEATURES | {"discriminator": discriminator}, dataclasses.replace(EVERYTHING, r1_weight=0.0)
+        model = SEES_FEATURES | {"discriminator": discriminator}
+        loss = dataclasses.replace(EVERYTHING, r1_weight=0.0, discriminator_crop=6, clip=True)
     step, state = make_step(loss, layout.axis_name, accumulate_steps, model)
     on_devices = layout.with_shardings(state)
     state = jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), state, on_devices)
