@@ -46,7 +46,7 @@ def get_config(variant: str | None = None) -> Config:
     if variant in ("128", "256"):
         size = int(variant)
         return wide((size, size, 3), latent_dim=2 * size, steps=40_000)
-    config = recipe((64, 64, 3), latent_dim=128, steps=5_000)
+    config = recipe((64, 64, 3), latent_dim=128, steps=4_000)
     if variant == "l1":
         return replace_fields(config, WITHOUT_TEXTURE)
     return make_tiny(config) if variant == "tiny" else config
@@ -86,11 +86,14 @@ def recipe(image_shape: tuple[int, int, int], latent_dim: int, steps: int) -> Co
             latent_dim=latent_dim,
             network="patches",
             linear_path="fixed",
-            discriminator="patch+alexnet",
+            discriminator="patch+vgg16",
+            discriminator_stages=3,
+            discriminator_head_width=32,
             discriminator_filters=(16, 32, 64, 64, 1),
             discriminator_strides=(2, 2, 2, 1, 1),
         ),
         loss=LossConfig(
+            population_weight=10.0,
             covariance="full",
             moments_decay=0.98,
             perceptual="vgg16",
@@ -100,12 +103,12 @@ def recipe(image_shape: tuple[int, int, int], latent_dim: int, steps: int) -> Co
             discriminator_crop=32,
             clip=True,
             adversarial="hinge",
-            adversarial_weight=0.3,
+            adversarial_weight=0.5,
             adaptive_weight=True,
             prior_fakes=0.5,
             lecam_weight=0.1,
-            adversarial_start=0.7,
-            adversarial_ramp=0.1,
+            adversarial_start=0.15,
+            adversarial_ramp=0.05,
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup=0.02, schedule="cosine", beta1=0.9, ema_decay=0.999),
         data=DataConfig(

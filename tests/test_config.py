@@ -65,6 +65,7 @@ def test_defaults_are_valid_and_the_papers():
         ("loss.moments_decay", 1.0, "loss.moments_decay=1.0: expected at least 0 and less than 1"),
         ("loss.perceptual", "lpips", "loss.perceptual='lpips': expected 'none' or 'vgg16' or 'alexnet'"),
         ("loss.perceptual_crop", 32, "loss.perceptual_crop=32: expected 0 with loss.perceptual=none"),
+        ("model.discriminator_head_width", 0, "model.discriminator_head_width=0: expected at least 1"),
         ("loss.discriminator_crop", 32, "loss.discriminator_crop=32: expected 0, since there is no discriminator on"),
         ("loss.free_bits", 0.5, "loss.free_bits=0.5: expected 0 with loss.kl=population"),
         ("loss.sliced_weight", -1.0, "loss.sliced_weight=-1.0: expected a finite number, 0 or more"),

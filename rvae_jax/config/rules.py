@@ -116,6 +116,7 @@ def _check_stages(config: Config) -> None:
 
 def _check_discriminator(config: Config) -> None:
     _require(config, "model.discriminator_stages", 1 <= config.model.discriminator_stages <= 5, "from 1 to 5")
+    _require(config, "model.discriminator_head_width", config.model.discriminator_head_width >= 1, "at least 1")
     _require(
         config,
         "model.discriminator",

@@ -38,8 +38,9 @@ class ModelConfig:
       discriminator: what the discriminator sees: pixels (``patch``, a PatchGAN), feature maps of a network that was
         trained on ImageNet and stays as it is (``vgg16``, ``alexnet``), or both. Each map of logits counts alike.
       discriminator_stages: number of the network's feature maps, from the finest on, that it sees.
-      discriminator_filters: channels of the discriminator's layers; the last is 1.
-      discriminator_strides: strides of the discriminator's layers.
+      discriminator_head_width: channels of its small network on each of these maps.
+      discriminator_filters: channels of the PatchGAN's layers; the last is 1.
+      discriminator_strides: strides of the PatchGAN's layers.
       norm: ``frozen``, as in the author's program (inference form, constant statistics), or ``batch``, real BatchNorm.
       input_norm: whether the encoder normalises each image first, as the author's does. The code then cannot represent
         the image's brightness and contrast.
@@ -60,6 +61,7 @@ class ModelConfig:
     decoder_identity_blocks: int = 1
     discriminator: Literal["patch", "vgg16", "alexnet", "patch+vgg16", "patch+alexnet"] = "patch"
     discriminator_stages: int = 4
+    discriminator_head_width: int = 64
     discriminator_filters: tuple[int, ...] = (128, 128, 128, 64, 64, 1)
     discriminator_strides: tuple[int, ...] = (2, 2, 2, 1, 1, 1)
     norm: Literal["frozen", "batch"] = "frozen"

@@ -44,7 +44,7 @@ class FeatureDiscriminator(nn.Module):
       channels: see ``FeatureHead``.
     """
 
-    channels: int = 64
+    channels: int
 
     @nn.compact
     def __call__(self, maps: Maps, train: bool = False) -> tuple[jax.Array, ...]:

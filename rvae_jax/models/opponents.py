@@ -39,9 +39,8 @@ def make_discriminator(config: ModelConfig, axis_name: str | None) -> AnyDiscrim
     """Builds the discriminator of a configuration."""
     if feature_network(config) is None:
         return Discriminator(config, axis_name)
-    if _sees_pixels(config):
-        return JointDiscriminator(Discriminator(config, axis_name), FeatureDiscriminator())
-    return FeatureDiscriminator()
+    of_features = FeatureDiscriminator(config.discriminator_head_width)
+    return JointDiscriminator(Discriminator(config, axis_name), of_features) if _sees_pixels(config) else of_features
 
 
 def feature_network(config: ModelConfig) -> str | None:

@@ -214,7 +214,7 @@ def test_a_discriminator_on_features_counts_every_map_alike(name):
         if name != "vgg16":
             parts = {part: (params[part], stats[part]) for part in ("patch", "features")}
         variables = {part: {"params": p, "batch_stats": s} for part, (p, s) in parts.items()}
-        maps = list(FeatureDiscriminator().apply(variables["features"], features(frozen_weights()["vgg16"], images)))
+        maps = list(FeatureDiscriminator(64).apply(variables["features"], features(frozen_weights()["vgg16"], images)))
         if "patch" in variables:
             maps.append(Discriminator(ModelConfig(**model)).apply(variables["patch"], images))
         return maps
@@ -260,7 +260,7 @@ def test_the_discriminator_sees_features_of_windows_and_fakes_clipped_as_they_ar
 
     def logits(images, corners):
         maps = features(frozen_weights()["vgg16"], crop(images, corners, 5))
-        return FeatureDiscriminator().apply(state.discriminator.variables, maps)
+        return FeatureDiscriminator(64).apply(state.discriminator.variables, maps)
 
     def mean(of_maps):
         return sum(map(jnp.mean, of_maps)) / len(of_maps)
