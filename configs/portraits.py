@@ -46,7 +46,7 @@ def get_config(variant: str | None = None) -> Config:
     if variant in ("128", "256"):
         size = int(variant)
         return wide((size, size, 3), latent_dim=2 * size, steps=40_000)
-    config = recipe((64, 64, 3), latent_dim=128, steps=4_000)
+    config = recipe((64, 64, 3), latent_dim=128, steps=3_500)
     if variant == "l1":
         return replace_fields(config, WITHOUT_TEXTURE)
     return make_tiny(config) if variant == "tiny" else config
@@ -56,6 +56,7 @@ def wide(image_shape: tuple[int, int, int], latent_dim: int, steps: int) -> Conf
     """The same with wider networks, for a GPU; not yet measured."""
     levels = {64: (4, 3), 128: (4, 4), 256: (8, 4)}  # by height: the patch's size, and the number of levels
     patch_size, count = levels[image_shape[0]]
+    crop = 64 if image_shape[0] > 64 else 0
     return replace_fields(
         recipe(image_shape, latent_dim, steps),
         {
@@ -68,7 +69,8 @@ def wide(image_shape: tuple[int, int, int], latent_dim: int, steps: int) -> Conf
             "model.discriminator_filters": (64, 128, 256, 256, 1),
             "model.dtype": "bfloat16",
             "loss.perceptual_stages": 5,
-            "loss.perceptual_crop": 64 if image_shape[0] > 64 else 0,
+            "loss.perceptual_crop": crop,
+            "loss.discriminator_crop": crop,
         },
     )
 
@@ -103,7 +105,7 @@ def recipe(image_shape: tuple[int, int, int], latent_dim: int, steps: int) -> Co
             discriminator_crop=32,
             clip=True,
             adversarial="hinge",
-            adversarial_weight=0.5,
+            adversarial_weight=0.8,
             adaptive_weight=True,
             prior_fakes=0.5,
             lecam_weight=0.1,
