@@ -1,6 +1,7 @@
 """The comparison's own parts: its arms, its budget of CPU time, what it keeps, its tables."""
 
 import argparse
+import pathlib
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from rvae_jax import config as config_lib
 from rvae_jax.data.pixels import to_float
 from rvae_jax.errors import UserError
 from rvae_jax.evaluation.material import ImageSets
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("name", arms.OURS)
@@ -52,7 +55,7 @@ def test_the_flags_mean_the_same_as_the_configuration():
     )
     for name in ("author_networks", "no_discriminator"):
         command = [sys.executable, "-c", script, *arms.OURS[name].flags()]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         assert result.stdout.strip() == str(config_lib.to_dict(arms.OURS[name].config())), result.stderr
 
 
@@ -147,7 +150,7 @@ def test_the_table_has_a_row_an_arm_with_mean_and_spread(monkeypatch):
         "| arm | images seen | L1 |",
         "|---|---|---|",
         "| `mean_face` | 50,000 | 0.4000 |",
-        "| `ours` | 50,000 ± 0 | 0.0850 ± 0.0071 |",
+        "| `ours` | 50,000 | 0.0850 ± 0.0071 |",
         "| arm | FID, N(0, I) | FID, Gaussian |",
         "|---|---|---|",
         "| `real images` | 19.0 |  |",

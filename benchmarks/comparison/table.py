@@ -95,4 +95,4 @@ def _cell(values: Sequence[float | None], decimals: int) -> str:
     if not found:
         return ""
     text = f"{statistics.mean(found):,.{decimals}f}"
-    return text if len(found) == 1 else f"{text} ± {statistics.stdev(found):,.{decimals}f}"
+    return text if len(set(found)) == 1 else f"{text} ± {statistics.stdev(found):,.{decimals}f}"
