@@ -129,6 +129,7 @@ def train(arm: str, seed: int, arguments: argparse.Namespace, folder: pathlib.Pa
 
 def _environment(threads: int) -> dict[str, str]:
     flags = {1: "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"}.get(threads, "")
+    # NPROC is the size of XLA's pool.
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"), str(threads))
     # A program from the cache would cost the second seed less than the first.
     return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false", **counts}
