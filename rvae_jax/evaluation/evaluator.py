@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from rvae_jax.errors import needs
 from rvae_jax.evaluation.settings import EvaluationSettings
 
@@ -11,11 +13,44 @@ with needs("evaluate", command=False):
     from rvae_jax.evaluation.copying import measure_memorisation
     from rvae_jax.evaluation.feature_distances import measure_feature_distances, with_distances
     from rvae_jax.evaluation.latent_space import measure_latent_space
-    from rvae_jax.evaluation.material import make_material
+    from rvae_jax.evaluation.material import Label, Material, make_material
     from rvae_jax.evaluation.protocol import record_protocol, record_settings
     from rvae_jax.evaluation.quality import Comparison, measure_generation, measure_reconstruction
-    from rvae_jax.evaluation.results import EvaluatedModel, Evaluation
+    from rvae_jax.evaluation.results import (
+        EvaluatedModel,
+        Evaluation,
+        GenerationFigures,
+        ReconstructionFigures,
+        SampleFigures,
+    )
     from rvae_jax.inference.trained_vae import TrainedVAE
+
+
+class ImageFigures(NamedTuple):
+    """What is measured of images alone.
+
+    Attributes:
+      reconstruction: of the reconstructions.
+      generation: of real images (``real``) and of each sampler's, by name.
+      inception_checksum: of the weights; None if no distances were measured.
+    """
+
+    reconstruction: ReconstructionFigures
+    generation: dict[str, SampleFigures]
+    inception_checksum: str | None
+
+
+def measure_images(
+    material: Material, settings: EvaluationSettings, label: Label, skipped: dict[str, str]
+) -> ImageFigures:
+    """Measures reconstructions and samples, of whatever model they are; ``skipped`` takes what cannot be measured."""
+    compare = Comparison(material.images.held_out, skipped)
+    reconstruction = measure_reconstruction(compare, material, label, skipped)
+    generation = measure_generation(compare, material, settings.seed, label)
+    distances = measure_feature_distances(material, settings, label, skipped)
+    if distances is None:
+        return ImageFigures(reconstruction, generation, None)
+    return ImageFigures(*with_distances(reconstruction, generation, distances), distances.checksum)
 
 
 def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, progress: bool = True) -> Evaluation:
@@ -40,34 +75,27 @@ def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, prog
     config, seed = model.config, settings.seed
     skipped: dict[str, str] = {}
     material = make_material(model, settings, label)
-    compare = Comparison(material.images.held_out, skipped)
-    reconstruction = measure_reconstruction(compare, material, label, skipped)
-    generation = measure_generation(compare, material, seed, label)
+    images = measure_images(material, settings, label, skipped)
     latent = measure_latent_space(material.held_out, material.training, seed)
     memorisation = measure_memorisation(material.images, material.samples["prior"], config.data.flip, skipped)
     likelihood = measure_likelihood(
         model,
         material.images.held_out,
         material.held_out,
-        fitted_scale=float(reconstruction.l1_training),
+        fitted_scale=float(images.reconstruction.l1_training),
         samples=settings.likelihood_samples,
         seed=seed,
         label=label,
         skipped=skipped,
     )
-    distances = measure_feature_distances(material, settings, label, skipped)
-    checksum = None
-    if distances is not None:
-        checksum = distances.checksum
-        reconstruction, generation = with_distances(reconstruction, generation, distances)
     evaluation = Evaluation(
         model=EvaluatedModel(str(model.workdir), model.step, config.steps, config.data.name),
-        reconstruction=reconstruction,
-        generation=generation,
+        reconstruction=images.reconstruction,
+        generation=GenerationFigures(**images.generation),
         latent=latent,
         memorisation=memorisation,
         likelihood=likelihood,
-        protocol=record_protocol(config, settings, material.images, checksum),
+        protocol=record_protocol(config, settings, material.images, images.inception_checksum),
         settings=record_settings(settings),
         skipped=skipped,
     )

@@ -13,7 +13,7 @@ import numpy as np
 from rvae_jax.errors import UserError
 from rvae_jax.evaluation.material import ImageSets, Label, Material
 from rvae_jax.evaluation.metrics import distances, inception
-from rvae_jax.evaluation.results import GenerationFigures, ReconstructionFigures
+from rvae_jax.evaluation.results import ReconstructionFigures, SampleFigures
 from rvae_jax.evaluation.settings import EvaluationSettings
 from rvae_jax.inference.batching import Batched
 from rvae_jax.system.files import write_atomically
@@ -85,11 +85,11 @@ def measure_feature_distances(
 
 
 def with_distances(
-    reconstruction: ReconstructionFigures, generation: GenerationFigures, found: FeatureDistances
-) -> tuple[ReconstructionFigures, GenerationFigures]:
+    reconstruction: ReconstructionFigures, generation: dict[str, SampleFigures], found: FeatureDistances
+) -> tuple[ReconstructionFigures, dict[str, SampleFigures]]:
     """The same figures with the distances filled in."""
-    sets = {name: dataclasses.replace(getattr(generation, name), **values) for name, values in found.generation.items()}
-    return dataclasses.replace(reconstruction, rfid=found.rfid), dataclasses.replace(generation, **sets)
+    sets = {name: dataclasses.replace(generation[name], **values) for name, values in found.generation.items()}
+    return dataclasses.replace(reconstruction, rfid=found.rfid), sets
 
 
 def _too_few(images: ImageSets, least: int) -> str | None:

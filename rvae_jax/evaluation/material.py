@@ -23,6 +23,8 @@ from rvae_jax.inference.batching import Batched
 from rvae_jax.inference.trained_vae import TrainedVAE
 
 Label = Callable[[str], str | None]  # what a progress bar is called; None for no bar
+Encode = Callable[..., tuple[np.ndarray, np.ndarray]]  # images, label= of the bar: means and log variances
+Decode = Callable[..., np.ndarray]  # codes, label= of the bar: images
 
 
 class Posteriors(NamedTuple):
@@ -82,21 +84,47 @@ def make_material(model: TrainedVAE, settings: EvaluationSettings, label: Label)
       UserError: the run's data set is missing, or has too few images.
     """
     images = read_image_sets(model.config, settings)
-    encoder, decoder = _encoder(model), _decoder(model)
-    held_out = Posteriors(*encoder(images.held_out, label=label("encode held-out images")))
-    training = Posteriors(*encoder(images.training, label=label("encode training images")))
-    reconstructions = decoder(held_out.mean, label=label("reconstruct held-out images"))
+    return material_of(images, *coder_of(model), settings.seed, label)
+
+
+def material_of(images: ImageSets, encode: Encode, decode: Decode, seed: int, label: Label) -> Material:
+    """Encodes and decodes images, and draws samples, with any model that has codes.
+
+    Args:
+      images: the images.
+      encode: from images to their posteriors.
+      decode: from codes to images.
+      seed: of the draws.
+      label: names the progress bars.
+
+    Raises:
+      UserError: there are too few images.
+    """
+    held_out = Posteriors(*encode(images.held_out, label=label("encode held-out images")))
+    training = Posteriors(*encode(images.training, label=label("encode training images")))
+    reconstructions = decode(held_out.mean, label=label("reconstruct held-out images"))
     draws = {
-        "prior": samplers.prior(model.config.model.latent_dim),
+        "prior": samplers.prior(held_out.mean.shape[1]),
         "gaussian": samplers.gaussian(*samplers.mean_and_covariance(*training)),
-        "mixture": samplers.mixture(*training, seed=settings.seed),
+        "mixture": samplers.mixture(*training, seed=seed),
     }
     samples = {
-        name: decoder(draw(len(images.held_out), settings.seed), label=label(f"samples: {name}"))
-        for name, draw in draws.items()
+        name: decode(draw(len(images.held_out), seed), label=label(f"samples: {name}")) for name, draw in draws.items()
     }
-    matched = decoder(training.mean[images.matched], label=label("reconstruct training images"))
+    matched = decode(training.mean[images.matched], label=label("reconstruct training images"))
     return Material(images, held_out, training, reconstructions, samples, matched)
+
+
+def coder_of(model: TrainedVAE) -> tuple[Encode, Decode]:
+    """A model as ``material_of`` takes it."""
+
+    def decode(variables: Any, z: jax.Array) -> jax.Array:
+        x = jnp.clip(model.vae.apply(variables, z, method="decode"), -1.0, 1.0)
+        return jnp.round((x + 1.0) * 127.5).astype(jnp.uint8)
+
+    encode = functools.partial(model.vae.apply, method="encode")
+    encoder = Batched(lambda variables, images: encode(variables, to_float(images)), model.variables)
+    return encoder, Batched(decode, model.variables)
 
 
 def read_image_sets(config: Config, settings: EvaluationSettings) -> ImageSets:
@@ -109,16 +137,3 @@ def read_image_sets(config: Config, settings: EvaluationSettings) -> ImageSets:
     training = reading.read_split(config, "train", settings.training_images)
     order = np.random.default_rng(settings.seed).permutation(len(training))
     return ImageSets(held_out, training, reading.count(config, "train"), np.sort(order[: len(held_out)]))
-
-
-def _encoder(model: TrainedVAE) -> Batched:
-    encode = functools.partial(model.vae.apply, method="encode")
-    return Batched(lambda variables, images: encode(variables, to_float(images)), model.variables)
-
-
-def _decoder(model: TrainedVAE) -> Batched:
-    def decode(variables: Any, z: jax.Array) -> jax.Array:
-        x = jnp.clip(model.vae.apply(variables, z, method="decode"), -1.0, 1.0)
-        return jnp.round((x + 1.0) * 127.5).astype(jnp.uint8)
-
-    return Batched(decode, model.variables)

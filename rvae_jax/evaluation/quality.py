@@ -10,7 +10,7 @@ import numpy as np
 
 from rvae_jax.evaluation.material import Label, Material
 from rvae_jax.evaluation.metrics import grid, similarity
-from rvae_jax.evaluation.results import GenerationFigures, ReconstructionFigures, SampleFigures
+from rvae_jax.evaluation.results import ReconstructionFigures, SampleFigures
 from rvae_jax.inference.batching import Batched
 
 _MOST_VGG_PIXELS = 1 << 17  # in a batch: 32 images of 64x64, whose features by VGG16 take a quarter of a GB
@@ -97,8 +97,8 @@ def measure_reconstruction(
     )
 
 
-def measure_generation(compare: Comparison, material: Material, seed: int, label: Label) -> GenerationFigures:
-    """Measures texture and diversity of real images and of each sampler's."""
+def measure_generation(compare: Comparison, material: Material, seed: int, label: Label) -> dict[str, SampleFigures]:
+    """Measures texture and diversity of real images (``real``) and of each sampler's."""
     images = material.images
 
     def figures(name: str, shown: np.ndarray) -> SampleFigures:
@@ -111,4 +111,4 @@ def measure_generation(compare: Comparison, material: Material, seed: int, label
         return SampleFigures(lpips_diversity=diversity, **compare.texture(shown))
 
     sets = {"real": images.training[images.matched], **material.samples}
-    return GenerationFigures(**{name: figures(name, shown) for name, shown in sets.items()})
+    return {name: figures(name, shown) for name, shown in sets.items()}

@@ -215,7 +215,7 @@ def measured(figures: Any) -> dict[str, Any]:
 
 def to_dict(evaluation: Evaluation) -> dict[str, Any]:
     """The content of ``evaluation.json``: numbers have six significant digits."""
-    content = _plain(evaluation)
+    content = plain(evaluation)
     return content | {name: content[name] or {} for name in _EMPTY_UNLESS_MEASURED}
 
 
@@ -260,13 +260,14 @@ def read(folder: epath.Path, step: int) -> Evaluation | None:
     return evaluation if evaluation.model.step == step else None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Figures as JSON types, numbers with six significant digits, without those that were not measured."""
     if dataclasses.is_dataclass(value):
-        return {name: _plain(part) for name, part in measured(value).items()}
+        return {name: plain(part) for name, part in measured(value).items()}
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, float | np.floating):
         return float(f"{float(value):.6g}")
     return value
