@@ -35,7 +35,6 @@ WITHOUT_TEXTURE = {
     "loss.discriminator_crop": 0,
     "loss.clip": False,
     "loss.adversarial": "none",
-    "loss.prior_fakes": 0.0,
     "loss.adaptive_weight": False,
     "loss.lecam_weight": 0.0,
 }
@@ -46,7 +45,7 @@ def get_config(variant: str | None = None) -> Config:
     if variant in ("128", "256"):
         size = int(variant)
         return wide((size, size, 3), latent_dim=2 * size, steps=40_000)
-    config = recipe((64, 64, 3), latent_dim=128, steps=3_500)
+    config = recipe((64, 64, 3), latent_dim=128, steps=3_000)
     if variant == "l1":
         return replace_fields(config, WITHOUT_TEXTURE)
     return make_tiny(config) if variant == "tiny" else config
@@ -105,9 +104,8 @@ def recipe(image_shape: tuple[int, int, int], latent_dim: int, steps: int) -> Co
             discriminator_crop=32,
             clip=True,
             adversarial="hinge",
-            adversarial_weight=0.8,
+            adversarial_weight=0.6,
             adaptive_weight=True,
-            prior_fakes=0.5,
             lecam_weight=0.1,
             adversarial_start=0.15,
             adversarial_ramp=0.05,

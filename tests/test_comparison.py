@@ -31,13 +31,13 @@ def test_every_arm_of_ours_is_a_valid_configuration(name):
     assert [getattr(config.data, split) for split in splits] == [getattr(ours, split) for split in splits]
 
 
-def test_each_part_that_is_left_out_changes_what_it_should():
+def test_each_part_that_is_left_out_or_added_changes_what_it_should():
     whole = arms.OURS["ours"].config()
     parts = {
         "no_pca": {"model.linear_path"},
         "diagonal": {"loss.covariance"},
         "no_lpips": {"loss.perceptual", "loss.perceptual_crop"},
-        "no_prior_fakes": {"loss.prior_fakes"},
+        "prior_fakes": {"loss.prior_fakes"},
     }
     for name, fields in parts.items():
         assert set(config_lib.differences(whole, arms.OURS[name].config())) == fields

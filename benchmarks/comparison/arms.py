@@ -70,7 +70,7 @@ OURS = {
     "diagonal": Ours("portraits", changes={"loss.covariance": "diagonal"}),
     "no_lpips": Ours("portraits", changes=_NO_LPIPS),
     "no_discriminator": Ours("portraits", changes=_NO_DISCRIMINATOR),
-    "no_prior_fakes": Ours("portraits", changes={"loss.prior_fakes": 0.0}),
+    "prior_fakes": Ours("portraits", changes={"loss.prior_fakes": 0.5}),
     "l1": Ours("portraits", "l1"),
     "author_networks": Ours("portraits", changes=_author_networks()),
 }
