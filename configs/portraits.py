@@ -30,6 +30,7 @@ from rvae_jax.config import (
 
 WITHOUT_TEXTURE = {
     "select": "l1",
+    "loss.population_weight": 1.0,
     "loss.perceptual": "none",
     "loss.perceptual_crop": 0,
     "loss.discriminator_crop": 0,
@@ -45,9 +46,9 @@ def get_config(variant: str | None = None) -> Config:
     if variant in ("128", "256"):
         size = int(variant)
         return wide((size, size, 3), latent_dim=2 * size, steps=40_000)
-    config = recipe((64, 64, 3), latent_dim=128, steps=3_000)
     if variant == "l1":
-        return replace_fields(config, WITHOUT_TEXTURE)
+        return replace_fields(recipe((64, 64, 3), latent_dim=128, steps=6_000), WITHOUT_TEXTURE)
+    config = recipe((64, 64, 3), latent_dim=128, steps=1_500)
     return make_tiny(config) if variant == "tiny" else config
 
 
@@ -107,7 +108,7 @@ def recipe(image_shape: tuple[int, int, int], latent_dim: int, steps: int) -> Co
             adversarial_weight=0.6,
             adaptive_weight=True,
             lecam_weight=0.1,
-            adversarial_start=0.15,
+            adversarial_start=0.6,
             adversarial_ramp=0.05,
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup=0.02, schedule="cosine", beta1=0.9, ema_decay=0.999),

@@ -52,7 +52,8 @@ class Ours:
 
 # What must change together: rules.py refuses what needs a discriminator where there is none.
 _NO_LPIPS = {name: value for name, value in WITHOUT_TEXTURE.items() if "perceptual" in name}
-_NO_DISCRIMINATOR = {name: value for name, value in WITHOUT_TEXTURE.items() if name not in ("select", *_NO_LPIPS)}
+_STAYS = ("select", "loss.population_weight", *_NO_LPIPS)
+_NO_DISCRIMINATOR = {name: value for name, value in WITHOUT_TEXTURE.items() if name not in _STAYS}
 
 
 def _author_networks() -> dict[str, Any]:
