@@ -7,14 +7,15 @@ Data: `prepare` generates 11,000 portraits with the package `random-face` (docs/
 it takes). Or take any prepared set of colour pictures, with --config.data.name=NAME.
 
 The recipe: start as PCA and leave it untrained; a network that works at a quarter of the resolution and below; the
-population KL with the full covariance, averaged over batches; LPIPS of VGG-16 on random windows; a small discriminator
-on pixels and on AlexNet's features, half of whose fakes are decoded from the prior. docs/results.md has what each part
-does. `:l1` is the same without the perceptual term and the discriminator, which take two thirds of the time.
+population KL with the full covariance, averaged over batches; LPIPS of VGG-16 on random windows; in the last 40 % of the
+run, a small discriminator on pixels and on VGG's features of the same windows. docs/results.md has what each does. `:l1`
+is the same without the perceptual term and the discriminator, which take three fifths of the time.
 
-Cost: 45 images/s on two cores; 5,000 steps of 32 are one hour. `:128` and `:256` were not measured.
-Expect: after 2,800 steps with `--config.loss.adversarial_start=0.3`, L1 0.090 on held-out portraits (PCA with as many
-numbers 0.097), LPIPS 0.063 (AlexNet) and 0.198 (VGG-16), rFID 65. Samples from the prior then got worse again, which is
-why the discriminator now counts from 0.7 of the run on: not yet measured.
+Cost: 1,500 steps of 32 images take 18 minutes on two cores, at 47 images/s; `:l1` takes 27 minutes, at 122 images/s.
+`:128` and `:256` were not measured.
+Expect: L1 0.091 on held-out portraits (PCA with as many numbers 0.097; `:l1` 0.085), LPIPS 0.075 (AlexNet) and 0.207
+(VGG-16), gradient energy 0.56 of the images', rFID 74, FID of samples from the prior 96. Better, in 32
+minutes: `:l1`, then 700 steps with `--init_from`; docs/results.md has the commands.
 """
 
 from rvae_jax.config import (
