@@ -7,9 +7,10 @@ Data: `prepare` generates 11,000 portraits with the package `random-face` (docs/
 it takes). Or take any prepared set of colour pictures, with --config.data.name=NAME.
 
 The recipe: start as PCA and leave it untrained; a network that works at a quarter of the resolution and below; the
-population KL with the full covariance, averaged over batches; LPIPS of VGG-16 on random windows; in the last 40 % of
-the run, a small discriminator on pixels and on VGG's features of the same windows. docs/results.md has what each does.
-`:l1` is the same without the perceptual term and the discriminator, which take three fifths of the time.
+population KL with the full covariance, averaged over batches; LPIPS of VGG-16 on random windows; and a small
+discriminator on pixels and on VGG's features of the same windows, which learns from the start and counts in the last
+40 % of the run. docs/results.md has what was measured. `:l1` is without the perceptual term and the discriminator,
+which take three fifths of the time.
 
 Cost: 1,500 steps of 32 images take 18 minutes on two cores, at 47 images/s; `:l1` takes 27 minutes, at 122 images/s.
 `:128` and `:256` were not measured.
@@ -31,7 +32,7 @@ from rvae_jax.config import (
 
 WITHOUT_TEXTURE = {
     "select": "l1",
-    "loss.population_weight": 1.0,
+    "loss.population_weight": 1.0,  # no discriminator pulls at the codes
     "loss.perceptual": "none",
     "loss.perceptual_crop": 0,
     "loss.discriminator_crop": 0,

@@ -206,7 +206,7 @@ def test_a_missing_package_is_named_before_anything_is_trained(tmp_path, monkeyp
 
 @pytest.mark.parametrize("arm", arms.PEERS)
 def test_a_peer_stops_after_the_first_step_when_no_time_is_left(arm):
-    pytest.importorskip(comparison._PEERS_NEED[arm])
+    pytest.importorskip(arms.PACKAGES[arm])
     images = _images(size=64).training[:4]
     model = training.make(arm, seed=0)
     assert model.train(images, cpu_time.Clock(0.001)) == (4, 1)

@@ -38,7 +38,6 @@ from rvae_jax.errors import UserError
 from rvae_jax.evaluation.material import ImageSets, Material, read_image_sets
 from rvae_jax.evaluation.settings import EvaluationSettings
 
-_PEERS_NEED = {"pythae_vae": "pythae", "pythae_vaegan": "pythae", "pytorch_vae": "torch"}
 _ALL_IMAGES = sys.maxsize
 _FOR_SETTINGS = ("data", "data_dir", "cpu_seconds", "threads", "images")  # what all runs of a folder share
 
@@ -124,7 +123,7 @@ def train(arm: str, seed: int, arguments: argparse.Namespace, folder: pathlib.Pa
     command = [sys.executable, "-m", "benchmarks.comparison.train", f"--arm={arm}", f"--seed={seed}"]
     command += [f"--cpu_seconds={arguments.cpu_seconds}", f"--folder={folder}"]
     command += [f"--images={arguments.folder / 'images.npz'}"]
-    cpu_time.run(command, environment, folder / "log.txt", lambda _: None)
+    cpu_time.run(command, environment, folder / "log.txt")
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -137,7 +136,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 def _require_packages(names: list[str]) -> None:
     for arm in names:
-        package = _PEERS_NEED.get(arm)
+        package = arms.PACKAGES.get(arm)
         if package is not None and importlib.util.find_spec(package) is None:
             raise UserError(
                 f"{package} is missing, which the arm {arm} needs; pip install 'rvae_jax[peers]', or leave the arm out"

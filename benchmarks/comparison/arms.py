@@ -22,6 +22,7 @@ PEERS = {
     "pythae_vaegan": "pythae_models.PythaeVAEGAN",
     "pytorch_vae": "pytorch_vae.PyTorchVAE",
 }
+PACKAGES = {"pythae_vae": "pythae", "pythae_vaegan": "pythae", "pytorch_vae": "torch"}  # what each needs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,14 +67,19 @@ def pace_of(marks: list[tuple[int, float]], total: float, steps: int) -> Pace:
     return Pace(max(0.0, total - steps * step), step)
 
 
-def run(command: list[str], environment: dict[str, str], log: pathlib.Path, watch: Callable[[float], None]) -> float:
+def run(
+    command: list[str],
+    environment: dict[str, str],
+    log: pathlib.Path,
+    watch: Callable[[float], None] | None = None,
+) -> float:
     """Runs a command to its end.
 
     Args:
       command: program and arguments.
       environment: variables besides this process's.
       log: file for what it prints.
-      watch: called many times a second with the CPU seconds so far.
+      watch: called many times a second with the CPU seconds so far, which Linux alone tells.
 
     Returns:
       Its CPU seconds.
@@ -90,7 +95,8 @@ def run(command: list[str], environment: dict[str, str], log: pathlib.Path, watc
                 pid, status, usage = os.wait4(process.pid, os.WNOHANG)
                 if pid:
                     break
-                watch(_used_by(process.pid))
+                if watch is not None:
+                    watch(_used_by(process.pid))
                 time.sleep(_POLL_S)
         except BaseException:  # also of the keyboard
             process.kill()

@@ -55,7 +55,7 @@ def train(arm: str, seed: int, data_flags: list[str], budget: Budget, folder: pa
     shutil.rmtree(workdir, ignore_errors=True)  # time before an interruption would not be counted
     machine.say(f"{arm}: {steps:,} steps of {pace.step:.3f} CPU seconds, {pace.start_and_end:.0f} for start and end")
     command = _command(arm, data_flags, steps, seed, workdir)
-    used = cpu_time.run(command, budget.environment, folder / "log.txt", lambda _: None)
+    used = cpu_time.run(command, budget.environment, folder / "log.txt")
     config = OURS[arm].config()
     versions = {name: importlib.metadata.version(name) for name in ("rvae_jax", "jax", "flax")}
     record = store.Record(arm, seed, used, steps * config.batch_size, versions, steps)

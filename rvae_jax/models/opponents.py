@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -50,10 +50,7 @@ def feature_network(config: ModelConfig) -> str | None:
 
 
 def seen_by_discriminator(
-    config: ModelConfig,
-    frozen: Mapping[str, FeatureWeights] | None,
-    images: jax.Array,
-    window: Callable[[jax.Array], jax.Array] = lambda images: images,
+    config: ModelConfig, frozen: Mapping[str, FeatureWeights] | None, images: jax.Array, windows: jax.Array
 ) -> Any:
     """What the discriminator takes: the images, their feature maps, or both; differentiable in the images.
 
@@ -61,12 +58,12 @@ def seen_by_discriminator(
       config: of the networks.
       frozen: weights by network, of at least as many stages as the discriminator sees; None if it sees pixels alone.
       images: ``[b, H, W, C]`` in [-1, 1].
-      window: takes from each image the part that the frozen network sees.
+      windows: what the frozen network sees of them, ``[b, h, w, C]``: the images themselves, or a part of each.
     """
     network = feature_network(config)
     if network is None:
         return images
-    maps = features(frozen[network], window(images))[: config.discriminator_stages]
+    maps = features(frozen[network], windows)[: config.discriminator_stages]
     return (images, maps) if _sees_pixels(config) else maps
 
 

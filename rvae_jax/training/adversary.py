@@ -59,9 +59,8 @@ def make_draws(loss: LossConfig, key: jax.Array, images: jax.Array, latent_dim: 
       axis_name: see ``draws.rows_of_batch``.
 
     Returns:
-      ``prior``: codes from N(0, I), ``[share b, d]``; ``windows``: the corners of those of images and of samples;
-      ``augment``: for images, reconstructions and samples, see
-      ``augmentation.augment``.
+      ``prior``: codes from N(0, I), ``[share b, d]``; ``windows``: the corners of those of images, of reconstructions
+      and, if there are any, of samples; ``augment``: for the same, see ``augmentation.augment``.
     """
     draws, rows = {}, len(images)
     samples = round(loss.prior_fakes * rows)
@@ -69,15 +68,16 @@ def make_draws(loss: LossConfig, key: jax.Array, images: jax.Array, latent_dim: 
         shape = samples, latent_dim
         draws["prior"] = rows_of_batch(jax.random.normal, jax.random.fold_in(key, 1), shape, axis_name)
     if loss.discriminator_crop:
-        # Of images, the same as those of the perceptual term if the windows are of the same size.
-        draws["windows"] = [
-            draw_corners(loss.discriminator_crop, key, (count, *images.shape[1:]), axis_name)
-            for key, count in ((key, rows), (jax.random.fold_in(key, 5), samples))
-        ]
+        draw = functools.partial(draw_corners, loss.discriminator_crop, axis_name=axis_name)
+        # From the key of the perceptual term's, so that windows of the same size are the same.
+        of_images = draw(key, images.shape)
+        draws["windows"] = [of_images, of_images]
+        if samples:
+            draws["windows"].append(draw(jax.random.fold_in(key, 5), (samples, *images.shape[1:])))
     if loss.augment:
         draws["augment"] = [
             rows_of_batch(jax.random.uniform, jax.random.fold_in(key, 11 + kind), (count, NUMBERS), axis_name)
-            for kind, count in enumerate((rows, rows, samples))
+            for kind, count in enumerate((rows, rows, samples) if samples else (rows, rows))
         ]
     return draws
 
@@ -107,7 +107,7 @@ def play(
     loss: LossConfig,
     state: TrainState,
     params: Any,
-    see: Callable[..., Any],
+    see: Callable[[jax.Array, jax.Array], Any],
     images: jax.Array,
     fakes: list[jax.Array],
     draws: Draws,
@@ -119,20 +119,19 @@ def play(
       loss: the objective.
       state: the state before the step.
       params: the discriminator's weights, in which the gradient is taken.
-      see: from images to what the network takes, ``models.seen_by_discriminator``.
+      see: from images and windows of them to what the network takes, ``models.seen_by_discriminator``.
       images: ``[b, H, W, C]``.
       fakes: reconstructions and, if there are any, samples.
       draws: of ``make_draws``.
     """
     if loss.augment:
-        pairs = zip([images, *fakes], draws["augment"], strict=False)
+        pairs = zip([images, *fakes], draws["augment"], strict=True)
         images, *fakes = (augment(each, numbers, loss.augment) for each, numbers in pairs)
-    of_images, of_samples = draws.get("windows", (None, None))
-    corners = of_images, of_images, of_samples
-    seen, *seen_fakes = (
-        see(each, window=functools.partial(_window, loss, its_corners))
-        for each, its_corners in zip([images, *fakes], corners, strict=False)
-    )
+    shown = windows = [images, *fakes]
+    if loss.discriminator_crop:
+        pairs = zip(shown, draws["windows"], strict=True)
+        windows = [crop(each, corners, loss.discriminator_crop) for each, corners in pairs]
+    seen, *seen_fakes = map(see, shown, windows)
     judgement, batch_stats = judge(discriminator, params, state.discriminator.batch_stats, seen, seen_fakes)
     terms, metrics = adversarial_terms(loss, judgement)
     if loss.r1_weight:
@@ -144,11 +143,6 @@ def play(
         of_fakes = [_mean(lambda logits: logits, logits) for logits in judgement.fakes]
         metrics["discriminator/logit_fake"] = _mean_of_fakes(loss, of_fakes)
     return terms, metrics, batch_stats
-
-
-def _window(loss: LossConfig, corners: jax.Array | None, images: jax.Array) -> jax.Array:
-    """The windows with these corners, or complete images."""
-    return images if corners is None else crop(images, corners, loss.discriminator_crop)
 
 
 def judge(

@@ -27,6 +27,7 @@ from step_cases import assert_same_gradients, random_images, random_state
 from rvae_jax import losses
 from rvae_jax.config import Config, LossConfig, ModelConfig, OptimizerConfig, replace_fields
 from rvae_jax.errors import UserError
+from rvae_jax.hardware import cost
 from rvae_jax.models import Discriminator, make_models
 from rvae_jax.models.feature_discriminator import FeatureDiscriminator
 from rvae_jax.models.features import CHANNELS, crop, features
@@ -254,7 +255,8 @@ def test_the_discriminator_sees_features_of_windows_and_fakes_clipped_as_they_ar
     after, metrics = jax.jit(step)(state, x, jax.random.key(0), frozen_weights())
     vae, _ = make_models(ModelConfig(**model), adversarial=False)
     (noise, prior), key = noises(0.25), jax.random.fold_in(jax.random.key(0), 0)
-    of_images, of_samples = adversary.make_draws(loss, key, x, 8, None)["windows"]
+    of_images, of_reconstructions, of_samples = adversary.make_draws(loss, key, x, 8, None)["windows"]
+    np.testing.assert_array_equal(of_images, of_reconstructions)
     assert of_images.shape == (8, 2)
     assert of_samples.shape == (2, 2)
 
@@ -290,6 +292,28 @@ def test_windows_of_equal_size_are_those_of_the_perceptual_term():
     images, key = random_images(), jax.random.key(3)
     of_images, _ = adversary.make_draws(loss, key, images, 8, None)["windows"]
     np.testing.assert_array_equal(of_images, perceptual.make_draws(loss, key, images, None)["corners"])
+
+
+def test_features_of_the_same_windows_are_computed_once(monkeypatch):
+    loss = dataclasses.replace(
+        BASE, perceptual="vgg16", perceptual_stages=2, perceptual_crop=6, discriminator_crop=6, clip=True
+    )
+    model = SEES_FEATURES | {"discriminator": "vgg16"}
+    images = random_images((8, *model["image_shape"]))
+
+    def flops():
+        step, state = make_step(loss, model=model)
+        return cost.cost_of(jax.jit(step).lower(state, images, jax.random.key(0), frozen_weights()).compile()).flops
+
+    shared = flops()
+    draw = adversary.draw_corners
+    monkeypatch.setattr(
+        adversary, "draw_corners", lambda size, key, *args, **kwargs: draw(size, key, *args, **kwargs) // 2
+    )
+    separate = flops()
+    once = jax.jit(features).lower(frozen_weights()["vgg16"], images[:, :6, :6]).compile()
+    # Of images and of reconstructions.
+    assert separate - shared == pytest.approx(2 * cost.cost_of(once).flops, rel=0.05)
 
 
 def test_channels_are_those_of_the_weights():

@@ -19,7 +19,8 @@ def _compiled(layout, accumulate_steps=1, discriminator="patch"):
     model, loss = TINY, EVERYTHING
     if discriminator != "patch":
         model = SEES_FEATURES | {"discriminator": discriminator}
-        loss = dataclasses.replace(EVERYTHING, r1_weight=0.0, discriminator_crop=6, clip=True)
+        share = EVERYTHING.prior_fakes if discriminator.startswith("patch") else 0.0  # with samples, and without
+        loss = dataclasses.replace(EVERYTHING, r1_weight=0.0, prior_fakes=share, discriminator_crop=6, clip=True)
     step, state = make_step(loss, layout.axis_name, accumulate_steps, model)
     on_devices = layout.with_shardings(state)
     state = jax.tree.map(lambda leaf, to: jax.device_put(leaf, to.sharding), state, on_devices)
@@ -48,6 +49,7 @@ def _two_steps(layout, accumulate_steps=1, discriminator="patch"):
         (layout_of("jit", 2), 4, "patch"),
         (layout_of("pmap", 2), 4, "patch"),
         (layout_of("pmap", 2), 2, "patch+vgg16"),
+        (layout_of("pmap", 2), 2, "vgg16"),
     ],
     ids=lambda each: f"{each.style}-{each.mesh.size}" if isinstance(each, sharding.DataParallel) else str(each),
 )
