@@ -94,6 +94,16 @@ def test_defaults_are_valid_and_the_papers():
             400_000,
             "loss.adversarial_start=400000: expected less than steps=400000, .*; loss.adversarial=none leaves",
         ),
+        (
+            "loss.texture_start",
+            400_000,
+            "loss.texture_start=400000: expected less than steps=400000, .*; loss.perceptual=none and",
+        ),
+        (
+            "loss.texture_start",
+            0.5,
+            "loss.adversarial_start=0.0: expected at least loss.texture_start=0.5, before which there is no",
+        ),
         ("eval_every", 0, "eval_every=0: expected above 0"),
         ("eval_every", -0.5, "eval_every=-0.5: expected a whole number of steps, or"),
         ("accumulate_steps", 4, "--config.accumulate_steps=4: expected a divisor of 5, the images"),
@@ -235,14 +245,15 @@ def test_all_schedules_in_steps():
     assert in_steps(in_steps(config)) == in_steps(config)
     assert differences(in_steps(config), config) == [name for name in flatten(config) if name in SCHEDULES]
     shortest = in_steps(replace_fields(config, {"steps": 1}))
-    assert [get_field(shortest, name) for name in SCHEDULES] == [0, 0, 0, 0, 0, 1]
+    assert [get_field(shortest, name) for name in SCHEDULES] == [0, 0, 0, 0, 0, 0, 1]
     validate(shortest, 4)
 
 
 def test_stored_fields_of_earlier_versions_are_read():
     loss = {"kl_start_step": 1, "kl_ramp_steps": 2, "adversarial_start_step": 3, "adversarial_ramp_steps": 4}
     config = from_dict({"loss": loss, "optimizer": {"warmup_steps": 5}})
-    assert config == replace_fields(Config(), {name: i for i, name in enumerate(SCHEDULES[:5], 1)})
+    names = "loss.kl_start", "loss.kl_ramp", "loss.adversarial_start", "loss.adversarial_ramp", "optimizer.warmup"
+    assert config == replace_fields(Config(), {name: i for i, name in enumerate(names, 1)})
 
 
 @pytest.mark.parametrize(
@@ -259,6 +270,10 @@ def test_stored_fields_of_earlier_versions_are_read():
         ),
         ({"loss.perceptual": "alexnet", "loss.perceptual_crop": 300}, "perceptual_crop=300: expected 0"),
         ({"loss.clip": True, "loss.adversarial": "none"}, "clip=True: expected False with loss.perceptual=none and"),
+        (
+            {"loss.texture_start": 5, "loss.adversarial": "none"},
+            "texture_start=5: expected 0 with loss.perceptual=none",
+        ),
         (
             {"model.discriminator": "vgg16", "loss.discriminator_crop": 300},
             "discriminator_crop=300: expected 0 for complete images, or from 32 to 256",

@@ -19,7 +19,7 @@ from rvae_jax.config.forms import (
 from rvae_jax.config.rules import validate
 from rvae_jax.config.schedules import in_steps, steps_of
 from rvae_jax.config.schema import MAY_CHANGE, SCHEDULES, Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig
-from rvae_jax.config.variants import make_tiny, require_variant
+from rvae_jax.config.variants import make_tiny, require_variant, without_texture
 
 __all__ = [
     "MAY_CHANGE",
@@ -42,4 +42,5 @@ __all__ = [
     "steps_of",
     "to_dict",
     "validate",
+    "without_texture",
 ]

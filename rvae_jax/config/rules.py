@@ -308,12 +308,29 @@ def _check_schedules(config: Config) -> None:
     _require(config, "eval_every", config.eval_every > 0, "above 0")
     within = f"steps={config.steps}, or, below 1, a share of them"
     _require(config, "optimizer.warmup", config.optimizer.warmup <= config.steps, f"at most {within}")
-    starts = {"kl_start": "a weight of 0 leaves a KL term out"}
+    starts = {
+        "kl_start": "a weight of 0 leaves a KL term out",
+        "texture_start": "loss.perceptual=none and loss.adversarial=none leave texture out",
+    }
     if config.loss.adversarial != "none":
         starts["adversarial_start"] = "loss.adversarial=none leaves the discriminator out"
     for name, otherwise in starts.items():
         is_before_the_end = steps_of(getattr(config.loss, name), config.steps) < config.steps
         _require(config, f"loss.{name}", is_before_the_end, f"less than {within}; {otherwise}")
+    loss = config.loss
+    _require(
+        config,
+        "loss.texture_start",
+        loss.texture_start == 0 or loss.perceptual != "none" or loss.adversarial != "none",
+        "0 with loss.perceptual=none and loss.adversarial=none, as there is no texture to start",
+    )
+    texture, adversarial = (steps_of(start, config.steps) for start in (loss.texture_start, loss.adversarial_start))
+    _require(
+        config,
+        "loss.adversarial_start",
+        loss.adversarial == "none" or adversarial >= texture,
+        f"at least loss.texture_start={loss.texture_start:g}, before which there is no discriminator",
+    )
 
 
 def _check_data(config: Config) -> None:

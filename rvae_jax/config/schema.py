@@ -115,8 +115,10 @@ class LossConfig:
       adversarial_weight: of the generator's loss and of the discriminator's.
       kl_start: first step with a KL term; steps, or, below 1, a share of the run's steps.
       kl_ramp: from there, until the KL terms have full weight; steps or a share.
+      texture_start: first step with the perceptual term and the discriminator; before it, neither is computed or
+        trained, and a step takes a fraction of the time; steps or a share.
       adversarial_start: first step at which the VAE is trained against the discriminator, which itself learns from
-        step 0; steps or a share.
+        ``texture_start`` on; steps or a share.
       adversarial_ramp: from there, until the generator's loss has full weight; steps or a share.
       prior_fakes: share of the fakes, in both players' losses, that are decoded from codes drawn from N(0, I); the rest
         are reconstructions. 0.5 is DC-VAE's. The batch is decoded together with as many codes as are this share of it.
@@ -155,6 +157,7 @@ class LossConfig:
     adversarial_weight: float = 100.0
     kl_start: float = 0.0
     kl_ramp: float = 0.0
+    texture_start: float = 0.0
     adversarial_start: float = 0.0
     adversarial_ramp: float = 0.0
     prior_fakes: float = 0.0
@@ -171,7 +174,8 @@ class OptimizerConfig:
 
     Attributes:
       learning_rate: after the warm-up.
-      discriminator_learning_rate: likewise, of the discriminator; None for the same. Both have the same schedule.
+      discriminator_learning_rate: likewise, of the discriminator; None for the same. Both have the same schedule; the
+        discriminator's counts from ``loss.texture_start``.
       warmup: how long the learning rate rises linearly from 0; steps, or, below 1, a share of the run's steps.
       schedule: ``constant``, or ``cosine`` down to 0 at the last step.
       beta1: decay of the first moment.
@@ -274,6 +278,7 @@ class Config:
 SCHEDULES = (
     "loss.kl_start",
     "loss.kl_ramp",
+    "loss.texture_start",
     "loss.adversarial_start",
     "loss.adversarial_ramp",
     "optimizer.warmup",

@@ -1,4 +1,4 @@
-"""What the files of ``configs/`` share: their variants."""
+"""Variants of a configuration: those of the files of ``configs/``, and the run before ``loss.texture_start``."""
 
 from rvae_jax.config.forms import replace_fields
 from rvae_jax.config.schema import Config
@@ -42,5 +42,28 @@ def make_tiny(config: Config) -> Config:
             "model.discriminator_strides": (2, 2, 1),
             "optimizer.learning_rate": 1e-3,
             "optimizer.warmup": 0.0,
+        },
+    )
+
+
+def without_texture(config: Config) -> Config:
+    """Returns the configuration without its perceptual term and its discriminator, and without what depends on them."""
+    return replace_fields(
+        config,
+        {
+            "loss.perceptual": "none",
+            "loss.perceptual_crop": 0,
+            "loss.adversarial": "none",
+            "loss.discriminator_crop": 0,
+            "loss.clip": False,
+            "loss.texture_start": 0.0,
+            "loss.adversarial_start": 0.0,
+            "loss.adversarial_ramp": 0.0,
+            "loss.prior_fakes": 0.0,
+            "loss.adaptive_weight": False,
+            "loss.r1_weight": 0.0,
+            "loss.lecam_weight": 0.0,
+            "loss.augment": 0.0,
+            "optimizer.discriminator_learning_rate": None,
         },
     )

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 
 from rvae_jax.config import Config
@@ -19,9 +20,10 @@ from rvae_jax.hardware.xla_options import first_state_options
 from rvae_jax.storage import stored_model
 from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.checkpoints import Checkpoints, quiet_orbax
+from rvae_jax.storage.stored_model import StoredModel
 from rvae_jax.storage.transfer import take_over
 from rvae_jax.training import opening
-from rvae_jax.training.compile_step import compile_step
+from rvae_jax.training.compile_step import compile_steps
 from rvae_jax.training.held_out import HeldOut
 from rvae_jax.training.metric_log import MetricWriter, SilentWriter
 from rvae_jax.training.principal_components import set_linear_path
@@ -128,18 +130,26 @@ def _initialize(run: Run, shapes: TrainState, init_from: epath.PathLike | None) 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     options = first_state_options(run.layout.platform)
     state = jax.jit(run.program.create_state, out_shardings=shardings, compiler_options=options)(run.init_key)
-    if state.linear_path:
+    source = None
+    if init_from is not None:
+        with processes.together():
+            source = stored_model.read(init_from, sharding=run.layout.replicated)
+    if state.linear_path and not (source and _has_linear_path_of(state, source)):
         # The analysis returns arrays with shardings of its own; the step expects those of `shapes`.
         state = jax.device_put(set_linear_path(run, state), shardings)
-    if init_from is None:
+    if source is None:
         return state
-    with processes.together():
-        source = stored_model.read(init_from, sharding=run.layout.replicated)
     weights, left_out = take_over(state.weights, source.weights)
     print(f"Starts from {source.source}; not taken over: {len(left_out) or 'nothing'}")
     for line in left_out:
         print(f"  {line}")
     return state.with_weights(weights)
+
+
+def _has_linear_path_of(state: TrainState, source: StoredModel) -> bool:
+    """Whether the source's linear path will take the place of the state's."""
+    taken = state.with_weights(take_over(state.weights, source.weights)[0])
+    return bool(jnp.any(taken.linear_path["components"]))  # those of a fresh one are zero
 
 
 def _train_steps(
@@ -155,13 +165,13 @@ def _train_steps(
     hosts = jax.process_index(), jax.process_count()
     batches = run.layout.to_devices(pipeline.train_batches(run.sources["train"], config, first, *hosts))
     batches = itertools.chain([next(batches)], batches)  # so that input is read while the step is compiled
-    # The compiled program itself is called: it refuses another shape instead of compiling again.
-    train_step = compile_step(run, state)
+    # Compiled programs themselves are called: they refuse another shape instead of compiling again.
+    program_of = compile_steps(run, state)
     saved = first
     for step in range(first + 1, config.steps + 1):
         if stop.reached(step - 1):
             break
-        state, metrics = train_step(state, log.next_of(batches), *run.constants)
+        state, metrics = program_of(step)(state, log.next_of(batches), *run.constants)
         log.add(step, metrics)
         is_evaluated = step % config.eval_every == 0 or step == config.steps
         if is_evaluated or step % config.log_every == 0:

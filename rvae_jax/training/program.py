@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from rvae_jax.config import Config, in_steps
+from rvae_jax.config import Config, in_steps, without_texture
 from rvae_jax.data.pixels import to_float
 from rvae_jax.models import VAE, AnyDiscriminator, make_models
 from rvae_jax.models.features import FeatureWeights
@@ -33,6 +34,7 @@ class Program:
       train_step: ``(state, images, *constants) -> (state, metrics)``, see ``step.make_train_step``. It takes images as
         bytes, which are sent to the devices in a quarter of the time of floats.
       frozen: weights of frozen networks, by name.
+      first_train_step: likewise, for the steps before ``loss.texture_start``; None if there are none.
     """
 
     vae: VAE
@@ -41,6 +43,7 @@ class Program:
     create_state: Callable[[jax.Array], TrainState]
     train_step: TrainStep
     frozen: dict[str, FeatureWeights] = dataclasses.field(default_factory=dict)
+    first_train_step: TrainStep | None = None
 
     def constants(self, key: Any) -> tuple[Any, ...]:
         """What ``train_step`` takes besides state and images: the random key, and any frozen weights."""
@@ -58,13 +61,26 @@ def make_program(config: Config, axis_name: str | None = None) -> Program:
       config: a valid configuration.
       axis_name: mapped axis under which ``train_step`` will run, or None; see ``sharding.DataParallel``.
     """
-    adversarial = config.loss.adversarial != "none"
-    vae, discriminator = make_models(config.model, adversarial=adversarial)
+    config = in_steps(config)
+    vae, discriminator = make_models(config.model, adversarial=config.loss.adversarial != "none")
     optimizer = make_optimizer(config.optimizer, config.steps)
+
+    def create_state(key: jax.Array) -> TrainState:
+        running = code_terms.first_running(config.loss, config.model.latent_dim) | adversary.first_running(config.loss)
+        has_average = config.optimizer.ema_decay is not None
+        return create_train_state(vae, discriminator, optimizer, key, ema=has_average, running=running)
+
+    step_of = functools.partial(_step_on_bytes, optimizer=optimizer, axis_name=axis_name)
+    first_train_step = step_of(without_texture(config)) if config.loss.texture_start else None
+    return Program(vae, discriminator, optimizer, create_state, step_of(config), load_frozen(config), first_train_step)
+
+
+def _step_on_bytes(config: Config, optimizer: optax.GradientTransformation, axis_name: str | None) -> TrainStep:
+    adversarial = config.loss.adversarial != "none"
     step_on_floats = make_train_step(
         *make_models(config.model, adversarial=adversarial, axis_name=axis_name, remat_stages=config.remat_stages),
         optimizer,
-        in_steps(config).loss,
+        config.loss,
         ema_decay=config.optimizer.ema_decay,
         discriminator_pace=discriminator_pace(config.optimizer),
         accumulate_steps=config.accumulate_steps,
@@ -73,12 +89,7 @@ def make_program(config: Config, axis_name: str | None = None) -> Program:
     def train_step(state: TrainState, images: jax.Array, *constants: Any) -> tuple[TrainState, Metrics]:
         return step_on_floats(state, to_float(images), *constants)
 
-    def create_state(key: jax.Array) -> TrainState:
-        running = code_terms.first_running(config.loss, config.model.latent_dim) | adversary.first_running(config.loss)
-        has_average = config.optimizer.ema_decay is not None
-        return create_train_state(vae, discriminator, optimizer, key, ema=has_average, running=running)
-
-    return Program(vae, discriminator, optimizer, create_state, train_step, load_frozen(config))
+    return train_step
 
 
 def batch_shape(config: Config) -> jax.ShapeDtypeStruct:

@@ -64,7 +64,7 @@ def make_train_step(
 
     Args:
       vae: the VAE.
-      discriminator: the discriminator, or None without adversarial loss.
+      discriminator: the discriminator, or None without adversarial loss; one that the state has is then left as it is.
       optimizer: applied to each player with its own state.
       loss: kinds, weights and ramps of the terms; the ramps in steps (``config.in_steps``), not as shares of a run.
       ema_decay: decay d of the average of the VAE's weights, or None; at step t it is min(d, (1 + t) / (10 + t)).
@@ -95,7 +95,8 @@ def make_train_step(
         noise = rows_of_batch(jax.random.normal, step_key, (images.shape[0], latent_dim), axis_name)
         draws = make_draws(loss, step_key, noise, axis_name) | perceptual.make_draws(loss, step_key, images, axis_name)
         draws |= adversary.make_draws(loss, step_key, images, latent_dim, axis_name)
-        params = {name: player.params for name, player in state.players.items()}
+        trained = {name: player for name, player in state.players.items() if name == "vae" or discriminator is not None}
+        params = {name: player.params for name, player in trained.items()}
         if loss.adaptive_weight:
             params["lengths"] = gradient_lengths.first_lengths()
         terms_of = functools.partial(code_terms, loss, state.running, step_key, axis_name=axis_name)
@@ -109,20 +110,21 @@ def make_train_step(
             codes, terms, running, slopes = _terms_of_parts(vae, loss, state, terms_of, images, draws)
             of_part = functools.partial(loss_of, lambda *_: (terms, running))
             gradients, metrics = _accumulate(of_part, params, (images, draws, slopes))
-            batch_stats = {name: player.batch_stats for name, player in state.players.items()}
+            batch_stats = {name: player.batch_stats for name, player in trained.items()}
         if axis_name is not None:
             gradients, metrics = jax.lax.pmean((gradients, metrics), axis_name)
         statistics = losses.latent_statistics(*codes, axis_name=axis_name)
         metrics |= {f"latent/{name}": value.astype(jnp.float32) for name, value in statistics._asdict().items()}
         players = {}
-        for name, player in state.players.items():
+        for name, player in trained.items():
             metrics[f"gradient_norm/{name}"] = optax.tree.norm(gradients[name])
             pace = discriminator_pace if name == "discriminator" else 1.0
             players[name] = _update(player, gradients[name], batch_stats[name], optimizer, pace)
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = _average(ema_params, players["vae"].params, ema_decay, state.step)
-        running = adversary.next_running(running, gradients, metrics)
+        if discriminator is not None:
+            running = adversary.next_running(running, gradients, metrics)
         return state.replace(step=state.step + 1, ema_params=ema_params, running=running, **players), metrics
 
     return train_step

@@ -61,7 +61,8 @@ class StepLog:
         for step, row in zip(steps, rows, strict=True):
             self._require_finite(step, row)
         step, config = steps[-1], self._config
-        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        # The last step has every metric; those of texture may be missing before.
+        means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in rows[-1]}
         evaluations_left = -(-config.steps // config.eval_every) - step // config.eval_every
         images_per_second, seconds_left = self._progress.report(step, self._pause_s * evaluations_left)
         means["learning_rate"] = float(self._learning_rate(step - 1))

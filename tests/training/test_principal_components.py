@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from small_runs import tiny_config
 
 import rvae_jax
-from rvae_jax.config import LossConfig
+from rvae_jax.config import LossConfig, replace_fields
 from rvae_jax.data import catalog, pipeline
 from rvae_jax.data.pixels import to_float
 from rvae_jax.storage.checkpoints import load_weights
@@ -144,6 +144,20 @@ def test_the_linear_path_is_in_the_checkpoint(data_dir, tmp_path, capsys, one_de
     for name, array in weights["vae"]["batch_stats"]["linear"].items():
         np.testing.assert_array_equal(array, start["vae"]["batch_stats"]["linear"][name])
     assert_same_run(tmp_path / "straight", tmp_path / "twice", 8)
+
+
+def test_a_linear_path_that_is_taken_over_is_not_computed(data_dir, tmp_path, capsys, one_device):
+    config = tiny_config(data_dir, **PATH | {"steps": 1, "optimizer.learning_rate": 1e-12})
+    train(config, tmp_path / "first")
+    capsys.readouterr()
+    train(config, tmp_path / "second", init_from=tmp_path / "first")
+    said = capsys.readouterr().out
+    assert "not taken over: nothing" in said and "principal components" not in said
+    first, second = (load_weights(tmp_path / name)[1]["vae"]["batch_stats"]["linear"] for name in ("first", "second"))
+    for name, array in first.items():
+        np.testing.assert_array_equal(second[name], array)
+    train(replace_fields(config, {"model.latent_dim": 16}), tmp_path / "third", init_from=tmp_path / "first")
+    assert "starts as 16 principal components" in capsys.readouterr().out
 
 
 def test_a_trained_linear_path_changes(data_dir, tmp_path, one_device):
