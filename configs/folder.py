@@ -28,8 +28,7 @@ def get_config(variant: str | None = None) -> Config:
     require_variant(variant, ("tiny", "small"))
     if variant == "small":
         config = replace_fields(
-            portraits.recipe((64, 64, 3), latent_dim=128, steps=2_000),
-            portraits.WITHOUT_TEXTURE | {"data": DataConfig(jitter=0.05), "optimizer.ema_decay": 0.995},
+            portraits.l1(portraits.recipe((64, 64, 3), latent_dim=128, steps=2_000)), {"data": DataConfig(jitter=0.05)}
         )
     else:
         config = replace_fields(

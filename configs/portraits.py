@@ -28,19 +28,8 @@ from rvae_jax.config import (
     make_tiny,
     replace_fields,
     require_variant,
+    without_texture,
 )
-
-WITHOUT_TEXTURE = {
-    "select": "l1",
-    "loss.population_weight": 1.0,  # no discriminator pulls at the codes
-    "loss.perceptual": "none",
-    "loss.perceptual_crop": 0,
-    "loss.discriminator_crop": 0,
-    "loss.clip": False,
-    "loss.adversarial": "none",
-    "loss.adaptive_weight": False,
-    "loss.lecam_weight": 0.0,
-}
 
 
 def get_config(variant: str | None = None) -> Config:
@@ -49,9 +38,14 @@ def get_config(variant: str | None = None) -> Config:
         size = int(variant)
         return wide((size, size, 3), latent_dim=2 * size, steps=40_000)
     if variant == "l1":
-        return replace_fields(recipe((64, 64, 3), latent_dim=128, steps=6_000), WITHOUT_TEXTURE)
-    config = recipe((64, 64, 3), latent_dim=128, steps=1_500)
+        return l1(recipe((64, 64, 3), latent_dim=128, steps=6_000))
+    config = recipe((64, 64, 3), latent_dim=128, steps=4_000)
     return make_tiny(config) if variant == "tiny" else config
+
+
+def l1(config: Config) -> Config:
+    """A recipe without the perceptual term and the discriminator, and so without what pulls at the codes."""
+    return replace_fields(without_texture(config), {"select": "l1", "loss.population_weight": 1.0})
 
 
 def wide(image_shape: tuple[int, int, int], latent_dim: int, steps: int) -> Config:
@@ -110,10 +104,11 @@ def recipe(image_shape: tuple[int, int, int], latent_dim: int, steps: int) -> Co
             adversarial_weight=0.6,
             adaptive_weight=True,
             lecam_weight=0.1,
-            adversarial_start=0.6,
+            texture_start=0.6,
+            adversarial_start=0.65,
             adversarial_ramp=0.05,
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup=0.02, schedule="cosine", beta1=0.9, ema_decay=0.999),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup=0.02, schedule="cosine", beta1=0.9, ema_decay=0.995),
         data=DataConfig(
             name="portraits",
             train_split="train[:95%]",

@@ -7,7 +7,6 @@ import importlib
 from typing import Any
 
 from configs.arms import get_config as author_config
-from configs.portraits import WITHOUT_TEXTURE
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 
@@ -51,12 +50,6 @@ class Ours:
         return config_lib.replace_fields(get_config(self.variant), self.changes)
 
 
-# What must change together: rules.py refuses what needs a discriminator where there is none.
-_NO_LPIPS = {name: value for name, value in WITHOUT_TEXTURE.items() if "perceptual" in name}
-_STAYS = ("select", "loss.population_weight", *_NO_LPIPS)
-_NO_DISCRIMINATOR = {name: value for name, value in WITHOUT_TEXTURE.items() if name not in _STAYS}
-
-
 def _author_networks() -> dict[str, Any]:
     model = author_config("faces-proposed").model
     of_networks = ("network", "encoder_", "decoder_", "norm", "input_norm")
@@ -70,8 +63,8 @@ OURS = {
     "ours": Ours("portraits"),
     "no_pca": Ours("portraits", changes={"model.linear_path": "none"}),
     "diagonal": Ours("portraits", changes={"loss.covariance": "diagonal"}),
-    "no_lpips": Ours("portraits", changes=_NO_LPIPS),
-    "no_discriminator": Ours("portraits", changes=_NO_DISCRIMINATOR),
+    "no_lpips": Ours("portraits", changes=config_lib.NO_PERCEPTUAL_TERM),
+    "no_discriminator": Ours("portraits", changes=config_lib.NO_DISCRIMINATOR),
     "prior_fakes": Ours("portraits", changes={"loss.prior_fakes": 0.5}),
     "l1": Ours("portraits", "l1"),
     "author_networks": Ours("portraits", changes=_author_networks()),

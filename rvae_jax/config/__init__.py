@@ -19,10 +19,18 @@ from rvae_jax.config.forms import (
 from rvae_jax.config.rules import validate
 from rvae_jax.config.schedules import in_steps, steps_of
 from rvae_jax.config.schema import MAY_CHANGE, SCHEDULES, Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig
-from rvae_jax.config.variants import make_tiny, require_variant, without_texture
+from rvae_jax.config.variants import (
+    NO_DISCRIMINATOR,
+    NO_PERCEPTUAL_TERM,
+    make_tiny,
+    require_variant,
+    without_texture,
+)
 
 __all__ = [
     "MAY_CHANGE",
+    "NO_DISCRIMINATOR",
+    "NO_PERCEPTUAL_TERM",
     "RENAMED",
     "SCHEDULES",
     "Config",

@@ -4,6 +4,21 @@ from rvae_jax.config.forms import replace_fields
 from rvae_jax.config.schema import Config
 from rvae_jax.errors import UserError
 
+# What must change together, for `replace_fields`.
+NO_PERCEPTUAL_TERM = {"loss.perceptual": "none", "loss.perceptual_crop": 0}
+NO_DISCRIMINATOR = {
+    "loss.adversarial": "none",
+    "loss.adversarial_start": 0.0,
+    "loss.adversarial_ramp": 0.0,
+    "loss.discriminator_crop": 0,
+    "loss.prior_fakes": 0.0,
+    "loss.adaptive_weight": False,
+    "loss.r1_weight": 0.0,
+    "loss.lecam_weight": 0.0,
+    "loss.augment": 0.0,
+    "optimizer.discriminator_learning_rate": None,
+}
+
 
 def require_variant(variant: str | None, known: tuple[str, ...]) -> None:
     """Checks the VARIANT of ``--config=FILE:VARIANT``.
@@ -49,21 +64,5 @@ def make_tiny(config: Config) -> Config:
 def without_texture(config: Config) -> Config:
     """Returns the configuration without its perceptual term and its discriminator, and without what depends on them."""
     return replace_fields(
-        config,
-        {
-            "loss.perceptual": "none",
-            "loss.perceptual_crop": 0,
-            "loss.adversarial": "none",
-            "loss.discriminator_crop": 0,
-            "loss.clip": False,
-            "loss.texture_start": 0.0,
-            "loss.adversarial_start": 0.0,
-            "loss.adversarial_ramp": 0.0,
-            "loss.prior_fakes": 0.0,
-            "loss.adaptive_weight": False,
-            "loss.r1_weight": 0.0,
-            "loss.lecam_weight": 0.0,
-            "loss.augment": 0.0,
-            "optimizer.discriminator_learning_rate": None,
-        },
+        config, NO_PERCEPTUAL_TERM | NO_DISCRIMINATOR | {"loss.clip": False, "loss.texture_start": 0.0}
     )

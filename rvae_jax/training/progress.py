@@ -6,11 +6,10 @@ import time
 class Progress:
     """Speed and time left, from the steps since the last report.
 
-    Pauses for evaluation do not count towards the speed; ``report`` adds those that are still to come to the time left.
+    Pauses for evaluation do not count towards the speed; ``report`` adds those that are still to come to the time.
     """
 
-    def __init__(self, first_step: int, last_step: int, batch_size: int) -> None:
-        self._last_step = last_step
+    def __init__(self, first_step: int, batch_size: int) -> None:
         self._batch_size = batch_size
         self._mark(first_step)
 
@@ -21,9 +20,9 @@ class Progress:
         """Restarts the clock after a pause."""
         self._mark(self._step)
 
-    def report(self, step: int, pauses_left_s: float) -> tuple[float, float]:
-        """Images a second since the last report, and seconds left until the last step."""
+    def report(self, step: int, until: int, pauses_s: float) -> tuple[float, float]:
+        """Images a second since the last report, and seconds to the step ``until``, with the pauses before it."""
         elapsed, steps = time.monotonic() - self._time, step - self._step
         self._mark(step)
         per_step = elapsed / max(steps, 1)
-        return self._batch_size / max(per_step, 1e-9), (self._last_step - step) * per_step + pauses_left_s
+        return self._batch_size / max(per_step, 1e-9), (until - step) * per_step + pauses_s

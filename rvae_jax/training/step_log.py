@@ -31,7 +31,7 @@ class StepLog:
         self._checkpoints = checkpoints
         self._config, self._sources, self._writer = run.config, run.sources, writer
         self._learning_rate = learning_rate_schedule(run.config.optimizer, run.config.steps)
-        self._progress = Progress(first_step, run.config.steps, run.config.batch_size)
+        self._progress = Progress(first_step, run.config.batch_size)
         self._pending: list[tuple[int, Metrics]] = []
         self._input_wait_s = 0.0
         self._pause_s = 0.0
@@ -63,8 +63,12 @@ class StepLog:
         step, config = steps[-1], self._config
         # The last step has every metric; those of texture may be missing before.
         means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in rows[-1]}
-        evaluations_left = -(-config.steps // config.eval_every) - step // config.eval_every
-        images_per_second, seconds_left = self._progress.report(step, self._pause_s * evaluations_left)
+        # Steps from the start of texture on take longer; how long is not known before.
+        until = int(config.loss.texture_start) if step < config.loss.texture_start else config.steps
+        evaluations = until // config.eval_every - step // config.eval_every
+        evaluations += until == config.steps and config.steps % config.eval_every > 0
+        images_per_second, seconds = self._progress.report(step, until, self._pause_s * evaluations)
+        then = "left" if until == config.steps else f"to step {until}, where texture starts"
         means["learning_rate"] = float(self._learning_rate(step - 1))
         means["images_per_second"] = images_per_second
         means["input_wait"] = self._input_wait_s / len(steps)
@@ -73,7 +77,7 @@ class StepLog:
         self._writer.scalars(step, means)
         print(
             f"step {step}/{config.steps}  loss {means['loss/total']:.1f}  L1 {means['loss/reconstruction']:.4f}"
-            f"  {images_per_second:.1f} images/s  {format_duration(seconds_left)} left",
+            f"  {images_per_second:.1f} images/s  {format_duration(seconds)} {then}",
             flush=True,
         )
 

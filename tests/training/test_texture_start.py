@@ -64,13 +64,14 @@ def test_metrics_are_those_that_were_computed(whole):
 
 
 @pytest.mark.parametrize("stop", [2, 4, 6])
-def test_resume_is_bit_exact_on_either_side_of_it(whole, data_dir, tmp_path, stop):
+def test_resume_is_bit_exact_on_either_side_of_it(whole, data_dir, tmp_path, capsys, stop):
     part = shutil.copytree(whole, tmp_path / "part")
     for step in Checkpoints(part, read_only=True).steps():
         if step > stop:
             shutil.rmtree(part / "checkpoints" / str(step))
     train(config(data_dir), part)
     assert_same_run(whole, part, 8)
+    assert ("to step 4, where texture starts" in capsys.readouterr().out) == (stop < 4)
 
 
 def test_the_first_step_leaves_the_discriminator_alone(data_dir):
