@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import functools
+import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from rvae_jax.config import RENAMED, Config, literal_fields
+from rvae_jax import config as config_lib
 from rvae_jax.errors import MissingError, UserError, needs
 
 with needs("train", command=True):
@@ -36,11 +39,22 @@ def exit_on_user_error() -> Iterator[None]:
         sys.exit(f"Error: {error}")
 
 
+class _AnyValue(flags.ArgumentParser):
+    """A Python literal or, where the text is none, the text: ``config.require_types`` then names what is expected."""
+
+    def parse(self, argument: Any) -> Any:
+        """The value of a flag."""
+        try:
+            return ast.literal_eval(argument)
+        except (ValueError, SyntaxError, TypeError):
+            return argument
+
+
 @functools.cache
 def define_config() -> flags.FlagHolder:
     """Defines ``--config=FILE:VARIANT`` and ``--config.FIELD=VALUE``."""
-    for _, choices in literal_fields(Config()):
-        config_flags.register_flag_parser_for_type(Literal[choices], flags.EnumParser(choices))
+    for annotation in config_lib.value_types() - {bool}:
+        config_flags.register_flag_parser_for_type(annotation, _AnyValue())
     return config_flags.DEFINE_config_file(
         "config", None, "File that defines get_config(variant), as in --config=FILE:VARIANT.", lock_config=True
     )
@@ -58,23 +72,52 @@ def define_workdir() -> flags.FlagHolder:
 
 def run(main: Callable[[list[str]], None], config: flags.FlagHolder, required: list[str]) -> None:
     """Parses the command line, then calls ``main``; a wrong flag, field or file ends it with one line."""
-    flags.mark_flags_as_required(required)
-    app.run(main, flags_parser=functools.partial(_parse, config))
+    app.run(main, flags_parser=functools.partial(_parse, config, required))
 
 
-def _parse(config: flags.FlagHolder, argv: list[str]) -> list[str]:
+def _parse(config: flags.FlagHolder, required: list[str], argv: list[str]) -> list[str]:
     try:
-        for name in (argument.lstrip("-").split("=")[0].removeprefix("config.") for argument in argv):
-            if name in RENAMED:
-                raise UserError(f"--config.{name}: the field is called --config.{RENAMED[name]} now")
-        rest = flags.FLAGS(argv)
-        if config.value is not None and not isinstance(config.value, Config):
+        for argument in argv[1:]:
+            if named := re.match(r"--?(?:no)?config\.([\w.]+)(?:=|$)", argument):
+                config_lib.require_field(named[1])
+        rest = _parsed(argv)
+        if rest[1:]:
+            meant = f"; did you mean --config={rest[1]}?" if rest[1].split(":")[0].endswith(".py") else ""
+            raise UserError(f"unexpected argument {rest[1]!r}{meant}")
+        if missing := [f"--{name}" for name in required if flags.FLAGS[name].value is None]:
+            raise UserError(f"{' and '.join(missing)} must be given; --help lists the flags")
+        if config.value is not None:
             getattr(config.value, "seed", None)  # raises what kept the file from being read
-            raise UserError(f"--config: get_config returned a {type(config.value).__name__}, expected a Config")
+            config_lib.require_types(config.value)
         return rest
-    except (flags.Error, UserError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        sys.exit(f"Error: {' '.join(lines)}")
+    except (flags.Error, UserError) as error:
+        _exit(str(error))
+    except Exception as error:
+        where = _place_in_file(error, argv)
+        if where is None and not isinstance(error, AttributeError | KeyError | TypeError | ValueError | OSError):
+            raise
+        _exit(f"{where}: {type(error).__name__}: {error}" if where else str(error))
+
+
+def _parsed(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except SystemExit:  # after --help, which absl calls a failure
+        sys.exit(0)
+
+
+def _place_in_file(error: Exception, argv: list[str]) -> str | None:
+    """File and line of a configuration file that kept it from being read, or None if the error is not its."""
+    files = {Path(argument.split("=")[-1].split(":")[0]).resolve() for argument in argv[1:]}
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).resolve() in files]
+    return f"{places[-1].filename}, line {places[-1].lineno}" if places else None
+
+
+def _exit(text: str) -> NoReturn:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    sys.exit(f"Error: {' '.join(lines)}")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, workdir: str) -> None:
@@ -121,13 +164,13 @@ def evaluation_settings(arguments: dict[str, Any]) -> EvaluationSettings:
     """The settings that ``add_evaluation_arguments`` asks for, taken out of ``arguments``.
 
     Raises:
-      UserError: a count below 1.
+      UserError: a count below 1, or a negative seed.
     """
     from rvae_jax.evaluation.settings import EvaluationSettings
 
     names = ("images", "training_images", "split", "inception", "likelihood_samples", "seed")
     given = {name: arguments.pop(name) for name in names if name in arguments}
-    for name in ("images", "training_images", "likelihood_samples"):
-        if given.get(name, 1) < 1:
-            raise UserError(f"--{name}={given[name]}: expected at least 1")
+    for name, least in {"images": 1, "training_images": 1, "likelihood_samples": 1, "seed": 0}.items():
+        if given.get(name, least) < least:
+            raise UserError(f"--{name}={given[name]}: expected at least {least}")
     return EvaluationSettings(**given, cache=cache_folder("features"))

@@ -22,9 +22,11 @@ def main() -> None:
     with needs("evaluate", command=True):  # after --help
         from rvae_jax.reporting.page import make_report
         from rvae_jax.storage.workdir import open_workdir
-        from rvae_jax.system.files import write_atomically
+        from rvae_jax.system.files import require_writable, write_atomically
     with command_line.exit_on_user_error():
         settings = command_line.evaluation_settings(arguments)
+        if arguments["output"]:
+            require_writable(open_workdir(arguments["output"]), "--output")
         models = [command_line.load_model(workdir, None, arguments["data_dir"]) for workdir in arguments["workdir"]]
         page = make_report(models, settings)
         path = open_workdir(arguments["output"]) if arguments["output"] else models[0].workdir / FILE

@@ -48,7 +48,7 @@ def test_defaults_are_valid_and_the_papers():
             (256, 250, 3),
             r"image_shape=\(256, 250, 3\): expected a height and a width divisible by 64",
         ),
-        ("model.image_shape", (256, 256), r"image_shape=\(256, 256\): expected \(height, width, channels\)"),
+        ("model.image_shape", (256, 256), r"image_shape=\(256, 256\): expected a tuple of 3 whole"),
         ("model.decoder_filters", (128,) * 7, "decoder_filters=.*a list that ends with 3, the channels"),
         ("model.decoder_filters", (128, 3), "decoder_filters=.*7 numbers, as many as model.encoder_filters"),
         ("model.encoder_filters", (), r"encoder_filters=\(\): expected numbers of at least 1"),
@@ -210,7 +210,7 @@ def test_a_field_that_a_file_sets_and_that_does_not_exist_is_named():
         validate(config, 4)
     config = Config()
     config.sed = 1
-    with pytest.raises(UserError, match=r"field sed does not exist; there are .*seed"):
+    with pytest.raises(UserError, match=r"field sed does not exist; did you mean seed\? there are .*seed"):
         validate(config, 4)
 
 
@@ -292,7 +292,7 @@ def test_terms_that_do_not_fit_together_are_refused(changes, message):
 
 
 def test_unknown_stored_field_is_named():
-    with pytest.raises(UserError, match=r"model\.depth does not exist; ModelConfig has image_shape"):
+    with pytest.raises(UserError, match=r"model\.depth does not exist; there are image_shape"):
         from_dict({"model": {"depth": 3}})
 
 
@@ -308,3 +308,39 @@ def test_unknown_variant():
     require_variant("tiny", ("tiny",))
     with pytest.raises(UserError, match="variant 'huge' does not exist; expected none, or tiny"):
         require_variant("huge", ("tiny",))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("batch_size", "16", "--config.batch_size='16': expected a whole number"),
+        ("batch_size", 16.0, r"--config.batch_size=16\.0: expected a whole number"),
+        ("batch_size", True, "--config.batch_size=True: expected a whole number"),
+        ("data.flip", 1, "--config.data.flip=1: expected True or False"),
+        ("data.name", 5, "--config.data.name=5: expected a text or None"),
+        ("optimizer.learning_rate", None, "--config.optimizer.learning_rate=None: expected a number"),
+        ("optimizer.ema_decay", "0.9", "--config.optimizer.ema_decay='0.9': expected a number or None"),
+        ("model.widths", [8, 16], r"--config.model.widths=\[8, 16\]: expected a tuple of whole numbers, such as"),
+        ("model.widths", (8, 16.0), r"--config.model.widths=\(8, 16\.0\): expected a tuple of whole numbers"),
+        ("data.crop", (64,), r"--config.data.crop=\(64,\): expected a tuple of 2 whole numbers or None"),
+        ("model.norm", ["frozen"], r"--config.model.norm=\['frozen'\]: expected 'frozen' or 'batch'"),
+        ("loss", None, "configuration section loss is None: expected LossConfig"),
+    ],
+)
+def test_a_value_of_another_type_is_named(name, value, message):
+    config = Config()
+    section, _, field = name.rpartition(".")
+    setattr(get_field(config, section) if section else config, field, value)
+    with pytest.raises(UserError, match=message):
+        validate(config, 4)
+
+
+def test_whole_numbers_are_numbers():
+    validate(replace_fields(Config(), {"optimizer.learning_rate": 1, "eval_every": 5}), 4)
+
+
+def test_stored_values_of_another_type_are_named():
+    with pytest.raises(UserError, match=r"--config.model.image_shape=\(64, 64\): expected a tuple of 3 whole numbers"):
+        from_dict({"model": {"image_shape": [64, 64]}})
+    with pytest.raises(UserError, match=r"configuration section model is \[1\]: expected a ModelConfig"):
+        from_dict({"model": [1]})

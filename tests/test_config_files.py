@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -71,15 +70,6 @@ def test_a_run_may_have_any_length(path, steps, load_config):
         rvae_jax.config.validate(config, device_count=1)
         loss = rvae_jax.config.in_steps(config).loss
         assert loss.adversarial == "none" or loss.adversarial_start + loss.adversarial_ramp <= steps
-
-
-def test_an_earlier_name_on_the_command_line_is_answered_with_the_new_one():
-    arguments = "--config=configs/orl.py", "--workdir=unused", "--config.loss.adversarial_start_step=10"
-    result = subprocess.run(
-        [sys.executable, "-m", "rvae_jax.main", *arguments], capture_output=True, text=True, cwd=ROOT
-    )
-    expected = "--config.loss.adversarial_start_step: the field is called --config.loss.adversarial_start now"
-    assert (result.returncode, result.stderr) == (1, f"Error: {expected}\n")
 
 
 # The schedules of these files before they were shares: steps, adversarial start and ramp, warm-up, evaluation.

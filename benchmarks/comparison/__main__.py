@@ -68,7 +68,7 @@ def _arguments() -> argparse.Namespace:
     add("--data", default="portraits", help="a prepared colour set (portraits)")
     add("--data_dir", help="folder of prepared data sets")
     add("--images", type=int, default=1000, help="held-out images, and samples of each kind (1000)")
-    add("--timed_steps", type=int, default=40, help="steps of the run that times ours (40)")
+    add("--timed_steps", type=int, default=80, help="steps of the run that times ours (80)")
     add("--table", action="store_true", help="print the table of what is there, and compute nothing")
     return parser.parse_args()
 

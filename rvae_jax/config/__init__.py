@@ -12,13 +12,13 @@ from rvae_jax.config.forms import (
     flatten,
     from_dict,
     get_field,
-    literal_fields,
     replace_fields,
     to_dict,
 )
 from rvae_jax.config.rules import validate
 from rvae_jax.config.schedules import in_steps, steps_of
 from rvae_jax.config.schema import MAY_CHANGE, SCHEDULES, Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig
+from rvae_jax.config.types import require_field, require_types, value_types
 from rvae_jax.config.variants import (
     NO_DISCRIMINATOR,
     NO_PERCEPTUAL_TERM,
@@ -43,12 +43,14 @@ __all__ = [
     "from_dict",
     "get_field",
     "in_steps",
-    "literal_fields",
     "make_tiny",
     "replace_fields",
+    "require_field",
+    "require_types",
     "require_variant",
     "steps_of",
     "to_dict",
     "validate",
+    "value_types",
     "without_texture",
 ]

@@ -5,19 +5,11 @@ import dataclasses
 import functools
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
-from rvae_jax.config.schema import Config
+from rvae_jax.config.schema import RENAMED, Config
+from rvae_jax.config.types import require_types, unknown_field
 from rvae_jax.errors import UserError
-
-# Fields that earlier versions stored by another name.
-RENAMED = {
-    "loss.kl_start_step": "loss.kl_start",
-    "loss.kl_ramp_steps": "loss.kl_ramp",
-    "loss.adversarial_start_step": "loss.adversarial_start",
-    "loss.adversarial_ramp_steps": "loss.adversarial_ramp",
-    "optimizer.warmup_steps": "optimizer.warmup",
-}
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -29,14 +21,16 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     """Returns the configuration that ``to_dict`` gave, also an earlier version's; missing fields take their defaults.
 
     Raises:
-      UserError: a field does not exist.
+      UserError: a field does not exist, or a value is of another type.
     """
-    return _section_from_dict(Config, values, "")
+    config = _section_from_dict(Config, values, "")
+    require_types(config)
+    return config
 
 
 def flatten(config: Config) -> dict[str, Any]:
     """Returns every field's value, in JSON types, by dotted name."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, _, value in _fields(config)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in _fields(config)}
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:
@@ -67,29 +61,24 @@ def replace_fields(config: Config, changes: Mapping[str, Any]) -> Config:
     return result
 
 
-def literal_fields(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yields the dotted names of the fields that allow only certain strings, with these strings."""
-    for name, annotation, _ in _fields(config):
-        if get_origin(annotation) is Literal:
-            yield name, get_args(annotation)
-
-
-def _fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yields dotted name, type and value of every field that is not itself a section."""
+def _fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields dotted name and value of every field that is not itself a section."""
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(field.type):
             yield from _fields(value, f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name, field.type, value
+            yield prefix + field.name, value
 
 
-def _section_from_dict(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+def _section_from_dict(cls: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UserError(f"configuration section {prefix.rstrip('.')} is {values!r}: expected a {cls.__name__}")
     types = {field.name: field.type for field in dataclasses.fields(cls)}
     values = {RENAMED.get(prefix + name, prefix + name).removeprefix(prefix): value for name, value in values.items()}
     for name in values:
         if name not in types:
-            raise UserError(f"configuration field {prefix}{name} does not exist; {cls.__name__} has {', '.join(types)}")
+            raise UserError(unknown_field(prefix + name, name, types))
 
     def convert(name: str, value: Any) -> Any:
         if dataclasses.is_dataclass(types[name]):

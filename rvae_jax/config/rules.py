@@ -1,12 +1,11 @@
 """What a configuration must fulfil: everything that can be checked without data."""
 
-import dataclasses
 import math
-from typing import Any
 
-from rvae_jax.config.forms import RENAMED, get_field, literal_fields
+from rvae_jax.config.forms import get_field
 from rvae_jax.config.schedules import steps_of
 from rvae_jax.config.schema import SCHEDULES, Config
+from rvae_jax.config.types import require_types
 from rvae_jax.errors import UserError
 
 
@@ -20,9 +19,7 @@ def validate(config: Config, device_count: int) -> None:
     Raises:
       UserError: names the first wrong field, its value, and what is expected.
     """
-    _check_names(config)
-    for field, choices in literal_fields(config):
-        _require(config, field, get_field(config, field) in choices, " or ".join(map(repr, choices)))
+    require_types(config)
     _check_encoder_and_decoder(config)
     _check_discriminator(config)
     _check_run(config, device_count)
@@ -33,22 +30,9 @@ def validate(config: Config, device_count: int) -> None:
     _check_data(config)
 
 
-def _check_names(section: Any, prefix: str = "") -> None:
-    """Raises if a configuration file has set a field that does not exist, which a dataclass allows."""
-    known = {field.name for field in dataclasses.fields(section)}
-    for name, value in vars(section).items():
-        field = prefix + name
-        if name not in known:
-            called = f"it is called {RENAMED[field]} now" if field in RENAMED else f"there are {', '.join(known)}"
-            raise UserError(f"configuration field {field} does not exist; {called}")
-        if dataclasses.is_dataclass(value):
-            _check_names(value, f"{field}.")
-
-
 def _check_encoder_and_decoder(config: Config) -> None:
     model = config.model
     _require_positive_numbers(config, "model.image_shape")
-    _require(config, "model.image_shape", len(model.image_shape) == 3, "(height, width, channels)")
     _require(config, "model.latent_dim", model.latent_dim >= 8, "at least 8")
     if model.network == "paper":
         _check_stages(config)
@@ -137,7 +121,7 @@ def _check_discriminator(config: Config) -> None:
 
 def _check_run(config: Config, device_count: int) -> None:
     for field in ("steps", "batch_size", "log_every", "keep_checkpoints", "accumulate_steps"):
-        _require(config, field, getattr(config, field) >= 1, "at least 1")
+        _require(config, field, 1 <= getattr(config, field) < 2**31, "at least 1 and less than 2^31")
     stages = config.model.resolutions
     counted_in = "stages in model.encoder_filters" if config.model.network == "paper" else "levels in model.widths"
     _require(
@@ -303,7 +287,7 @@ def _check_optimizer(config: Config) -> None:
 def _check_schedules(config: Config) -> None:
     for field in SCHEDULES:
         value = get_field(config, field)
-        is_length = math.isfinite(value) and value >= 0 and (value < 1 or value == int(value))
+        is_length = math.isfinite(value) and 0 <= value < 2**31 and (value < 1 or value == int(value))
         _require(config, field, is_length, "a whole number of steps, or, below 1, a share of the run's steps")
     _require(config, "eval_every", config.eval_every > 0, "above 0")
     within = f"steps={config.steps}, or, below 1, a share of them"

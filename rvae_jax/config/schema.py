@@ -302,3 +302,12 @@ MAY_CHANGE = frozenset(
         "data.folder",
     }
 )
+
+# Fields that earlier versions stored by another name.
+RENAMED = {
+    "loss.kl_start_step": "loss.kl_start",
+    "loss.kl_ramp_steps": "loss.kl_ramp",
+    "loss.adversarial_start_step": "loss.adversarial_start",
+    "loss.adversarial_ramp_steps": "loss.adversarial_ramp",
+    "optimizer.warmup_steps": "optimizer.warmup",
+}

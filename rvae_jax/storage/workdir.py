@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 from etils import epath
 
@@ -18,8 +19,14 @@ def open_workdir(path: epath.PathLike) -> epath.Path:
     """The path of a work directory, local or in an object store such as ``gs://BUCKET/PATH``.
 
     Raises:
-      UserError: it is in an object store, and the package that reads the store is not installed.
+      UserError: it is empty or of a kind that is not supported, or it is in an object store, and the package that reads
+        the store is not installed.
     """
+    if not os.fspath(path):
+        raise UserError("--workdir is empty; expected a folder")
+    scheme, separator, _ = os.fspath(path).partition("://")
+    if separator and scheme != "gs":
+        raise UserError(f"--workdir={os.fspath(path)}: expected a folder, or gs://BUCKET/PATH")
     workdir = epath.Path(path).expanduser()  # a shell does not expand the ~ of --workdir=~/runs
     if is_remote(workdir):
         try:
@@ -42,6 +49,8 @@ def read_config(workdir: epath.Path) -> Config:
         raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE}; expected the --workdir of a run") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}); put back a copy, or use another --workdir") from None
+    except UserError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def require_same(workdir: epath.Path, config: Config) -> Config | None:

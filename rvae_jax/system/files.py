@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 
 import platformdirs
 from etils import epath
+
+from rvae_jax.errors import UserError
 
 
 def is_remote(path: epath.Path) -> bool:
@@ -28,6 +32,24 @@ def write_atomically(path: epath.PathLike, content: bytes) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
+
+
+def require_writable(path: epath.Path, flag: str) -> None:
+    """Checks that a file can be written, before work whose result it will hold; makes its folder.
+
+    Raises:
+      UserError: it cannot; the message names the flag.
+    """
+    if is_remote(path):
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".part"):
+            pass
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder; expected a file")
+    except OSError as error:
+        raise UserError(f"{flag}={path} cannot be written: {error.strerror}") from None
 
 
 def cache_folder(name: str) -> Path:

@@ -53,6 +53,7 @@ def _compile_step(run: Run, state: TrainState, train_step: TrainStep, name: str)
         # Of all processes, since they compile together and so must come to the same decisions.
         return max(processes.exchange(math.inf if compiled is None else cost_of(compiled).memory))
 
+    print(f"Compiling {name}: from seconds to some minutes", flush=True)
     began = time.monotonic()
     compiled, refusal = compile_for(config.batch_size)
     seconds = time.monotonic() - began

@@ -18,11 +18,14 @@ from rvae_jax.training.progress import Progress
 from rvae_jax.training.run import Run
 from rvae_jax.training.step import Metrics
 
+_LONG_S = 5.0  # without a line on the terminal
+
 
 class StepLog:
     """Collects the metrics of steps, and writes their means.
 
-    Metrics stay on the device until they are written, so that steps need not wait for each other.
+    Metrics stay on the device until they are written. A step is prepared while the one before it runs, and no more:
+    with steps dispatched far ahead, a signal to stop, the lines on the terminal and memory would wait for all of them.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class StepLog:
         self._input_wait_s = 0.0
         self._pause_s = 0.0
         self._damaged = 0
+        self._first_step, self._second_began = first_step, 0.0
 
     def next_of(self, batches: Iterator[jax.Array]) -> jax.Array:
         """The next batch; the time that it took counts as waiting for input."""
@@ -45,8 +49,10 @@ class StepLog:
         return batch
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Takes the metrics of a step."""
+        """Takes the metrics of a step that was dispatched; waits for the step before it."""
         self._pending.append((step, metrics))
+        jax.block_until_ready([metrics for _, metrics in self._pending[-2:-1]])
+        self._announce(step - 1 - self._first_step)
 
     def write(self) -> None:
         """Writes the means of the metrics since the last row, if there are any.
@@ -63,12 +69,10 @@ class StepLog:
         step, config = steps[-1], self._config
         # The last step has every metric; those of texture may be missing before.
         means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in rows[-1]}
-        # Steps from the start of texture on take longer; how long is not known before.
-        until = int(config.loss.texture_start) if step < config.loss.texture_start else config.steps
+        until, then = self._next_end(step)
         evaluations = until // config.eval_every - step // config.eval_every
         evaluations += until == config.steps and config.steps % config.eval_every > 0
         images_per_second, seconds = self._progress.report(step, until, self._pause_s * evaluations)
-        then = "left" if until == config.steps else f"to step {until}, where texture starts"
         means["learning_rate"] = float(self._learning_rate(step - 1))
         means["images_per_second"] = images_per_second
         means["input_wait"] = self._input_wait_s / len(steps)
@@ -80,6 +84,24 @@ class StepLog:
             f"  {images_per_second:.1f} images/s  {format_duration(seconds)} {then}",
             flush=True,
         )
+
+    def _next_end(self, step: int) -> tuple[int, str]:
+        """The step until which steps take the same time, and how a line calls the time until then."""
+        texture_start = int(self._config.loss.texture_start)
+        if step <= texture_start > 0:
+            return texture_start, f"to step {texture_start}, where texture starts"
+        return self._config.steps, "left"
+
+    def _announce(self, done: int) -> None:
+        """Says after two steps how long they take, where the first row is many seconds away."""
+        if done == 1:
+            self._second_began = time.monotonic()
+        elif done == 2:
+            seconds, step = time.monotonic() - self._second_began, self._first_step + done
+            if self._config.log_every * seconds > _LONG_S:
+                until, then = self._next_end(step)
+                remaining = format_duration((until - step) * seconds)
+                print(f"step {step}/{self._config.steps}  {seconds:.1f}s a step, {remaining} {then}", flush=True)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

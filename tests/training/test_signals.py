@@ -69,22 +69,9 @@ def test_a_run_that_was_stopped_and_killed_equals_an_undisturbed_one(undisturbed
     assert losses_by_step(tmp_path) == losses_by_step(undisturbed)
 
 
-def test_bad_command_lines_are_one_line(data_dir, tmp_path):
-    for flag, expected in (
-        (
-            "--config.model.latent=64",
-            "Field latent not found on dataclass <class 'rvae_jax.config.schema.ModelConfig'>",
-        ),
-        ("--config.model.latent_dim=many", "--config.model.latent_dim=many: invalid literal for int()"),
-        ("--config.model.norm=layer", "--config.model.norm=layer: value should be one of <frozen|batch>"),
-        ("--config=configs/missing.py", "configs/missing.py"),
-        ("--config=configs/orl.py:huge", "variant 'huge' does not exist"),
-        ("--config.batch_size=1", "--config.batch_size=1: expected at least 2, for the variance of the population"),
-    ):
-        run = subprocess.run(
-            [*command(data_dir, tmp_path / "run", 1), flag], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert run.returncode == 1
-        assert run.stderr.startswith("Error: ") and run.stderr.count("\n") == 1, run.stderr
-        assert expected in run.stderr
+def test_a_wrong_value_is_one_line_and_leaves_nothing(data_dir, tmp_path):
+    line = [*command(data_dir, tmp_path / "run", 1), "--config.batch_size=1"]
+    run = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr == "Error: --config.batch_size=1: expected at least 2, for the variance of the population\n"
     assert not (tmp_path / "run").exists()
