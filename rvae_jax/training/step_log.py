@@ -120,10 +120,14 @@ class StepLog:
         return self._damaged
 
     def _require_finite(self, step: int, row: Metrics) -> None:
+        optimizer = self._config.optimizer
         for name in sorted(row, key=lambda name: (not name.startswith("loss/"), name)):
             if not np.isfinite(row[name]):
+                steps = ", ".join(map(str, self._checkpoints.steps()))
+                kept = f"checkpoints of steps {steps} are intact" if steps else "there was no checkpoint yet"
+                clip_norm = 1000 if optimizer.clip_norm is None else optimizer.clip_norm / 10
                 raise UserError(
-                    f"step {step}: {name} is {row[name]}; stopped. Checkpoints of steps {self._checkpoints.steps()} are"
-                    " intact. Try a lower --config.optimizer.learning_rate or --config.optimizer.clip_norm=1000, in a"
-                    " new --workdir"
+                    f"step {step}: {name} is {row[name]}; stopped; {kept}. Try"
+                    f" --config.optimizer.learning_rate={optimizer.learning_rate / 3:.1g} or"
+                    f" --config.optimizer.clip_norm={clip_norm:g}, in a new --workdir"
                 )
