@@ -1,5 +1,12 @@
 """Trains: ``python -m rvae_jax.main --config=configs/orl.py --workdir=runs/orl``."""
 
+from rvae_jax.hardware import huge_pages
+from rvae_jax.system import signals
+
+if __name__ == "__main__":
+    huge_pages.use()
+    signals.exit_at_once()
+
 import os
 import pathlib
 import signal
@@ -8,7 +15,6 @@ import traceback
 
 from rvae_jax import command_line
 from rvae_jax.errors import UserError, needs
-from rvae_jax.hardware import huge_pages
 from rvae_jax.system.absl_logs import absl_verbosity
 from rvae_jax.system.files import cache_folder
 
@@ -50,19 +56,18 @@ def main(_: list[str]) -> None:
 
     tune_this_process()
     sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid text
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until there is something to save
     try:
         processes.initialize(DISTRIBUTED.value, COORDINATOR_ADDRESS.value, NUM_PROCESSES.value, PROCESS_ID.value)
         if processes.is_several():
             print(processes.describe(), flush=True)
+            # The other processes must learn of it; SIGTERM is the preemption service's by now.
+            signal.signal(signal.SIGINT, lambda number, _: processes.leave(128 + number))
         if not processes.is_first():
             sys.stdout = pathlib.Path(os.devnull).open("w")  # noqa: SIM115 - until the end
         stopped_by = train(CONFIG.value, WORKDIR.value, INIT_FROM.value)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         processes.leave(1)
-    except KeyboardInterrupt:  # before there is anything to save, or for the second time
-        processes.leave(130)
     except Exception:
         traceback.print_exc()
         processes.leave(UNEXPECTED)
@@ -71,5 +76,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.use()
     command_line.run(main, CONFIG, required=["config", "workdir"])

@@ -1,8 +1,10 @@
 """Runs in processes of their own: signals, kills, command lines."""
 
+import pathlib
 import re
 import signal
 import subprocess
+import time
 
 import pytest
 from run_cases import ROOT, assert_same_run, command, losses_by_step
@@ -67,6 +69,28 @@ def test_a_run_that_was_stopped_and_killed_equals_an_undisturbed_one(undisturbed
     steps = [row["step"] for row in read_metrics(tmp_path) if "loss/total" in row]
     assert steps == list(range(1, 41))
     assert losses_by_step(tmp_path) == losses_by_step(undisturbed)
+
+
+def handles_sigterm(process):
+    """Whether the program, and not only Python, has started."""
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16) >> (signal.SIGTERM - 1) & 1
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.4, 1.5])
+def test_a_signal_before_the_training_ends_the_command_at_once(data_dir, tmp_path, number, delay):
+    line = command(data_dir, tmp_path, 10**6)
+    process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not handles_sigterm(process):
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert "Traceback" not in said and "Exception ignored" not in said
+    assert "Stopped by" in said
 
 
 def test_a_wrong_value_is_one_line_and_leaves_nothing(data_dir, tmp_path):
