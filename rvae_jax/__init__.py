@@ -12,6 +12,8 @@ def __getattr__(name: str) -> Any:
         try:
             from rvae_jax.inference.trained_vae import load
         except ModuleNotFoundError as error:
-            raise ImportError(f"rvae_jax.load needs {error.name}; pip install 'rvae_jax[train]'") from error
+            from rvae_jax.errors import install
+
+            raise ImportError(f"rvae_jax.load needs {error.name}; {install('train')}") from error
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,11 @@
 """Errors that are not the program's fault, and how messages quote errors of other libraries."""
 
 import contextlib
+import importlib.metadata
+import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -16,6 +19,27 @@ class MissingError(ImportError):
 def one_line(error: BaseException, limit: int = 300) -> str:
     """An error's text on one line of at most ``limit`` characters; the name of its type if it has no text."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra from where this program came: a clone, a wheel, an address, or an index."""
+    try:
+        record = importlib.metadata.distribution("rvae_jax").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:  # run from a clone, by its path
+        return f"pip install -e '{_from_here(Path(__file__).parents[1])}[{extra}]'"
+    origin = json.loads(record or "{}")
+    if "url" not in origin:
+        return f"pip install 'rvae_jax[{extra}]'"
+    if origin.get("dir_info", {}).get("editable"):
+        from urllib.parse import urlparse  # slow, and needed here alone
+        from urllib.request import url2pathname
+
+        return f"pip install -e '{_from_here(Path(url2pathname(urlparse(origin['url']).path)))}[{extra}]'"
+    return f"pip install 'rvae_jax[{extra}] @ {origin['url']}'"
+
+
+def _from_here(folder: Path) -> str:
+    return "." if folder.resolve() == Path.cwd() else str(folder)
 
 
 @contextlib.contextmanager
@@ -34,7 +58,7 @@ def needs(extra: str, command: bool) -> Iterator[None]:
     except (ModuleNotFoundError, MissingError) as error:
         message = str(error)  # of a module that has named its own extra
         if not isinstance(error, MissingError):
-            message = f"{error.name} is missing; pip install 'rvae_jax[{extra}]'"
+            message = f"{error.name} is missing; {install(extra)}"
         if command:
             sys.exit(f"Error: {message}")
         raise MissingError(message) from error

@@ -13,17 +13,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rvae_jax.evaluate", description=__doc__)
     command_line.add_model_arguments(parser, workdir="of the run; evaluation.json is written there")
     command_line.add_evaluation_arguments(parser)
+    parser.add_argument("--output", help="folder for evaluation.json, in place of the work directory")
     arguments = vars(parser.parse_args())
     with needs("evaluate", command=True):  # after --help
         from rvae_jax.evaluation import results
         from rvae_jax.evaluation.evaluator import evaluate
         from rvae_jax.evaluation.table import format_table
+        from rvae_jax.storage.workdir import open_workdir
+        from rvae_jax.system.files import require_writable
     with command_line.exit_on_user_error():
         settings = command_line.evaluation_settings(arguments)
         model = command_line.load_model(arguments["workdir"], arguments["step"], arguments["data_dir"])
+        folder = open_workdir(arguments["output"]) if arguments["output"] else model.workdir
+        require_writable(folder / results.FILE, "--output")
         evaluation = evaluate(model, settings)
-        path = results.write(model.workdir, evaluation)
-    print(format_table(evaluation))
+        print(format_table(evaluation))  # before anything can fail
+        path = results.write(folder, evaluation)
     print(f"Wrote {path}")
 
 

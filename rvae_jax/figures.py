@@ -15,17 +15,22 @@ def main() -> None:
     add = parser.add_argument
     add("--pictures", nargs="+", type=Path, help="your own pictures, folders or archives, in place of held-out images")
     add("--orthogonal", action="store_true", help="make the attribute directions orthogonal")
+    add("--output", help="folder for the pictures (figures/ in the work directory)")
     add("--seed", type=int, default=0, help="of the samples (0)")
     arguments = parser.parse_args()
     from rvae_jax.drawing import figures  # after --help
     from rvae_jax.drawing.scene import Scene, read_pictures
+    from rvae_jax.storage.workdir import open_workdir
+    from rvae_jax.system.files import require_writable
 
     with command_line.exit_on_user_error():
         model = command_line.load_model(arguments.workdir, arguments.step, arguments.data_dir)
+        folder = open_workdir(arguments.output) if arguments.output else model.workdir / figures.FOLDER
+        require_writable(folder / "a picture", "--output")
         images = read_pictures(arguments.pictures, model) if arguments.pictures else None
         scene = Scene(model, images, arguments.seed, orthogonal=arguments.orthogonal)
         for name, figure in figures.draw(scene):
-            print(f"{figures.save(model.workdir / figures.FOLDER, name, figure)}: {figure.caption}", flush=True)
+            print(f"{figures.save(folder, name, figure)}: {figure.caption}", flush=True)
 
 
 if __name__ == "__main__":

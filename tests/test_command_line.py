@@ -1,6 +1,7 @@
 """Command lines of ``rvae_jax.main``: a wrong one ends with one line that says what is wrong, before any work."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -69,7 +70,8 @@ WRONG = [
     ([*RUN, "--noconfig.data.flop"], "field data.flop does not exist; did you mean flip?"),
     ([*RUN, "--config.data=3"], "field data is a section; give one of its fields name, folder"),
     ([*RUN, "--config.loss.kl_ramp_steps=3"], "kl_ramp_steps does not exist; it is called loss.kl_ramp now"),
-    (["--config=configs/missing.py", "--workdir=unused"], "configs/missing.py"),
+    (["--config=configs/missing.py", "--workdir=unused"], "no such file; the program's own are arms, celeba, "),
+    (["--config", "missing", "--workdir=unused"], "--config=missing: no such file"),
     (["--config=configs/orl.py:huge", "--workdir=unused"], "variant 'huge' does not exist"),
     (["--config={raises.py}", "--workdir=unused"], "raises.py, line 2: ZeroDivisionError: division by zero"),
     (["--config={no_python.py}", "--workdir=unused"], "no_python.py, line 1: SyntaxError: invalid syntax"),
@@ -98,12 +100,15 @@ def parse(tmp_path_factory):
     for name, content in FILES.items():
         (folder / name).write_text(content)
 
-    def parse(lines):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def parse(lines, cwd=ROOT):
         for name in FILES:
             lines = [[argument.replace(f"{{{name}}}", str(folder / name)) for argument in line] for line in lines]
         run = subprocess.run(
             [sys.executable, "-c", SCRIPT],
-            cwd=ROOT,
+            cwd=cwd,
+            env=environment,
             input=json.dumps(lines),
             capture_output=True,
             text=True,
@@ -125,6 +130,18 @@ def test_a_wrong_command_line_ends_with_one_line(parse):
 def test_a_right_command_line_is_accepted(parse):
     for line, found in zip(RIGHT, parse(RIGHT), strict=True):
         assert found == [0, "accepted\n"], (line, found)
+
+
+def test_the_programs_own_configurations_are_found_by_name_in_any_folder(parse, tmp_path):
+    lines = [[f"--config={name}", "--workdir=unused"] for name in ("orl", "folder:small", "configs/celeba.py:paper")]
+    for line, (status, said) in zip(lines, parse(lines, tmp_path), strict=True):
+        assert status == 0, (line, said)
+        assert said.startswith(f"Configuration: {ROOT / 'configs'}") and said.endswith("\naccepted\n")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "orl.py").write_text(
+        "from rvae_jax.config import Config\nget_config = lambda _=None: Config()\n"
+    )
+    assert parse([["--config=configs/orl.py", "--workdir=unused"]], tmp_path) == [[0, "accepted\n"]]
 
 
 def test_help_is_no_failure(parse):

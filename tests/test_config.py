@@ -55,7 +55,7 @@ def test_defaults_are_valid_and_the_papers():
         ("model.encoder_filters", (0,) * 7, "encoder_filters=.*at least 1"),
         ("model.discriminator_strides", (2, 1), "discriminator_strides=.*6 numbers"),
         ("model.discriminator_filters", (8,) * 6, "discriminator_filters=.*ends with 1"),
-        ("model.latent_dim", 7, "latent_dim=7: expected at least 8"),
+        ("model.latent_dim", 1, "latent_dim=1: expected at least 2"),
         ("model.norm", "layer", "norm='layer': expected 'frozen' or 'batch'"),
         ("model.encoder_identity_blocks", -1, "encoder_identity_blocks=-1"),
         ("loss.kl", "none", "loss.kl='none': expected 'population' or 'standard'"),

@@ -10,6 +10,7 @@ import pytest
 
 import rvae_jax
 from rvae_jax.__main__ import COMMANDS, main
+from rvae_jax.errors import install
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(module.name for module in pkgutil.walk_packages(rvae_jax.__path__, "rvae_jax."))
@@ -43,12 +44,12 @@ def test_losses_networks_and_step_import_few_packages(module):
 def test_a_missing_package_of_the_training_extra_is_named(program, missing):
     result = _run(f"import runpy, sys; sys.modules['{missing}'] = None; runpy.run_module('rvae_jax.{program}')")
     assert result.returncode == 1
-    assert result.stderr == f"Error: {missing} is missing; pip install 'rvae_jax[train]'\n"
+    assert result.stderr == f"Error: {missing} is missing; {install('train')}\n"
 
 
 def test_load_names_a_missing_package():
     result = _run("import sys; sys.modules['flax'] = None; import rvae_jax; rvae_jax.load")
-    assert "ImportError: rvae_jax.load needs flax; pip install 'rvae_jax[train]'" in result.stderr
+    assert f"ImportError: rvae_jax.load needs flax; {install('train')}" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -59,9 +60,9 @@ def test_a_missing_package_of_the_evaluation_extra_is_named(program, module, mis
     hide = f"import sys; sys.modules['{missing}'] = None;"
     result = _run(f"{hide} import runpy; runpy.run_module('rvae_jax.{program}', run_name='__main__')", "--workdir=runs")
     assert result.returncode == 1
-    assert result.stderr == f"Error: {missing} is missing; pip install 'rvae_jax[{extra}]'\n"
+    assert result.stderr == f"Error: {missing} is missing; {install(extra)}\n"
     result = _run(f"{hide} import rvae_jax.{module}")
-    assert f"MissingError: {missing} is missing; pip install 'rvae_jax[{extra}]'" in result.stderr
+    assert f"MissingError: {missing} is missing; {install(extra)}" in result.stderr
 
 
 def test_a_missing_package_of_the_interop_extra_is_named(tmp_path):
@@ -70,7 +71,7 @@ def test_a_missing_package_of_the_interop_extra_is_named(tmp_path):
     arguments = ("--config=configs/celeba_hq.py", "--weights=author.weights.h5", f"--workdir={tmp_path}")
     result = _run(script, *arguments)
     assert result.returncode == 1
-    assert result.stderr == "Error: h5py is missing; pip install 'rvae_jax[interop]'\n"
+    assert result.stderr == f"Error: h5py is missing; {install('interop')}\n"
 
 
 HEAVY = ["jax", "flax", "optax", "orbax", "grain", "tensorflow_datasets", "cv2", "scipy", "sklearn", "matplotlib"]

@@ -34,7 +34,7 @@ from rvae_jax.config import replace_fields
 from rvae_jax.data.pixels import evenly_spaced, to_float
 from rvae_jax.data.prepare.on_demand import prepare_for
 from rvae_jax.drawing import grids
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, install
 from rvae_jax.evaluation.material import ImageSets, Material, read_image_sets
 from rvae_jax.evaluation.settings import EvaluationSettings
 
@@ -139,8 +139,7 @@ def _require_packages(names: list[str]) -> None:
         package = arms.PACKAGES.get(arm)
         if package is not None and importlib.util.find_spec(package) is None:
             raise UserError(
-                f"{package} is missing, which the arm {arm} needs; pip install 'rvae_jax[peers]', or leave the arm out"
-                " with --arms"
+                f"{package} is missing, which the arm {arm} needs; {install('peers')}, or leave the arm out with --arms"
             )
 
 

@@ -22,7 +22,7 @@ class ModelConfig:
 
     Attributes:
       image_shape: (height, width, channels) of the training images.
-      latent_dim: dimensions of the code, at least 8.
+      latent_dim: dimensions of the code, at least 2.
       network: ``paper``, the author's, or ``patches``, which work at a ``patch_size``-th of the resolution and below.
       linear_path: whether a linear encoder and decoder lie beside the networks, which start as the principal components
         of the training images: ``none``; ``fixed``, which stay so; or ``trained``.
@@ -67,6 +67,11 @@ class ModelConfig:
     norm: Literal["frozen", "batch"] = "frozen"
     input_norm: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def head_channels(self) -> int:
+        """Channels between the author's networks and the code: an eighth of the code's dimensions, at least 1."""
+        return max(1, self.latent_dim // 8)
 
     @property
     def resolutions(self) -> int:

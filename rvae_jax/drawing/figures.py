@@ -115,7 +115,7 @@ def samples(scene: Scene, sampler: str) -> Figure:
 
 def transitions(scene: Scene, kind: interpolation.Interpolation) -> Figure:
     """The paper's figure 5: one row for each pair of images, which are at its ends."""
-    pairs, codes = grids.transition_codes(scene.means, _PAIRS, _BETWEEN, kind)
+    pairs, codes = grids.transition_codes(scene.paired_means, _PAIRS, _BETWEEN, kind)
     rows = grids.transition_rows(scene.images, pairs, scene.decode(codes))
     how = "convex combination" if kind == "linear" else "spherical interpolation"
     return Figure([scene.grid(rows)], f"Transitions between the images at both ends, by {how} of their codes.")
@@ -123,7 +123,7 @@ def transitions(scene: Scene, kind: interpolation.Interpolation) -> Figure:
 
 def animated_transitions(scene: Scene) -> Figure:
     """The linear transitions, side by side, as an animation."""
-    _, codes = grids.transition_codes(scene.means, _PAIRS, _FRAMES)
+    _, codes = grids.transition_codes(scene.paired_means, _PAIRS, _FRAMES)
     decoded = scene.decode(codes)
     frames = [scene.grid([decoded[:, frame]]) for frame in range(_FRAMES)]
     return Figure(frames, "The transitions by convex combination, forwards and backwards.")

@@ -26,9 +26,6 @@ class Scene:
       seed: seed of the samples.
       enlarged: whether to enlarge small images; otherwise figures have the model's resolution.
       orthogonal: whether to make attribute directions orthogonal.
-
-    Raises:
-      UserError: fewer than two images are given.
     """
 
     model: TrainedVAE
@@ -37,22 +34,25 @@ class Scene:
     enlarged: bool = False
     orthogonal: bool = False
 
-    def __post_init__(self) -> None:
-        if self.given is not None:
-            _require_two(self.given)
-
     @functools.cached_property
     def images(self) -> np.ndarray:
         """The images to show.
 
         Raises:
-          UserError: the run's data set is missing, or has fewer than two held-out images.
+          UserError: the run's data set is missing.
         """
-        if self.given is not None:
-            return self.given
-        images = self.model.images("validation", 2 * grids.SHOWN)
-        _require_two(images)
-        return images
+        return self.model.images("validation", 2 * grids.SHOWN) if self.given is None else self.given
+
+    @property
+    def paired_means(self) -> np.ndarray:
+        """Codes of the images, which are at least two.
+
+        Raises:
+          UserError: there is one image only.
+        """
+        if len(self.images) < 2:
+            raise UserError(f"{len(self.images)} image; expected at least 2, for the transitions between them")
+        return self.means
 
     @functools.cached_property
     def means(self) -> np.ndarray:
@@ -86,8 +86,3 @@ def read_pictures(paths: list[Path], model: TrainedVAE, warn: Callable[[str], No
     colours = "grey" if channels == 1 else "RGB"
     warn(f"{count} pictures, cropped and resized to {height}x{width}, converted to {colours} where needed")
     return to_float(np.concatenate(found))
-
-
-def _require_two(images: np.ndarray) -> None:
-    if len(images) < 2:
-        raise UserError(f"{len(images)} image; expected at least 2, for the transitions between them")

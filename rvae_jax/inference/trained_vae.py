@@ -23,6 +23,7 @@ from rvae_jax.storage import weights as weights_lib
 from rvae_jax.system.files import write_atomically
 
 _FITTED_TO = 10_000
+_FARTHEST = 1.5  # reconstructions, which may be encoded again, go slightly beyond [-1, 1]
 
 
 class TrainedVAE:
@@ -77,14 +78,19 @@ class TrainedVAE:
           label: title of a progress bar, or None for no bar.
 
         Raises:
-          UserError: there are no images, or they have another shape than the model's or are not floats.
+          UserError: there are no images, they have another shape than the model's, they are not floats, or values are
+            not finite or outside of [-1.5, 1.5].
         """
         expected = tuple(self.config.model.image_shape)
         if np.ndim(images) != 4 or np.shape(images)[1:] != expected or not len(images):
             raise UserError(f"images have shape {np.shape(images)}; expected (n, {', '.join(map(str, expected))})")
-        if not np.issubdtype(np.asarray(images).dtype, np.floating):
-            raise UserError(f"images are {np.asarray(images).dtype}; expected float32 in [-1, 1]: x / 127.5 - 1")
-        return self._encode(np.asarray(images, np.float32), label=label)
+        images = np.asarray(images)
+        if not np.issubdtype(images.dtype, np.floating):
+            raise UserError(f"images are {images.dtype}; expected float32 in [-1, 1]: x / 127.5 - 1")
+        least, most = images.min(), images.max()
+        if not (least >= -_FARTHEST and most <= _FARTHEST):  # with NaN, too
+            raise UserError(f"images have values from {least:g} to {most:g}; expected [-1, 1]: x / 127.5 - 1 of bytes")
+        return self._encode(images.astype(np.float32), label=label)
 
     def decode(self, z: np.ndarray, label: str | None = None) -> np.ndarray:
         """Images of the codes ``z``; values may lie slightly outside [-1, 1], so clip them for display.

@@ -15,8 +15,8 @@ from rvae_jax.models.layers import Conv, Dense, PointwiseConv, glorot_uniform
 class Decoder(nn.Module):
     """``[b, latent_dim] -> [b, H, W, C]`` images, by R stages.
 
-    A dense layer makes ``latent_dim // 8`` channels of size (H / 2^R, W / 2^R). The images are float32 and unbounded;
-    the author clips them to [-1, 1] only for display. With a linear path they are zero at the start.
+    A dense layer makes ``config.head_channels`` channels of size (H / 2^R, W / 2^R). The images are float32 and
+    unbounded; the author clips them to [-1, 1] only for display. With a linear path they are zero at the start.
 
     Attributes:
       config: see ``VAE``.
@@ -33,7 +33,7 @@ class Decoder(nn.Module):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         stages = len(config.decoder_filters) - 1
         height, width, channels = config.image_shape
-        shape = (height // 2**stages, width // 2**stages, config.latent_dim // 8)
+        shape = (height // 2**stages, width // 2**stages, config.head_channels)
         x = Dense(math.prod(shape), dtype=dtype, name="dense")(z)
         x = x.reshape(-1, *shape)
         x = Conv(config.decoder_filters[0], dtype=dtype, name="stem")(x)

@@ -33,7 +33,7 @@ class InputNorm(nn.Module):
 
 
 class Encoder(nn.Module):
-    """``[b, H, W, C] -> [b, H / 2^R, W / 2^R, latent_dim // 8]`` features, by R stages.
+    """``[b, H, W, C] -> [b, H / 2^R, W / 2^R, config.head_channels]`` features, by R stages.
 
     Attributes:
       config: see ``VAE``.
@@ -63,4 +63,4 @@ class Encoder(nn.Module):
                 remat=stage < self.remat_stages,
                 name=f"stage_{stage}",
             )(x, train)
-        return PointwiseConv(config.latent_dim // 8, dtype=dtype, name="head")(x)
+        return PointwiseConv(config.head_channels, dtype=dtype, name="head")(x)

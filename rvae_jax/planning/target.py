@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, install
 from rvae_jax.hardware import accelerators, memory
 from rvae_jax.hardware.accelerators import Accelerator
 
@@ -71,6 +71,6 @@ def require_compiler(accelerator: Accelerator) -> None:
     """
     if accelerator.gpu is None:
         if importlib.util.find_spec("libtpu") is None:
-            raise UserError("--topology: needs the TPU compiler, even without a TPU; pip install 'rvae_jax[tpu]'")
+            raise UserError(f"--topology: needs the TPU compiler, even without a TPU; {install('tpu')}")
     elif not any("cuda" in plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins")):
-        raise UserError("--topology: needs JAX's CUDA plugin, even without a GPU; pip install 'rvae_jax[cuda]'")
+        raise UserError(f"--topology: needs JAX's CUDA plugin, even without a GPU; {install('cuda')}")

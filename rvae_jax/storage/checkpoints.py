@@ -22,6 +22,7 @@ from rvae_jax.system.absl_logs import absl_verbosity
 from rvae_jax.system.files import is_remote
 
 SELECTION_METRIC = "selection_l1"
+_MOST_ATTEMPTS = 10  # to read a checkpoint of a run that goes on
 
 Items = dict[str, Any]
 
@@ -161,38 +162,57 @@ def load_weights(
       UserError: there is no run, no checkpoint, none of that step, or it cannot be read.
     """
     config = workdir_lib.read_config(workdir)
-    checkpoints = Checkpoints(workdir, read_only=True)
+    for _ in range(_MOST_ATTEMPTS):
+        checkpoints = Checkpoints(workdir, read_only=True)
+        found = None
+        try:
+            found = _chosen_step(checkpoints, step)
+            return config, _read_weights(checkpoints, config, found, sharding), found
+        except UserError:
+            # A run in training deletes old checkpoints, and the best one when it finds a better.
+            is_deleted = step is None and found is not None and not (checkpoints.folder / str(found)).exists()
+            if not is_deleted:
+                raise
+        finally:
+            checkpoints.close()
+    raise UserError(f"{checkpoints.folder}: checkpoints were deleted while they were read; give a step that stays")
+
+
+def _chosen_step(checkpoints: Checkpoints, step: int | None) -> int:
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f"{checkpoints.folder} holds no checkpoint; train there first, or give another work directory")
     if step is None:
-        step = checkpoints.best_step()
-    elif step not in steps:
+        return checkpoints.best_step()
+    if step not in steps:
         raise UserError(f"{checkpoints.folder} holds no checkpoint of step {step}; there are {steps}")
+    return step
+
+
+def _read_weights(
+    checkpoints: Checkpoints, config: Config, step: int, sharding: jax.sharding.Sharding | None
+) -> dict[str, Any]:
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         weights_lib.expected_weights(config),
     )
+    path = checkpoints.folder / str(step)
     try:
         # Orbax would report another shape from a thread, with a traceback.
         weights_lib.require_same_shapes(
             checkpoints.weight_shapes(step),
             weights_lib.shapes(like),
-            f"checkpoint {checkpoints.folder / str(step)} is of another configuration than"
-            f" {workdir / workdir_lib.CONFIG_FILE}",
+            f"checkpoint {path} is of another configuration than {path.parents[1] / workdir_lib.CONFIG_FILE}",
             f"put back the run's own {workdir_lib.CONFIG_FILE}",
         )
-        return config, checkpoints.restore(step, {"weights": like})["weights"], step
+        return checkpoints.restore(step, {"weights": like})["weights"]
     except UserError:
         raise
     except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
         raise UserError(
-            f"checkpoint {checkpoints.folder / str(step)} is unreadable ({_first_line(error)}); give another step of"
-            f" {steps}"
+            f"checkpoint {path} is unreadable ({_first_line(error)}); give another step of {checkpoints.steps()}"
         ) from error
-    finally:
-        checkpoints.close()
 
 
 def _abstract(tree: Any) -> Any:

@@ -9,8 +9,8 @@ from etils import epath
 
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
-from rvae_jax.errors import UserError
-from rvae_jax.system.files import is_remote, write_atomically
+from rvae_jax.errors import UserError, install
+from rvae_jax.system.files import is_remote, require_writable, write_atomically
 
 CONFIG_FILE = "config.json"
 
@@ -32,7 +32,7 @@ def open_workdir(path: epath.PathLike) -> epath.Path:
         try:
             workdir.exists()
         except ImportError as error:
-            raise UserError(f"--workdir={workdir}: {error.name} is missing; pip install 'rvae_jax[gcs]'") from None
+            raise UserError(f"--workdir={workdir}: {error.name} is missing; {install('gcs')}") from None
     return workdir
 
 
@@ -110,9 +110,10 @@ def claim(workdir: epath.Path, config: Config) -> Config | None:
       The configuration that was there before, or None.
 
     Raises:
-      UserError: it is not a folder, or it holds another run; see ``require_same``.
+      UserError: it is not a folder, it cannot be written to, or it holds another run; see ``require_same``.
     """
     make_folder(workdir)
     before = require_same(workdir, config)
+    require_writable(workdir / CONFIG_FILE, "--workdir")
     write_atomically(workdir / CONFIG_FILE, (json.dumps(config_lib.to_dict(config), indent=2) + "\n").encode())
     return before

@@ -22,6 +22,7 @@ from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.checkpoints import Checkpoints, quiet_orbax
 from rvae_jax.storage.stored_model import StoredModel
 from rvae_jax.storage.transfer import take_over
+from rvae_jax.system.files import is_remote
 from rvae_jax.training import opening
 from rvae_jax.training.compile_step import compile_steps
 from rvae_jax.training.held_out import HeldOut
@@ -72,11 +73,12 @@ def train(
         with StopRequest() as stop:
             return _train(make_run(config, workdir, sources, devices), before, checkpoints, stop, init_from)
     except Exception as error:
-        if not _is_disk_full(error):
+        if isinstance(error, UserError) or not (reason := _unwritable(error, workdir)):
             raise
+        saved = ", ".join(map(str, checkpoints.steps()))
+        there = f"complete checkpoints are there of steps {saved}" if saved else "there is no complete checkpoint"
         raise UserError(
-            f"--workdir={workdir}: no space left on the device; complete checkpoints are there of steps"
-            f" {checkpoints.steps()}. Make room, and run the same command again"
+            f"--workdir={workdir}: {reason}; {there}. Put that right, and run the same command again"
         ) from error
     finally:
         checkpoints.close()
@@ -188,9 +190,15 @@ def _train_steps(
     return state
 
 
-def _is_disk_full(error: BaseException | None) -> bool:
+def _unwritable(error: BaseException | None, workdir: epath.Path) -> str | None:
+    """Why the work directory cannot be written to, if an error says so, or None."""
+    if not is_remote(workdir) and not workdir.exists():
+        return "the folder is gone"
     while error is not None:
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
-            return True
+        number = getattr(error, "errno", None)
+        if number == errno.ENOSPC or "No space left on device" in str(error):
+            return "no space left on the device"
+        if number in (errno.EROFS, errno.EACCES, errno.EPERM) and str(workdir) in str(getattr(error, "filename", "")):
+            return f"it cannot be written to ({error.strerror})"
         error = error.__cause__ or error.__context__
-    return False
+    return None

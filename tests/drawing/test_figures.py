@@ -1,4 +1,5 @@
 import io
+import re
 
 import numpy as np
 import pytest
@@ -65,8 +66,14 @@ def test_figures_of_the_users_own_pictures(workdir, monkeypatch, capsys, tmp_pat
     with Image.open(workdir / "figures" / "reconstructions.png") as image:
         drawn = np.asarray(image)
     assert [drawn[10, 10 + (SIZE + 2) * i, 0] for i in range(3)] == [0, 60, 120]
-    with pytest.raises(SystemExit, match="1 image; expected at least 2"):
-        run_command(figures_command, monkeypatch, f"--workdir={workdir}", "--pictures", pictures[0])
+    alone = tmp_path / "alone"
+    run_command(figures_command, monkeypatch, f"--workdir={workdir}", f"--output={alone}", "--pictures", pictures[0])
+    said = capsys.readouterr().out
+    assert re.search("Left out: .*transitions.*: 1 image; expected at least 2, for the transitions", said)
+    names = {path.stem for path in alone.iterdir()}
+    assert "reconstructions" in names and not any("transition" in name for name in names)
+    with pytest.raises(SystemExit, match=r"Error: --output=.*broken\.png.* cannot be written"):
+        run_command(figures_command, monkeypatch, f"--workdir={workdir}", f"--output={tmp_path / 'broken.png'}")
     with pytest.raises(SystemExit, match=r"broken\.png"):
         run_command(figures_command, monkeypatch, f"--workdir={workdir}", "--pictures", tmp_path / "broken.png")
 

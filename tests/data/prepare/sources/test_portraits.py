@@ -17,6 +17,7 @@ from rvae_jax.data.prepare import preparation
 from rvae_jax.data.prepare.settings import PreparationSettings
 from rvae_jax.data.prepare.sources import portraits
 from rvae_jax.data.prepare.sources.named import open_named
+from rvae_jax.errors import install
 
 # The mean RGB of the sixteen squares of portrait 1, from another program's 256x256 WebP of it (quality 88), which was
 # made with another estimate of the mean style.
@@ -125,7 +126,7 @@ def test_a_package_that_is_missing_is_told(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
     message = user_error(portraits.open_portraits)
     assert message.startswith("portraits: the package random-face, which contains the networks, is not installed; ")
-    assert "pip install 'rvae_jax[portraits]' && pip install --no-deps random-face" in message
+    assert f"{install('portraits')} && pip install --no-deps random-face" in message
     monkeypatch.delitem(sys.modules, "openvino", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "the package openvino, which runs the networks" in user_error(portraits.open_portraits)
