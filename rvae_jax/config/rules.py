@@ -33,7 +33,7 @@ def validate(config: Config, device_count: int) -> None:
 def _check_encoder_and_decoder(config: Config) -> None:
     model = config.model
     _require_positive_numbers(config, "model.image_shape")
-    _require(config, "model.latent_dim", model.latent_dim >= 2, "at least 2: figures of the codes are of pairs")
+    _require(config, "model.latent_dim", model.latent_dim >= 2, "at least 2, as metrics compare dimensions")
     if model.network == "paper":
         _check_stages(config)
     else:

@@ -5,7 +5,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from run_cases import assert_documented, assert_same_run, read_items
+from run_cases import assert_documented, assert_same_run, losses_by_step, read_items
 from small_runs import tiny_config
 
 from rvae_jax.config import replace_fields, without_texture
@@ -16,6 +16,7 @@ from rvae_jax.training.program import make_program
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
+ALL_DEVICES = jax.devices()
 GAME = {"adversarial": "hinge", "adversarial_start": 0.5, "adaptive_weight": True, "lecam_weight": 0.1}
 TEXTURE = {f"loss.{name}": value for name, value in GAME.items()} | {"loss.texture_start": 0.5}
 
@@ -72,6 +73,14 @@ def test_resume_is_bit_exact_on_either_side_of_it(whole, data_dir, tmp_path, cap
     train(config(data_dir), part)
     assert_same_run(whole, part, 8)
     assert ("to step 4, where texture starts" in capsys.readouterr().out) == (stop < 4)
+
+
+@pytest.mark.parametrize("layout", [{"shard_optimizer": True}, {"parallel": "pmap"}])
+def test_several_devices_train_as_one(whole, data_dir, tmp_path, layout):
+    train(config(data_dir, **layout), tmp_path, devices=ALL_DEVICES[:2])
+    ours, theirs = losses_by_step(tmp_path), losses_by_step(whole)
+    assert ours.keys() == theirs.keys()
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-4)
 
 
 def test_the_first_step_leaves_the_discriminator_alone(data_dir):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import functools
+import io
 import multiprocessing
 import re
 import unicodedata
@@ -49,6 +51,9 @@ def read_table(path: Path, files: Mapping[str, int]) -> Table:
     where its values are true and false, 0 and 1, or -1 and 1; int64 where all are integers as they are usually written;
     text where some of the integers have leading zeros or over 64 bits; else float32 where all are numbers; else text.
 
+    The file may be UTF-8, UTF-16 with its mark or Windows-1252. Columns are separated by commas, or, where the header
+    has none, by semicolons or tabs, or by what Excel's first line ``sep=;`` says.
+
     Raises:
       UserError: the file is missing; it has no header, two columns of one name, or a row of another length; no row is a
         picture's; or two rows of one picture differ.
@@ -91,7 +96,7 @@ def read_boxes(path: Path, files: Mapping[str, int]) -> Table:
 
 def _read_rows(path: Path, files: Mapping[str, int]) -> tuple[list[str], list[tuple[int, str, list[str]]]]:
     """The columns' names, and the rows that name a picture: line, picture and values of each."""
-    (_, header), *rows = _read_csv(path)
+    (_, header), *rows = _read_csv(path, files)
     full_names = _full_names(files)
 
     def picture(row: list[str]) -> str | None:
@@ -119,12 +124,12 @@ def _say_once(line: str) -> None:
         print(line, flush=True)
 
 
-def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
+def _read_csv(path: Path, files: Mapping[str, int]) -> list[tuple[int, list[str]]]:
     """Rows with the numbers of their lines, the header first; all have as many columns as the header."""
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, row) for row in reader if row]
+        text, skipped, delimiter = _dialect(_decoded(path, files))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        rows = [(skipped + reader.line_num, row) for row in reader if row]
     except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: {reason}; expected a CSV file with a header") from None
@@ -134,7 +139,50 @@ def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
     for line, row in rows:
         if len(row) != columns:
             raise UserError(f"{path}: line {line} has {len(row)} columns, expected {columns} as in the header")
-    return rows
+    return _without_empty_columns(path, rows)
+
+
+def _decoded(path: Path, files: Mapping[str, int]) -> str:
+    """The text of a file in UTF-8, in UTF-16 with its mark, or in Windows-1252, which Excel writes."""
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encodings = ["utf-16"]
+    elif b"\0" in content:
+        raise UserError(f"{path}: has bytes of zero; expected text in UTF-8, or in UTF-16 with its mark")
+    else:
+        encodings = ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            if any("\udc80" <= character <= "\udcff" for name in files for character in name):
+                return content.decode(encoding, "surrogateescape")  # as Python has names of files that are no text
+            continue
+        if encoding == "cp1252":
+            _say_once(f"{path}: is not UTF-8; read as Windows-1252")
+        return text
+    raise UserError(f"{path}: cannot be read as text; expected UTF-8, UTF-16 with its mark, or Windows-1252")
+
+
+def _dialect(text: str) -> tuple[str, int, str]:
+    """The text without Excel's line ``sep=;``, the number of lines left out, and what separates columns."""
+    first, _, rest = text.partition("\n")
+    if named := re.fullmatch(r'"?sep=(.)"?', first.strip("\r")):
+        return rest, 1, named[1]
+    return text, 0, next((mark for mark in ",;\t" if mark in first), ",")
+
+
+def _without_empty_columns(path: Path, rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """The rows without columns that have neither a name nor a value; the first column needs no name."""
+    (_, header), *others = rows
+    kept = [0]
+    for i in range(1, len(header)):
+        filled = next((line for line, row in others if row[i].strip()), None)
+        if header[i].strip():
+            kept.append(i)
+        elif filled is not None:
+            raise UserError(f"{path}: column {i + 1} has a value in line {filled}, but no name in the header")
+    return [(line, [row[i] for i in kept]) for line, row in rows]
 
 
 def _full_names(files: Mapping[str, int]) -> dict[str, str]:

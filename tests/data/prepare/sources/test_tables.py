@@ -159,7 +159,7 @@ def test_a_missing_csv_is_refused(tmp_path):
 
 
 def test_a_csv_without_rows_or_columns_is_refused(tmp_path):
-    for lines in ([], ["name,x"], ["name;x", "a.png;1"], ["", ""]):
+    for lines in ([], ["name,x"], ["name", "a.png"], ["", ""]):
         assert "expected a CSV file with a header" in _csv_error(tmp_path, *lines)
 
 
@@ -212,3 +212,39 @@ def test_names_in_another_form_of_unicode_are_found(tmp_path):
 
 def test_the_line_of_a_ragged_row_counts_empty_lines(tmp_path):
     assert "line 4 has 3 columns, expected 2" in _csv_error(tmp_path, "name,x", "", "a.png,1", "b/c.png,1,2")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [("utf-8", ""), ("utf-8-sig", ""), ("utf-16", ""), ("cp1252", "labels.csv: is not UTF-8; read as Windows-1252")],
+)
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_what_spreadsheets_write_is_read(encoding, said, mark, tmp_path, capsys):
+    tables._say_once.cache_clear()
+    path = _csv(tmp_path, f"name{mark}Größe", f"a.png{mark}groß", encoding=encoding, end="\r\n")
+    table = tables.read_table(path, FILES)
+    assert table.row("a.png") == {"Größe": "groß"}
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"'])
+def test_the_separator_that_excel_names_is_taken(first, tmp_path):
+    path = _csv(tmp_path, first, "name;x,y", "a.png;1,5", end="\r\n")
+    assert tables.read_table(path, FILES).row("a.png") == {"x,y": "1,5"}
+    message = user_error(tables.read_table, _csv(tmp_path, first, "name;x", "a.png"), FILES)
+    assert "line 3 has 1 columns, expected 2" in message
+
+
+def test_empty_columns_without_a_name_are_left_out(tmp_path):
+    table = tables.read_table(_csv(tmp_path, ",x,,", "a.png,1,,", "b/c.png,0, ,"), FILES)
+    assert list(table.columns) == ["x"] and table.row("a.png") == {"x": True}
+    message = user_error(tables.read_table, _csv(tmp_path, "name,x,", "a.png,1,", "b/c.png,0,5"), FILES)
+    assert "column 3 has a value in line 3, but no name in the header" in message
+
+
+def test_what_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_bytes("name,x\na.png,1\n".encode("utf-16-le"))
+    assert "has bytes of zero; expected text in UTF-8" in user_error(tables.read_table, path, FILES)
+    path.write_bytes(b"name,x\na.png,\x81\n")
+    assert "cannot be read as text; expected UTF-8, UTF-16" in user_error(tables.read_table, path, FILES)
