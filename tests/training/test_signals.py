@@ -78,8 +78,7 @@ def handles_sigterm(process):
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("delay", [0.0, 0.1, 0.4, 1.5])
+@pytest.mark.parametrize(("number", "delay"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.4), (signal.SIGINT, 1.5)])
 def test_a_signal_before_the_training_ends_the_command_at_once(data_dir, tmp_path, number, delay):
     line = command(data_dir, tmp_path, 10**6)
     process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
