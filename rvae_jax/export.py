@@ -14,6 +14,7 @@ import functools
 from rvae_jax import command_line
 from rvae_jax.errors import UserError
 from rvae_jax.formats import FORMATS
+from rvae_jax.system import signals
 
 FOLDER = "export"
 
@@ -56,4 +57,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signals.exit_at_once()
     main()

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from rvae_jax import command_line
+from rvae_jax.system import signals
 
 
 def main() -> None:
@@ -34,4 +35,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signals.exit_at_once()
     main()

@@ -6,6 +6,7 @@ import argparse
 
 from rvae_jax import command_line
 from rvae_jax.errors import needs
+from rvae_jax.system import signals
 
 FILE = "report.html"
 
@@ -35,4 +36,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signals.exit_at_once()
     main()
