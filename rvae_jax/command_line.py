@@ -20,9 +20,11 @@ with needs("train", command=True):
     from absl import app, flags
     from ml_collections import config_flags
 
-    from rvae_jax.system.files import cache_folder
+    from rvae_jax.system.files import cache_folder, require_writable
 
 if TYPE_CHECKING:
+    from etils import epath
+
     from rvae_jax.evaluation.settings import EvaluationSettings
     from rvae_jax.inference.trained_vae import TrainedVAE
 
@@ -182,6 +184,22 @@ def load_model(workdir: str, step: int | None, data_dir: str | None) -> TrainedV
 
     tune_this_process()
     return load(workdir, step, data_dir)
+
+
+def open_output(output: str | None, default: epath.Path) -> epath.Path:
+    """The folder for results, ``--output`` or a default, which is made and can be written to.
+
+    Raises:
+      UserError: it cannot.
+    """
+    from rvae_jax.storage.workdir import open_workdir
+
+    if output is None:
+        require_writable(default, f"{default} (or give --output)")
+        return default
+    folder = open_workdir(output, "--output")
+    require_writable(folder, f"--output={output}")
+    return folder
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Errors that are not the program's fault, and how messages quote errors of other libraries."""
+"""Errors that are not the program's fault, and what messages quote: other libraries' errors, install commands."""
 
 import contextlib
 import importlib.metadata

@@ -20,13 +20,10 @@ def main() -> None:
         from rvae_jax.evaluation import results
         from rvae_jax.evaluation.evaluator import evaluate
         from rvae_jax.evaluation.table import format_table
-        from rvae_jax.storage.workdir import open_workdir
-        from rvae_jax.system.files import require_writable
     with command_line.exit_on_user_error():
         settings = command_line.evaluation_settings(arguments)
         model = command_line.load_model(arguments["workdir"], arguments["step"], arguments["data_dir"])
-        folder = open_workdir(arguments["output"]) if arguments["output"] else model.workdir
-        require_writable(folder / results.FILE, "--output")
+        folder = command_line.open_output(arguments["output"], model.workdir)
         evaluation = evaluate(model, settings)
         print(format_table(evaluation))  # before anything can fail
         path = results.write(folder, evaluation)

@@ -42,7 +42,7 @@ def main() -> None:
     with command_line.exit_on_user_error():
         model = stored_model.read(arguments.workdir, arguments.step)
         print(f"Exporting the {model.source}", flush=True)
-        folder = open_workdir(arguments.output or model.folder / FOLDER)
+        folder = open_workdir(arguments.output or model.folder / FOLDER, "--output")
         name = arguments.name or model.folder.resolve().name
         make = getattr(export, arguments.format)
         if arguments.format == "hub":

@@ -21,13 +21,10 @@ def main() -> None:
     arguments = parser.parse_args()
     from rvae_jax.drawing import figures  # after --help
     from rvae_jax.drawing.scene import Scene, read_pictures
-    from rvae_jax.storage.workdir import open_workdir
-    from rvae_jax.system.files import require_writable
 
     with command_line.exit_on_user_error():
         model = command_line.load_model(arguments.workdir, arguments.step, arguments.data_dir)
-        folder = open_workdir(arguments.output) if arguments.output else model.workdir / figures.FOLDER
-        require_writable(folder / "a picture", "--output")
+        folder = command_line.open_output(arguments.output, model.workdir / figures.FOLDER)
         images = read_pictures(arguments.pictures, model) if arguments.pictures else None
         scene = Scene(model, images, arguments.seed, orthogonal=arguments.orthogonal)
         for name, figure in figures.draw(scene):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rvae_jax import command_line
-from rvae_jax.errors import needs
+from rvae_jax.errors import UserError, needs
 from rvae_jax.system import signals
 
 FILE = "report.html"
@@ -26,12 +26,13 @@ def main() -> None:
         from rvae_jax.system.files import require_writable, write_atomically
     with command_line.exit_on_user_error():
         settings = command_line.evaluation_settings(arguments)
-        if arguments["output"]:
-            require_writable(open_workdir(arguments["output"]), "--output")
         models = [command_line.load_model(workdir, None, arguments["data_dir"]) for workdir in arguments["workdir"]]
-        page = make_report(models, settings)
-        path = open_workdir(arguments["output"]) if arguments["output"] else models[0].workdir / FILE
-        write_atomically(path, page.encode())
+        output = arguments["output"]
+        path = models[0].workdir / FILE if output is None else open_workdir(output, "--output")
+        if path.is_dir():
+            raise UserError(f"--output={output} is a folder; expected a file")
+        require_writable(path.parent, f"{path.parent} (or give --output)" if output is None else f"--output={output}")
+        write_atomically(path, make_report(models, settings).encode())
     print(f"Wrote {path}: open it in a browser")
 
 

@@ -317,7 +317,7 @@ def test_unknown_variant():
         ("batch_size", 16.0, r"--config.batch_size=16\.0: expected a whole number"),
         ("batch_size", True, "--config.batch_size=True: expected a whole number"),
         ("data.flip", 1, "--config.data.flip=1: expected True or False"),
-        ("data.name", 5, "--config.data.name=5: expected a text or None"),
+        ("data.name", 5, "--config.data.name=5: expected a string or None"),
         ("optimizer.learning_rate", None, "--config.optimizer.learning_rate=None: expected a number"),
         ("optimizer.ema_decay", "0.9", "--config.optimizer.ema_decay='0.9': expected a number or None"),
         ("model.widths", [8, 16], r"--config.model.widths=\[8, 16\]: expected a tuple of whole numbers, such as"),

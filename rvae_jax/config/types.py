@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from rvae_jax.config.schema import RENAMED, Config
 from rvae_jax.errors import UserError
 
-_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", type(None): "None"}
+_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", type(None): "None"}
 
 
 def require_types(config: Config) -> None:

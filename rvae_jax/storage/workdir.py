@@ -15,24 +15,24 @@ from rvae_jax.system.files import is_remote, require_writable, write_atomically
 CONFIG_FILE = "config.json"
 
 
-def open_workdir(path: epath.PathLike) -> epath.Path:
-    """The path of a work directory, local or in an object store such as ``gs://BUCKET/PATH``.
+def open_workdir(path: epath.PathLike, flag: str = "--workdir") -> epath.Path:
+    """The path of a work directory, or of another flag, local or in an object store such as ``gs://BUCKET/PATH``.
 
     Raises:
       UserError: it is empty or of a kind that is not supported, or it is in an object store, and the package that reads
         the store is not installed.
     """
     if not os.fspath(path):
-        raise UserError("--workdir is empty; expected a folder")
+        raise UserError(f"{flag} is empty; expected a path")
     scheme, separator, _ = os.fspath(path).partition("://")
     if separator and scheme != "gs":
-        raise UserError(f"--workdir={os.fspath(path)}: expected a folder, or gs://BUCKET/PATH")
+        raise UserError(f"{flag}={os.fspath(path)}: expected a path here, or gs://BUCKET/PATH")
     workdir = epath.Path(path).expanduser()  # a shell does not expand the ~ of --workdir=~/runs
     if is_remote(workdir):
         try:
             workdir.exists()
         except ImportError as error:
-            raise UserError(f"--workdir={workdir}: {error.name} is missing; {install('gcs')}") from None
+            raise UserError(f"{flag}={workdir}: {error.name} is missing; {install('gcs')}") from None
     return workdir
 
 
@@ -114,6 +114,6 @@ def claim(workdir: epath.Path, config: Config) -> Config | None:
     """
     make_folder(workdir)
     before = require_same(workdir, config)
-    require_writable(workdir / CONFIG_FILE, "--workdir")
+    require_writable(workdir, f"--workdir={workdir}")
     write_atomically(workdir / CONFIG_FILE, (json.dumps(config_lib.to_dict(config), indent=2) + "\n").encode())
     return before

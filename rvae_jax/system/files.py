@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 from pathlib import Path
@@ -34,22 +33,24 @@ def write_atomically(path: epath.PathLike, content: bytes) -> None:
         raise
 
 
-def require_writable(path: epath.Path, flag: str) -> None:
-    """Checks that a file can be written, before work whose result it will hold; makes its folder.
+def require_writable(folder: epath.Path, given: str) -> None:
+    """Makes a folder, and checks that files can be written there, before the work whose result it will hold.
+
+    Args:
+      folder: the folder; one in an object store is not checked.
+      given: what the user gave, for the message, such as ``--workdir=runs/orl``.
 
     Raises:
-      UserError: it cannot; the message names the flag.
+      UserError: it cannot be written to.
     """
-    if is_remote(path):
+    if is_remote(folder):
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}.", suffix=".part"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part"):
             pass
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder; expected a file")
     except OSError as error:
-        raise UserError(f"{flag}={path} cannot be written: {error.strerror}") from None
+        raise UserError(f"{given}: cannot be written to: {error.strerror}") from None
 
 
 def cache_folder(name: str) -> Path:

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 
 from rvae_jax.config import Config
@@ -20,7 +19,6 @@ from rvae_jax.hardware.xla_options import first_state_options
 from rvae_jax.storage import stored_model
 from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.checkpoints import Checkpoints, quiet_orbax
-from rvae_jax.storage.stored_model import StoredModel
 from rvae_jax.storage.transfer import take_over
 from rvae_jax.system.files import is_remote
 from rvae_jax.training import opening
@@ -136,7 +134,7 @@ def _initialize(run: Run, shapes: TrainState, init_from: epath.PathLike | None) 
     if init_from is not None:
         with processes.together():
             source = stored_model.read(init_from, sharding=run.layout.replicated)
-    if state.linear_path and not (source and _has_linear_path_of(state, source)):
+    if state.linear_path and not (source and _has_same_linear_path(run.config, source.config)):
         # The analysis returns arrays with shardings of its own; the step expects those of `shapes`.
         state = jax.device_put(set_linear_path(run, state), shardings)
     if source is None:
@@ -148,10 +146,12 @@ def _initialize(run: Run, shapes: TrainState, init_from: epath.PathLike | None) 
     return state.with_weights(weights)
 
 
-def _has_linear_path_of(state: TrainState, source: StoredModel) -> bool:
-    """Whether the source's linear path will take the place of the state's."""
-    taken = state.with_weights(take_over(state.weights, source.weights)[0])
-    return bool(jnp.any(taken.linear_path["components"]))  # those of a fresh one are zero
+def _has_same_linear_path(ours: Config, theirs: Config) -> bool:
+    """Whether the arrays of the other's linear path have our names and shapes, so that they are taken over."""
+    return all(
+        getattr(ours.model, name) == getattr(theirs.model, name)
+        for name in ("linear_path", "image_shape", "latent_dim")
+    )
 
 
 def _train_steps(

@@ -26,13 +26,28 @@ def test_the_command_writes_json_and_prints_a_table(workdir, monkeypatch, capsys
         (("--split=nowhere",), "nowhere"),
         (("--step=7",), "no checkpoint of step 7"),
         (("--seed=-1",), "--seed=-1: expected at least 0"),
-        (("--output=/dev/null/x",), "--output=/dev/null/x/evaluation.json cannot be written"),
+        (("--output=/dev/null/x",), "--output=/dev/null/x: cannot be written to"),
     ],
 )
 def test_bad_arguments_are_refused(workdir, monkeypatch, arguments, message):
     with pytest.raises(SystemExit, match=message) as stopped:
         run_command(evaluate, monkeypatch, f"--workdir={workdir}", *arguments)
     assert str(stopped.value.code).startswith("Error: ")
+
+
+@pytest.mark.parametrize("module", [evaluate, figures, report])
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("/dev/null/x/y", "cannot be written to"), ("", "is empty"), ("s3://b/x", "expected a path")],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(workdir, module, monkeypatch, output, message):
+    with pytest.raises(SystemExit, match=f"Error: --output.*{message}"):
+        run_command(module, monkeypatch, f"--workdir={workdir}", f"--output={output}")
+
+
+def test_a_report_is_no_folder(workdir, monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match=r"--output=.* is a folder; expected a file"):
+        run_command(report, monkeypatch, f"--workdir={workdir}", f"--output={tmp_path}")
 
 
 @pytest.mark.parametrize("module", [evaluate, figures, report])

@@ -39,10 +39,8 @@ def test_before_it_the_run_is_the_one_without_texture(whole, data_dir, tmp_path)
     ours, alone = read_items(whole, 4), read_items(tmp_path, 4)
     for name in ("vae", "ema_params"):
         jax.tree.map(np.testing.assert_array_equal, ours["weights"][name], alone["weights"][name])
-    first = jax.device_get(make_program(config(data_dir)).create_state(jax.random.key(0)))
     untrained = read_items(whole, 2)["weights"]["discriminator"]["params"]
     jax.tree.map(np.testing.assert_array_equal, ours["weights"]["discriminator"]["params"], untrained)
-    assert jax.tree.structure(untrained) == jax.tree.structure(first.discriminator.params)
 
 
 def test_after_it_both_players_are_trained(whole):

@@ -149,18 +149,16 @@ def _decoded(path: Path, files: Mapping[str, int]) -> str:
         encodings = ["utf-16"]
     elif b"\0" in content:
         raise UserError(f"{path}: has bytes of zero; expected text in UTF-8, or in UTF-16 with its mark")
+    elif any("\udc80" <= character <= "\udcff" for name in files for character in name):
+        return content.decode("utf-8-sig", "surrogateescape")  # as Python has names of files that are no text
     else:
         encodings = ["utf-8-sig", "cp1252"]
     for encoding in encodings:
-        try:
+        with contextlib.suppress(UnicodeDecodeError):
             text = content.decode(encoding)
-        except UnicodeDecodeError:
-            if any("\udc80" <= character <= "\udcff" for name in files for character in name):
-                return content.decode(encoding, "surrogateescape")  # as Python has names of files that are no text
-            continue
-        if encoding == "cp1252":
-            _say_once(f"{path}: is not UTF-8; read as Windows-1252")
-        return text
+            if encoding == "cp1252":
+                _say_once(f"{path}: is not UTF-8; read as Windows-1252")
+            return text
     raise UserError(f"{path}: cannot be read as text; expected UTF-8, UTF-16 with its mark, or Windows-1252")
 
 
