@@ -19,7 +19,9 @@ def main() -> None:
     add("--output", help="folder for the pictures (figures/ in the work directory)")
     add("--seed", type=int, default=0, help="of the samples (0)")
     arguments = parser.parse_args()
-    from rvae_jax.drawing import figures  # after --help
+    from tqdm import tqdm  # after --help
+
+    from rvae_jax.drawing import figures
     from rvae_jax.drawing.scene import Scene, read_pictures
 
     with command_line.exit_on_user_error():
@@ -27,8 +29,9 @@ def main() -> None:
         folder = command_line.open_output(arguments.output, model.workdir / figures.FOLDER)
         images = read_pictures(arguments.pictures, model) if arguments.pictures else None
         scene = Scene(model, images, arguments.seed, orthogonal=arguments.orthogonal)
-        for name, figure in figures.draw(scene):
-            print(f"{figures.save(folder, name, figure)}: {figure.caption}", flush=True)
+        for name, figure in figures.draw(scene, label="drawing"):
+            with tqdm.external_write_mode():  # above the bar
+                print(f"{figures.save(folder, name, figure)}: {figure.caption}", flush=True)
 
 
 if __name__ == "__main__":

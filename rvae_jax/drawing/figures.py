@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import io
@@ -11,6 +12,7 @@ from collections.abc import Callable, Container, Iterator
 import numpy as np
 from etils import epath
 from PIL import Image
+from tqdm import tqdm
 
 from rvae_jax.data import reading
 from rvae_jax.data.pixels import to_float, to_uint8
@@ -48,10 +50,12 @@ class Figure:
     Attributes:
       frames: uint8 ``[h, w, 3]`` each; one, or more for an animation.
       caption: what it shows.
+      rows: what each row of images is, from top to bottom; empty where rows do not differ in kind.
     """
 
     frames: list[np.ndarray]
     caption: str
+    rows: tuple[str, ...] = ()
 
     def encoded(self) -> tuple[bytes, str]:
         """The content and suffix of its file: PNG, or WebP for an animation, which plays forwards and backwards."""
@@ -74,20 +78,38 @@ class Figure:
 
 
 def draw(
-    scene: Scene, names: Container[str] | None = None, warn: Callable[[str], None] = print
+    scene: Scene,
+    names: Container[str] | None = None,
+    warn: Callable[[str], None] = print,
+    label: str | None = None,
 ) -> Iterator[tuple[str, Figure]]:
-    """Draws every figure, or those of ``names``, by name; warns of those that lack what they need, such as the data."""
+    """Draws figures.
+
+    Args:
+      scene: what they are of.
+      names: of the figures to draw, or None for all.
+      warn: takes a line on the figures that lack what they need, such as the data.
+      label: title of progress bars, or None for none.
+
+    Yields:
+      Name and figure.
+    """
+    if label is not None:
+        with contextlib.suppress(UserError):  # which the figures that need them name below
+            scene.model.encode_population(f"{label}: codes of training images")
     left_out = collections.defaultdict(list)
-    for name, draw_one in FIGURES.items():
-        if names is not None and name not in names:
-            continue
-        try:
-            figure = draw_one(scene)
-        except UserError as error:
-            left_out[str(error)].append(name)
-            continue
-        if figure is not None:
-            yield name, figure
+    chosen = [name for name in FIGURES if names is None or name in names]
+    with tqdm(chosen, desc=label, unit=" figures", disable=label is None) as progress:
+        for name in progress:
+            progress.set_postfix_str(name)
+            try:
+                figure = FIGURES[name](scene)
+            except UserError as error:
+                left_out[str(error)].append(name)
+                continue
+            if figure is not None:
+                yield name, figure
+        progress.set_postfix_str("")
     for reason, missing in left_out.items():
         warn(f"Left out: {', '.join(missing)}: {reason}")
 
@@ -103,7 +125,8 @@ def save(folder: epath.Path, name: str, figure: Figure) -> epath.Path:
 def reconstructions(scene: Scene) -> Figure:
     """Each image above its reconstruction."""
     rows = grids.reconstruction_rows(scene.images, scene.decode(scene.means))
-    return Figure([scene.grid(rows)], "Images, each above its reconstruction from the posterior's mean.")
+    labels = ("image", "reconstruction") * (len(rows) // 2)
+    return Figure([scene.grid(rows)], "Images, each above its reconstruction from the posterior's mean.", labels)
 
 
 def samples(scene: Scene, sampler: str) -> Figure:
@@ -138,6 +161,7 @@ def released_variants(scene: Scene) -> Figure:
     return Figure(
         [scene.grid(list(scene.decode(codes)))],
         "One image with z_0 (down) and z_1 (right) moved by -20, 0 and 20 deviations of its posterior.",
+        tuple(f"z_0 {step:+.0f}" if step else "z_0" for step in delta),
     )
 
 
@@ -148,11 +172,12 @@ def active_variants(scene: Scene) -> Figure:
     chosen = np.argsort(-deviation)[: min(_ROWS, len(deviation))]
     directions = np.eye(len(deviation), dtype=np.float32)[chosen] * deviation[chosen, None]
     codes = interpolation.along(scene.means[0], directions, _DEVIATIONS)
-    names = ", ".join(f"z_{index}" for index in chosen)
+    names = tuple(f"z_{index}" for index in chosen)
     return Figure(
         [scene.grid(list(scene.decode(codes)))],
-        f"One image with its code moved along the most active dimensions (one row each: {names}) by -3 to 3 deviations"
-        " of the population of training images.",
+        f"One image with its code moved along the most active dimensions (one row each: {', '.join(names)}) by -3 to 3"
+        " deviations of the population of training images.",
+        names,
     )
 
 
@@ -166,6 +191,7 @@ def principal_variants(scene: Scene) -> Figure:
         [scene.grid(list(scene.decode(codes)))],
         "One image with its code moved along the population's first principal components (one row each) by -3 to 3"
         " deviations.",
+        tuple(f"component {number}" for number in range(1, len(scaled) + 1)),
     )
 
 
@@ -181,6 +207,7 @@ def attributes(scene: Scene) -> Figure | None:
         [scene.grid(list(scene.decode(codes)))],
         f"One image with its code moved along {orthogonal}attribute directions, by -2 to 2 times the difference"
         f" between images with the attribute and images without it. From top to bottom: {', '.join(names)}.",
+        tuple(names),
     )
 
 
@@ -216,6 +243,7 @@ def neighbours(scene: Scene) -> Figure:
         f"The {len(chosen)} of {len(drawn)} samples from the prior that most resemble a single one of"
         f" {len(training):,} training images, each above that image"
         f"{' (or the image that it mirrors)' if mirrored else ''}.",
+        ("sample", "training image"),
     )
 
 

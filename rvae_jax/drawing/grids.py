@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from rvae_jax.data.pixels import evenly_spaced, to_uint8
+from rvae_jax.data.pixels import evenly_spaced, to_float, to_uint8
 from rvae_jax.inference import interpolation
 from rvae_jax.system.files import write_atomically
 
@@ -41,6 +41,30 @@ def grid(rows: Sequence[np.ndarray], gap: int = 2, least_tile: int = LEAST_TILE)
             top, left = y * pitch_y + gap, x * pitch_x + gap
             canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile[..., :3]
     return canvas
+
+
+def cut_row(picture: np.ndarray, row: int, height: int, width: int, gap: int = 2) -> np.ndarray | None:
+    """A row of a picture that ``grid`` drew with its own ``least_tile``: what it was given.
+
+    Args:
+      picture: ``[H, W, 3]`` uint8.
+      row: which, from 0 on.
+      height: of an image.
+      width: of an image.
+      gap: pixels between images.
+
+    Returns:
+      ``[n, height, width, 3]`` in [-1, 1], or None if the picture is not such a grid.
+    """
+    factor = max(1, math.ceil(LEAST_TILE / height))
+    pitch_y, pitch_x = height * factor + gap, width * factor + gap
+    rows, left_y = divmod(picture.shape[0] - gap, pitch_y)
+    columns, left_x = divmod(picture.shape[1] - gap, pitch_x)
+    if left_y or left_x or not columns or row >= rows:
+        return None
+    strip = picture[gap + row * pitch_y :][: height * factor : factor, gap:]
+    tiles = strip.reshape(height, columns, pitch_x, 3)[:, :, : width * factor : factor]
+    return to_float(tiles.swapaxes(0, 1))
 
 
 def reconstruction_rows(images: np.ndarray, reconstructions: np.ndarray) -> list[np.ndarray]:

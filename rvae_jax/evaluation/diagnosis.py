@@ -42,12 +42,14 @@ class Verdict:
       found: whether the model has it; None if it cannot be told.
       finding: the figures that this rests on, in words.
       remedy: what to try; empty unless the problem was found.
+      meaning: what a model with the problem does.
     """
 
     problem: str
     found: bool | None
     finding: str
     remedy: str = ""
+    meaning: str = ""
 
 
 def diagnose(evaluation: Evaluation, rows: list[dict[str, float]], config: Config) -> list[Verdict]:
@@ -59,7 +61,8 @@ def diagnose(evaluation: Evaluation, rows: list[dict[str, float]], config: Confi
       config: of the run.
     """
     case = _Case(evaluation, rows, config)
-    return [_verdict(problem, check, case) for problem, check in _CHECKS.items()]
+    verdicts = (_verdict(problem, check, case) for problem, check in _CHECKS.items())
+    return [dataclasses.replace(verdict, meaning=_MEANINGS[verdict.problem]) for verdict in verdicts]
 
 
 class _Case(NamedTuple):
@@ -102,8 +105,8 @@ def _posterior_collapse(case: _Case) -> _Finding:
         remedy += " Lower loss.variance_target: with the mixture's moments and a target of 1, collapse is optimal."
     return _Finding(
         latent.active_units < LEAST_ACTIVE * latent.dimensions,
-        f"{latent.active_units:.0f} of {latent.dimensions:.0f} dimensions are active, and the rate is"
-        f" {latent.rate:.3g} nats per image. The limit is {LEAST_ACTIVE:.0%} active.",
+        f"{latent.active_units:.0f} of {latent.dimensions:.0f} dimensions of the code depend on the image, and the code"
+        f" carries {latent.rate:.3g} nats per image. Fewer than {LEAST_ACTIVE:.0%} of the dimensions is a collapse.",
         remedy,
         (latent.active_units, latent.rate),
     )
@@ -122,8 +125,8 @@ def _variance_collapse(case: _Case) -> _Finding:
         remedy = "Raise loss.beta, or lower loss.reconstruction_weight."
     return _Finding(
         share < LEAST_SIGMA,
-        f"The posterior's deviation is {share:.3g} of the population's (median over active dimensions). Below"
-        f" {LEAST_SIGMA} the model is in effect an autoencoder, with gaps between the codes.",
+        f"The posterior of one image is {share:.3g} times as wide as all images' codes together (median over the"
+        f" dimensions in use). Below {LEAST_SIGMA} it is a collapse.",
         remedy,
         (share,),
     )
@@ -136,8 +139,8 @@ def _prior_mismatch(case: _Case) -> _Finding:
     codes, d = latent.images, latent.dimensions
     chance = d * (d - 1) / (4 * codes)
     distance = (
-        f"The population's Gaussian is {latent.population_kl_gaussian:.3g} nats from the prior, of which chance"
-        f" correlation among {codes:,} codes explains about {chance:.2g}."
+        f"A Gaussian with the codes' mean and covariance is {latent.population_kl_gaussian:.3g} nats from N(0, I);"
+        f" with {codes:,} codes, chance explains about {chance:.2g}."
     )
     remedy = "Sample with sampler='gaussian' or 'mixture', which needs no training."
     if case.config.loss.kl == "standard":
@@ -152,9 +155,9 @@ def _prior_mismatch(case: _Case) -> _Finding:
         fitted = min(generation.gaussian.fid, generation.mixture.fid)
         return _Finding(
             prior - floor > MOST_PRIOR_FID * (fitted - floor) + PRIOR_FID_MARGIN,
-            f"FID is {prior:.1f} from the prior, {fitted:.1f} from the better fitted sampler and {floor:.1f} for real"
-            f" images. Above that floor, the limit is {MOST_PRIOR_FID} times the fitted sampler's plus"
-            f" {PRIOR_FID_MARGIN:g}. {distance}",
+            f"FID is {prior:.1f} for samples from N(0, I), {fitted:.1f} for samples from the better of two"
+            f" distributions fitted to the codes, and {floor:.1f} for real images; lower is better. Less the real"
+            f" images' FID, the first may be {MOST_PRIOR_FID} times the second, plus {PRIOR_FID_MARGIN:g}. {distance}",
             remedy,
             (prior, fitted, floor),
         )
@@ -162,9 +165,9 @@ def _prior_mismatch(case: _Case) -> _Finding:
     nats = (latent.population_kl_gaussian - chance) / d if codes >= 2 * d else 0.0
     return _Finding(
         not LEAST_PRIOR_SHARPNESS < share < 1 / LEAST_PRIOR_SHARPNESS or nats > MOST_PRIOR_NATS,
-        f"Samples from the prior have {share:.2f} times the gradient energy of samples from a fitted Gaussian; the"
-        f" limits are {LEAST_PRIOR_SHARPNESS} and {1 / LEAST_PRIOR_SHARPNESS:.2f}. {distance} The limit is"
-        f" {MOST_PRIOR_NATS} nats per dimension beyond chance.",
+        f"Samples from N(0, I) have {share:.2f} times the fine detail (gradient energy) of samples from a Gaussian"
+        f" fitted to the codes; {LEAST_PRIOR_SHARPNESS} to {1 / LEAST_PRIOR_SHARPNESS:.2f} is alike. {distance} Up to"
+        f" {MOST_PRIOR_NATS} nats per dimension beyond chance is alike.",
         remedy,
         (share, nats),
     )
@@ -181,8 +184,8 @@ def _accuracy(case: _Case) -> tuple[float, float, str]:
         raise _Undecided("metrics.jsonl has no rows of the last tenth of the run.")
     real, fake = (float(np.mean([row[f"discriminator/accuracy_{side}"] for row in tail])) for side in ("real", "fake"))
     text = (
-        f"In the last tenth of the run, the discriminator classified {real:.0%} of the real patches and {fake:.0%} of"
-        " the reconstructed ones correctly."
+        f"In the last tenth of the run, the discriminator was right on {real:.0%} of the patches of real images and"
+        f" {fake:.0%} of those of reconstructions."
     )
     return real, fake, text
 
@@ -191,7 +194,7 @@ def _strong_discriminator(case: _Case) -> _Finding:
     real, fake, text = _accuracy(case)
     return _Finding(
         min(real, fake) > MOST_ACCURATE,
-        f"{text} If both are above {MOST_ACCURATE:.0%}, the VAE can learn little from it.",
+        f"{text} It is too strong if both are above {MOST_ACCURATE:.0%}.",
         "Lower loss.adversarial_weight, start it later (loss.adversarial_start), make the discriminator narrower"
         " (model.discriminator_filters), or use loss.adversarial=hinge.",
         (real, fake),
@@ -204,9 +207,9 @@ def _weak_discriminator(case: _Case) -> _Finding:
     similar = LEAST_SIMILAR < sharpness < 1 / LEAST_SIMILAR
     return _Finding(
         (real + fake) / 2 < LEAST_ACCURATE and not similar,
-        f"{text} A mean below {LEAST_ACCURATE:.0%} is little better than guessing, which is a problem unless"
-        f" reconstructions resemble real images: they have {sharpness:.2f} times the gradient energy, where"
-        f" {LEAST_SIMILAR} to {1 / LEAST_SIMILAR:.2f} counts as similar.",
+        f"{text} A mean below {LEAST_ACCURATE:.0%} is little better than guessing, which is right only where"
+        f" reconstructions look like real images: they have {sharpness:.2f} times the fine detail (gradient energy),"
+        f" and {LEAST_SIMILAR} to {1 / LEAST_SIMILAR:.2f} is alike.",
         "Make the discriminator wider or deeper (model.discriminator_filters), or let it learn for longer before it"
         " counts (loss.adversarial_start).",
         (real, fake),
@@ -222,9 +225,9 @@ def _memorisation(case: _Case) -> _Finding:
     found = figures.copies - figures.copies_among_held_out > MOST_COPIES or held_out > MOST_OVERFIT * training
     text = (
         f"{figures.copies:.1%} of the samples are copies: three times nearer to one of {figures.training_images:,}"
-        f" training images than to any other. So are {figures.copies_among_held_out:.1%} of the held-out images; the"
-        f" limit is {MOST_COPIES:.0%} more. L1 is {training:.3g} on training images and {held_out:.3g} on held-out"
-        f" ones; the limit is {MOST_OVERFIT:g} times as much."
+        f" training images than to any other. Of held-out images, {figures.copies_among_held_out:.1%} are;"
+        f" {MOST_COPIES:.0%} more is too many. The mean absolute error is {training:.3g} on training images and"
+        f" {held_out:.3g} on held-out ones; more than {MOST_OVERFIT:g} times as much is too much."
     )
     unseen = figures.training_images_in_all - figures.training_images
     if unseen and not found:
@@ -251,8 +254,8 @@ def _blur(case: _Case) -> _Finding:
         remedy += " Turn model.input_norm off: it hides brightness and contrast from the encoder."
     return _Finding(
         share < LEAST_SHARPNESS,
-        f"Reconstructions have {share:.2f} times the gradient energy of real images; below {LEAST_SHARPNESS} they look"
-        " blurred.",
+        f"Reconstructions have {share:.2f} times the fine detail (gradient energy) of their images; below"
+        f" {LEAST_SHARPNESS} they look blurred.",
         remedy,
         (share,),
     )
@@ -262,8 +265,8 @@ def _false_texture(case: _Case) -> _Finding:
     share = case.evaluation.reconstruction.sharpness
     return _Finding(
         share > MOST_SHARPNESS,
-        f"Reconstructions have {share:.2f} times the gradient energy of real images; above {MOST_SHARPNESS} they show"
-        " grain or patterns that the images do not have.",
+        f"Reconstructions have {share:.2f} times the fine detail (gradient energy) of their images; above"
+        f" {MOST_SHARPNESS} some of it is false.",
         _less_texture(case.config),
         (share,),
     )
@@ -282,9 +285,10 @@ def _grid(case: _Case) -> _Finding:
         remedy += " Use networks without transposed convolutions: model.network=patches."
     return _Finding(
         max(grids[1:]) > MOST_GRID + max(grids[0], 0.0) or max(seams[1:]) > MOST_SEAMS + max(seams[0], 0.0),
-        f"Grid energy is {grids[1]:.2f} in reconstructions, {grids[2]:.2f} in samples from the prior and"
-        f" {grids[0]:.2f} in real images; the limit is {MOST_GRID} above 0 and above the real images'. Seam energy is"
-        f" {seams[1]:.2f}, {seams[2]:.2f} and {seams[0]:.2f}, with a limit of {MOST_SEAMS} above the real images'.",
+        f"The strength of a pattern of 2 or 4 pixels (grid energy) is {grids[1]:.2f} in reconstructions, {grids[2]:.2f}"
+        f" in samples from N(0, I) and {grids[0]:.2f} in real images; {MOST_GRID} above theirs and above 0 is too much."
+        f" That of edges between cells (seam energy) is {seams[1]:.2f}, {seams[2]:.2f} and {seams[0]:.2f};"
+        f" {MOST_SEAMS} above theirs is too much.",
         remedy,
         (*grids, *seams),
     )
@@ -306,4 +310,16 @@ _CHECKS = {
     "blur": _blur,
     "false texture": _false_texture,
     "grid": _grid,
+}
+
+_MEANINGS = {
+    "posterior collapse": "The decoder has learned to do without most of the code, so images look alike.",
+    "variance collapse": "Posteriors are so narrow that the model is in effect an autoencoder, with gaps between.",
+    "prior mismatch": "The codes of images do not follow N(0, I), so samples from it are worse than they need be.",
+    "discriminator too strong": "The discriminator is hardly ever wrong, so the VAE can learn little from it.",
+    "discriminator too weak": "The discriminator is hardly better than guessing, so it improves nothing.",
+    "memorisation": "The model repeats its training images, instead of what they have in common.",
+    "blur": "Reconstructions look soft: the fine detail of their images is missing.",
+    "false texture": "Reconstructions look grainy, or show patterns that are not in their images.",
+    "grid": "A pattern, perhaps faint, repeats every few pixels.",
 }

@@ -57,6 +57,7 @@ class TrainedVAE:
         self.workdir = workdir
         self.source = source
         self._moments = moments
+        self._population: tuple[np.ndarray, np.ndarray] | None = None
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.config.model.image_shape))
@@ -152,14 +153,20 @@ class TrainedVAE:
         """
         return samplers.mean_and_covariance(*self.population) if self._moments is None else self._moments
 
-    @functools.cached_property
+    @property
     def population(self) -> tuple[np.ndarray, np.ndarray]:
         """Posteriors of the training images, or of 10,000 of them, evenly spaced.
 
         Raises:
           UserError: the images are not there.
         """
-        return self.encode(self.images("train", _FITTED_TO))
+        return self.encode_population()
+
+    def encode_population(self, label: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """What ``population`` is, computed once; ``label`` is the title of a progress bar, or None for no bar."""
+        if self._population is None:
+            self._population = self.encode(self.images("train", _FITTED_TO), label)
+        return self._population
 
     def images(self, split: str = "validation", limit: int | None = None) -> np.ndarray:
         """Images of the run's data set, as the model takes them.

@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 import base64
+from typing import NamedTuple
 
 import numpy as np
 
+import rvae_jax
 from rvae_jax import config as config_lib
 from rvae_jax.errors import UserError, needs
 from rvae_jax.evaluation.settings import EvaluationSettings
 
 with needs("evaluate", command=False):
-    from rvae_jax.drawing import figures
+    from rvae_jax.drawing import figures, history
     from rvae_jax.drawing.scene import Scene
     from rvae_jax.evaluation import evaluator
     from rvae_jax.evaluation.diagnosis import diagnose
     from rvae_jax.inference.trained_vae import TrainedVAE
-    from rvae_jax.reporting import plots, tables, templating
+    from rvae_jax.reporting import headline, plots, tables, templating
+    from rvae_jax.reporting.glossary import GLOSSARY
     from rvae_jax.reporting.subject import Subject
     from rvae_jax.training.metric_log import read_metrics
 
 _MOST_RUNS = 4
 _SHOWN_IMAGES = 20
-_LEAST_TILE = 90  # pixels; smaller images are enlarged to this height where the page is wide enough
+# Headings of the pictures, in their order on the page; the second group is folded.
+_SHOWN = {
+    "reconstructions": "Reconstructions",
+    "samples_prior": "Samples",
+    "samples_gaussian": "Samples from a Gaussian fitted to the codes",
+    "samples_mixture": "Samples from a mixture fitted to the codes",
+    "neighbours": "Samples and training images like them",
+    "transitions_linear": "Transitions",
+}
+_FOLDED = {
+    "transitions_spherical": "Spherical transitions",
+    "transition_animated": "Animated transitions",
+    "variants_released": "The first two dimensions",
+    "variants_active": "The most active dimensions",
+    "variants_principal": "Principal components",
+    "attributes": "Attributes",
+}
+_OVER_STEPS = {"reconstructions_over_steps": "Reconstructions", "samples_over_steps": "Samples"}
 
 
 def make_report(models: list[TrainedVAE], settings: EvaluationSettings, progress: bool = True) -> str:
@@ -53,19 +73,28 @@ def make_report(models: list[TrainedVAE], settings: EvaluationSettings, progress
     configurations = [config_lib.flatten(model.config) for model in models]
     environment = templating.environment(autoescape=True)
     environment.filters["data_uri"] = _data_uri
+    found = tables.figure_tables(subjects)
+    numbers = [headline.numbers(subject) for subject in subjects]
     return environment.get_template("report.html.jinja").render(
         title=", ".join(names),
         subjects=subjects,
-        enlarged=max(1.0, _LEAST_TILE / min(height for height, *_ in shapes)),
-        tables=tables.figure_tables(subjects),
-        figures=_figure_rows(subjects),
-        curves=plots.curves(subjects),
-        histograms=plots.histograms(subjects),
+        headline=list(zip(*numbers, strict=True)),
+        facts=[headline.facts(subject) for subject in subjects],
         differing=tables.differing_fields(configurations),
         incomparable=tables.incomparable(subjects),
-        better=tables.BETTER,
+        shown=_side_by_side(_SHOWN, subjects),
+        folded=_side_by_side(_FOLDED, subjects),
+        over_steps=_side_by_side(_OVER_STEPS, subjects),
+        runs=plots.runs(subjects),
+        marks=plots.marks(subjects),
+        curves=plots.curves(subjects),
+        histograms=plots.histograms(subjects),
+        tables=found,
+        glossary=GLOSSARY,
+        used={name for table in found for name, _ in table.rows},
         shown_of=models[0].config.data.name if images is not None else None,
         configurations=configurations,
+        version=rvae_jax.__version__,
     )
 
 
@@ -83,18 +112,32 @@ def _make_subject(
 ) -> Subject:
     rows = read_metrics(model.workdir)
     evaluation = evaluator.read_or_evaluate(model, settings, progress)
-    if progress:
-        print(f"{name}: drawing", flush=True)
-    drawn = dict(figures.draw(Scene(model, images)))
+    drawn = dict(figures.draw(Scene(model, images), label=f"drawing {name}" if progress else None))
+    drawn |= history.draw(model.workdir, model.config.model.image_shape)
     return Subject(name, model, evaluation, rows, diagnose(evaluation, rows, model.config), drawn)
 
 
-def _figure_rows(subjects: list[Subject]) -> list[list[tuple[str, figures.Figure]]]:
-    """For each figure, the names of the runs that have it, each with its drawing."""
-    names = dict.fromkeys(name for subject in subjects for name in subject.figures)
-    return [
-        [(subject.name, subject.figures[name]) for subject in subjects if name in subject.figures] for name in names
-    ]
+class _Drawn(NamedTuple):
+    """A figure of a run; ``columns`` is how many images are beside each other, ``width`` and ``height`` are pixels."""
+
+    run: str
+    figure: figures.Figure
+    columns: int
+    width: int
+    height: int
+
+
+def _side_by_side(headings: dict[str, str], subjects: list[Subject]) -> list[tuple[str, list[_Drawn]]]:
+    """The heading of each figure that a run has, with the figures of the runs that have it."""
+    found = []
+    for name, heading in headings.items():
+        drawn = []
+        for subject in (subject for subject in subjects if name in subject.figures):
+            figure, shape = subject.figures[name], subject.model.config.model.image_shape
+            height, width = figure.frames[0].shape[:2]
+            drawn.append(_Drawn(subject.name, figure, width // shape[1], width, height))
+        found += [(heading, drawn)] if drawn else []
+    return found
 
 
 def _data_uri(figure: figures.Figure) -> str:

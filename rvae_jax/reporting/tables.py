@@ -8,14 +8,6 @@ from typing import Any
 from rvae_jax.evaluation.results import measured
 from rvae_jax.reporting.subject import Subject
 
-# Which way is better, for the figures that have one.
-BETTER = {
-    **dict.fromkeys(("l1", "l1_training", "lpips", "lpips_vgg", "rfid", "fid", "kid", "copies"), "lower"),
-    **dict.fromkeys(("grid_energy", "seam_energy"), "lower"),
-    **dict.fromkeys(("bits_per_dimension", "bits_per_dimension_fitted"), "lower"),
-    **dict.fromkeys(("psnr", "ssim", "precision", "recall", "density", "coverage"), "higher"),
-    **dict.fromkeys(("iwae", "iwae_fitted"), "higher"),
-}
 # Two runs can be compared if these agree.
 _COMPARABLE = ("data", "held_out_split", "held_out_images", "training_images", "image_shape", "inception_checksum")
 

@@ -40,9 +40,9 @@ def train(
 ) -> signal.Signals | None:
     """Trains, or resumes training, until ``config.steps`` steps are done.
 
-    Leaves in ``workdir``: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``pictures/``, ``checkpoints/`` and
-    ``parameters.txt``. A run that was stopped in any way resumes from its newest checkpoint as if nothing had happened.
-    Each of several processes (``processes.initialize``) calls this, with the same arguments.
+    Leaves in ``workdir``: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``pictures/``, ``checkpoints/``,
+    ``parameters.txt`` and ``environment.json``. A run that was stopped in any way resumes from its newest checkpoint as
+    if nothing had happened. Each of several processes (``processes.initialize``) calls this, with the same arguments.
 
     Args:
       config: the configuration.

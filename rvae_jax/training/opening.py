@@ -19,6 +19,7 @@ from rvae_jax.data.prepare.on_demand import prepare_for
 from rvae_jax.data.records import DamagedError, Images
 from rvae_jax.distributed import processes, sharding
 from rvae_jax.errors import UserError
+from rvae_jax.storage import environment
 from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.checkpoints import Checkpoints
 from rvae_jax.system.files import is_remote
@@ -107,15 +108,17 @@ def require_space(run: Run, shapes: TrainState) -> None:
 
 
 def describe(run: Run, shapes: TrainState) -> None:
-    """Prints what will be trained, on what, and what may go wrong; writes ``parameters.txt``."""
+    """Prints what will be trained, on what, and what may go wrong; writes what of it the work directory keeps."""
     config = run.config
-    print(f"Devices: {sharding.describe_devices(run.layout.mesh.devices)}, jax {jax.__version__}")
+    devices = sharding.describe_devices(run.layout.mesh.devices)
+    print(f"Devices: {devices}, jax {jax.__version__}")
     networks: dict[str, Any] = {name: player.variables for name, player in shapes.players.items()}
     counts = ", ".join(f"{name} {parameter_overview.count_parameters(part):,}" for name, part in networks.items())
     print(f"Parameters, with statistics: {counts}; listed in {run.workdir / 'parameters.txt'}")
     if processes.is_first():
         table = parameter_overview.get_parameter_overview(networks, include_stats=False)
         (run.workdir / "parameters.txt").write_text(table + "\n")
+        environment.write(run.workdir, environment.Environment(devices))
     sizes = ", ".join(f"{name} {len(source):,}" for name, source in run.sources.items())
     epochs = config.steps * config.batch_size / len(run.sources["train"])
     print(f"Images: {config.data.name}, {sizes}; {config.steps:,} steps of {config.batch_size} are {epochs:.1f} epochs")

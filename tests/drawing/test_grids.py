@@ -47,3 +47,14 @@ def test_a_png_is_complete_or_absent(tmp_path, rng):
     grids.save_png(tmp_path / "deep" / "a.png", picture)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "deep" / "a.png")), picture)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(64, 48, 3), (32, 32, 1), (128, 100, 3)])
+def test_a_row_that_is_cut_out_of_a_grid_is_what_was_drawn(rng, height, width, channels):
+    rows = np.round(rng.uniform(0, 255, (3, 5, height, width, channels))) / 127.5 - 1
+    picture = grids.grid(list(rows))
+    for number, row in enumerate(rows):
+        cut = grids.cut_row(picture, number, height, width)
+        np.testing.assert_allclose(cut, np.broadcast_to(row, (5, height, width, 3)), atol=1e-6)
+    assert grids.cut_row(picture, 3, height, width) is None
+    assert grids.cut_row(picture[:-1], 0, height, width) is None

@@ -1,10 +1,18 @@
+import dataclasses
 import html.parser
+import re
 import shutil
+import subprocess
+import types
 
 import pytest
+from etils import epath
 from trained_runs import SMALL, run_command
 
 from rvae_jax import report
+from rvae_jax.config import Config, LossConfig
+from rvae_jax.evaluation import results
+from rvae_jax.reporting import glossary, headline, plots
 
 pytestmark = pytest.mark.usefixtures("without_lpips")
 
@@ -16,10 +24,11 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.text, self.sources = [], [], []
+        self.open, self.text, self.sources, self.attributes, self.folded = [], [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
+        self.attributes += attributes
         self.sources += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
         if tag not in _VOID:
             self.open.append(tag)
@@ -30,10 +39,12 @@ class Page(html.parser.HTMLParser):
 
     def handle_data(self, data):
         self.text.append(data)
+        if "details" in self.open and "summary" not in self.open:
+            self.folded.append(data)
 
 
 def test_a_report_of_two_runs_is_one_complete_page(workdir, trained, monkeypatch, tmp_path, capsys):
-    other = shutil.copytree(trained("collapsed").workdir, tmp_path / "a<b>")
+    other = shutil.copytree(trained("collapsed").workdir, tmp_path / "_a<b>$x")  # not Matplotlib's language either
     output = tmp_path / "page.html"
     run_command(report, monkeypatch, f"--workdir={workdir}", f"--workdir={other}", f"--output={output}", *SMALL)
     assert f"Wrote {output}" in capsys.readouterr().out
@@ -41,15 +52,18 @@ def test_a_report_of_two_runs_is_one_complete_page(workdir, trained, monkeypatch
     page = Page(text)
     assert page.open == []
     assert all(source.startswith(("data:image/", "#")) for source in page.sources), "the page asks for another file"
-    assert "http" not in text.replace("http://www.w3.org/", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
-    ).replace("https://matplotlib.org/", "")
+    assert "http" not in text.replace("http://www.w3.org/", "")
+    assert "<b>$x" not in text
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(set(ids)) == len(ids)
+    assert {source[1:] for source in page.sources if source.startswith("#")} <= set(ids)
     assert len([source for source in page.sources if source.startswith("data:")]) == 2 * 12
     shown = " ".join(page.text)
-    for word in ("a<b>", "Where the runs differ", "loss.beta", "posterior collapse", "Try:", "held_out_images"):
+    for word in ("_a<b>$x", "loss.beta", "posterior collapse", "Try:", "held_out_images", "reconstruction "):
         assert word in shown
     assert shown.count("reconstruction_weight") >= 2
     assert shown.count("Samples from the prior N(0, I).") == 1
+    assert shown.index("What differs") < shown.index("Best step") < shown.index("Could not be told")
     assert shown.count("along the most active dimensions") in (1, 2)  # which may be others in the other run
     for run_dir in (workdir, other):  # for the next report
         assert (run_dir / "evaluation.json").exists()
@@ -59,3 +73,109 @@ def test_a_report_of_two_runs_is_one_complete_page(workdir, trained, monkeypatch
     assert (workdir / "evaluation.json").stat().st_mtime_ns == before
     with pytest.raises(SystemExit, match="the same one is given twice"):
         run_command(report, monkeypatch, f"--workdir={workdir}", f"--workdir={workdir}", *SMALL)
+
+
+@pytest.fixture
+def page_of(workdir, monkeypatch):
+    """``page_of(folder)``: the report on a copy of the ordinary run."""
+
+    def make():
+        run_command(report, monkeypatch, f"--workdir={workdir}", *SMALL)
+        return (workdir / "report.html").read_text()
+
+    return make
+
+
+def test_the_top_has_a_number_each_and_when_how_long_and_on_what(page_of, workdir, capsys):
+    top = " ".join(" ".join(Page(page_of().partition('<h2 id="problems">')[0]).text).split())
+    for pattern in (
+        r"Reconstruction 0\.\d{3} mean absolute error",
+        r"Samples \d\.\d\d sharpness",
+        r"Latent space \d of 8 dimensions in use",
+        r"Best step 300 of 300 least error on the selection images",
+        r"Started \d\d \w+ \d{4}, \d\d:\d\d UTC",
+        r"Training time \d+s",
+        r"Hardware 1 x cpu \(cpu\), \d+ CPU cores",
+        r"Version rvae_jax \d\S+, jax \d",
+    ):
+        assert re.search(pattern, top), (pattern, top)
+    assert "drawing run: 100%" in capsys.readouterr().err
+    for name in ("environment.json", "metrics.jsonl"):  # as an earlier version, or none, left it
+        (workdir / name).unlink()
+    shutil.rmtree(workdir / "tensorboard")
+    text = page_of()
+    assert text.count("not recorded") == 4
+    assert 'id="curves"' not in text and 'href="#curves"' not in text
+
+
+def test_only_the_problems_that_were_found_are_open(page_of):
+    page = Page(page_of())
+    folded, shown = " ".join(page.folded), " ".join(page.text)
+    assert "prior mismatch" in shown and "do not follow N(0, I)" in shown
+    assert "Try: Sample with" in shown and "Sample with sampler='gaussian'" not in folded
+    assert "below 0.5 they look blurred" in folded
+
+
+def test_pictures_over_the_run_are_shown_where_there_are_several(page_of, workdir):
+    assert 'id="over-steps"' not in page_of()
+    for name in ("samples", "reconstructions"):
+        shutil.copy(workdir / "pictures" / f"{name}_00000300.png", workdir / "pictures" / f"{name}_00000020.png")
+    page = Page(page_of())
+    assert page.text.count("step 20") == page.text.count("step 300") == 2
+    assert ("href", "#over-steps") in page.attributes
+
+
+def test_curves_are_marked_where_the_objective_changes_and_at_the_best_checkpoint():
+    def subject(name, **loss):
+        config = Config(steps=1000, loss=LossConfig(**loss))
+        rows = [{"step": step, "loss/reconstruction": 1.0 / step} for step in range(10, 1001, 10)]
+        return types.SimpleNamespace(name=name, model=types.SimpleNamespace(config=config, step=900), rows=rows)
+
+    alone = [subject("one", texture_start=0.5, adversarial_start=0.6)]
+    assert [(mark.sign, mark.step) for mark in plots.marks(alone)] == [("T", 500), ("D", 600), ("B", 900)]
+    (curve,) = plots.curves(alone)
+    assert all(f">{sign}</text>" in curve.svg for sign in "TDB")
+    both = [*alone, subject("two", adversarial="none", texture_start=0.5)]
+    signs = [mark.sign for mark in plots.marks(both)]
+    assert signs == ["T1", "D1", "B1", "T2", "B2"]
+    assert ">T1 T2</text>" in plots.curves(both)[0].svg
+
+
+def test_time_taken_adds_up_over_rows_and_starts(tmp_path):
+    rows = [{"step": 10, "images_per_second": 8.0}, {"step": 10, "selection/l1": 1.0}]
+    rows += [{"step": 30, "images_per_second": 4.0}]
+    (tmp_path / "tensorboard").mkdir()
+    for second in (1795817583, 1795810000):
+        (tmp_path / "tensorboard" / f"events.out.tfevents.{second}.host").touch()
+    model = types.SimpleNamespace(workdir=epath.Path(tmp_path), config=Config(batch_size=4))
+    facts = headline.facts(types.SimpleNamespace(model=model, rows=rows))
+    assert facts["training time"] == "25s"
+    assert facts["started"] == "27 November 2026, 20:06 UTC"
+
+
+def test_every_metric_of_the_page_is_explained_there():
+    measured = (
+        *(results.ReconstructionFigures, results.SampleFigures, results.LatentFigures),
+        *(results.MemorisationFigures, results.LikelihoodFigures),
+    )
+    names = {field.name for figures in measured for field in dataclasses.fields(figures)}
+    assert set(glossary.GLOSSARY) == names
+    assert set(glossary.LOGGED) == {name for *_, curve in plots.CURVES for name in curve}
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_does_not_scroll_sideways(page_of, tmp_path, width):
+    # In a frame of that width: the window of a headless browser has a least width.
+    (tmp_path / "page.html").write_text(page_of().replace("<details>", "<details open>"))
+    (tmp_path / "frame.html").write_text(
+        f"""<iframe src="page.html" style="width: {width}px; height: 800px; border: 0"></iframe><script>
+        onload = () => {{
+          const page = frames[0].document.documentElement;
+          document.title = page.scrollWidth - page.clientWidth;
+        }}</script>"""
+    )
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom")
+    command = ["chromium", *options, f"--user-data-dir={tmp_path}", f"file://{tmp_path}/frame.html"]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "<title>0</title>" in dom
