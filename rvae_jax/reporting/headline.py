@@ -50,7 +50,9 @@ def numbers(subject: Subject) -> list[Number]:
             "dimensions in use",
             f"{latent.rate:.0f} nats per image",
         ),
-        Number("Best step", f"{step:,}", "", f"of {config.steps:,}", chosen_as(config)),
+        Number("Best step", f"{step:,}", "", f"of {config.steps:,}", chosen_as(config))
+        if step
+        else Number("Best step", "none", "", "imported weights", ""),
     ]
 
 
@@ -83,7 +85,7 @@ def facts(subject: Subject) -> dict[str, str]:
 
 def _started(workdir: epath.Path) -> datetime.datetime | None:
     """When the run was first started: TensorBoard's files have the second in their names."""
-    names = [path.name for path in (workdir / "tensorboard").glob("*")] if (workdir / "tensorboard").exists() else []
+    names = [path.name for path in (workdir / "tensorboard").glob("*")]
     seconds = [int(found[1]) for name in names if (found := re.search(r"tfevents\.(\d+)\.", name))]
     return datetime.datetime.fromtimestamp(min(seconds), datetime.UTC) if seconds else None
 

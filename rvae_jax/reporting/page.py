@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from rvae_jax.errors import UserError, needs
 from rvae_jax.evaluation.settings import EvaluationSettings
 
 with needs("evaluate", command=False):
+    from markupsafe import Markup, escape
+
     from rvae_jax.drawing import figures, history
     from rvae_jax.drawing.scene import Scene
     from rvae_jax.evaluation import evaluator
@@ -70,13 +73,20 @@ def make_report(models: list[TrainedVAE], settings: EvaluationSettings, progress
     subjects = [
         _make_subject(name, model, settings, images, progress) for name, model in zip(names, models, strict=True)
     ]
-    configurations = [config_lib.flatten(model.config) for model in models]
+    if progress:
+        print("Writing the page", flush=True)
+    return _render(subjects, models[0].config.data.name if images is not None else None)
+
+
+def _render(subjects: list[Subject], shown_of: str | None) -> str:
+    """The page; ``shown_of`` is the data set whose images all runs show, if they do."""
+    configurations = [config_lib.flatten(subject.model.config) for subject in subjects]
     environment = templating.environment(autoescape=True)
-    environment.filters["data_uri"] = _data_uri
+    environment.filters |= {"data_uri": _data_uri, "breakable": _breakable}
     found = tables.figure_tables(subjects)
     numbers = [headline.numbers(subject) for subject in subjects]
     return environment.get_template("report.html.jinja").render(
-        title=", ".join(names),
+        title=", ".join(subject.name for subject in subjects),
         subjects=subjects,
         headline=list(zip(*numbers, strict=True)),
         facts=[headline.facts(subject) for subject in subjects],
@@ -92,7 +102,7 @@ def make_report(models: list[TrainedVAE], settings: EvaluationSettings, progress
         tables=found,
         glossary=GLOSSARY,
         used={name for table in found for name, _ in table.rows},
-        shown_of=models[0].config.data.name if images is not None else None,
+        shown_of=shown_of,
         configurations=configurations,
         version=rvae_jax.__version__,
     )
@@ -138,6 +148,11 @@ def _side_by_side(headings: dict[str, str], subjects: list[Subject]) -> list[tup
             drawn.append(_Drawn(subject.name, figure, width // shape[1], width, height))
         found += [(heading, drawn)] if drawn else []
     return found
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in the next line after a dot, underscore or slash, as HTML."""
+    return Markup(re.sub(r"(?<=[._/])", "<wbr>", str(escape(name))))
 
 
 def _data_uri(figure: figures.Figure) -> str:

@@ -9,7 +9,6 @@ import os
 import jax
 from etils import epath
 
-import rvae_jax
 from rvae_jax.system.files import write_atomically
 
 FILE = "environment.json"
@@ -21,15 +20,15 @@ class Environment:
 
     Attributes:
       devices: in words, such as ``8 x TPU v4 (tpu)``.
-      cores: of the CPU, of one host.
       rvae_jax: version.
       jax: version.
+      cores: of one host's CPU.
     """
 
     devices: str
-    cores: int | None = os.cpu_count()
-    rvae_jax: str = rvae_jax.__version__
+    rvae_jax: str
     jax: str = jax.__version__
+    cores: int | None = os.cpu_count()
 
 
 def write(workdir: epath.Path, environment: Environment) -> None:

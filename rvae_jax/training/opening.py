@@ -12,6 +12,7 @@ import numpy as np
 from clu import parameter_overview
 from etils import epath
 
+import rvae_jax
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.data import catalog
@@ -118,7 +119,7 @@ def describe(run: Run, shapes: TrainState) -> None:
     if processes.is_first():
         table = parameter_overview.get_parameter_overview(networks, include_stats=False)
         (run.workdir / "parameters.txt").write_text(table + "\n")
-        environment.write(run.workdir, environment.Environment(devices))
+        environment.write(run.workdir, environment.Environment(devices, rvae_jax.__version__))
     sizes = ", ".join(f"{name} {len(source):,}" for name, source in run.sources.items())
     epochs = config.steps * config.batch_size / len(run.sources["train"])
     print(f"Images: {config.data.name}, {sizes}; {config.steps:,} steps of {config.batch_size} are {epochs:.1f} epochs")

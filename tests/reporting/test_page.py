@@ -11,8 +11,9 @@ from trained_runs import SMALL, run_command
 
 from rvae_jax import report
 from rvae_jax.config import Config, LossConfig
+from rvae_jax.drawing import figures
 from rvae_jax.evaluation import results
-from rvae_jax.reporting import glossary, headline, plots
+from rvae_jax.reporting import glossary, headline, page, plots
 
 pytestmark = pytest.mark.usefixtures("without_lpips")
 
@@ -25,7 +26,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.text, self.sources, self.attributes, self.folded = [], [], [], [], []
-        self.feed(text)
+        self.feed(text.replace("<wbr>", ""))
 
     def handle_starttag(self, tag, attributes):
         self.attributes += attributes
@@ -49,16 +50,16 @@ def test_a_report_of_two_runs_is_one_complete_page(workdir, trained, monkeypatch
     run_command(report, monkeypatch, f"--workdir={workdir}", f"--workdir={other}", f"--output={output}", *SMALL)
     assert f"Wrote {output}" in capsys.readouterr().out
     text = output.read_text()
-    page = Page(text)
-    assert page.open == []
-    assert all(source.startswith(("data:image/", "#")) for source in page.sources), "the page asks for another file"
+    found = Page(text)
+    assert found.open == []
+    assert all(source.startswith(("data:image/", "#")) for source in found.sources), "the page asks for another file"
     assert "http" not in text.replace("http://www.w3.org/", "")
     assert "<b>$x" not in text
-    ids = [value for name, value in page.attributes if name == "id"]
+    ids = [value for name, value in found.attributes if name == "id"]
     assert len(set(ids)) == len(ids)
-    assert {source[1:] for source in page.sources if source.startswith("#")} <= set(ids)
-    assert len([source for source in page.sources if source.startswith("data:")]) == 2 * 12
-    shown = " ".join(page.text)
+    assert {source[1:] for source in found.sources if source.startswith("#")} <= set(ids)
+    assert len([source for source in found.sources if source.startswith("data:")]) == 2 * 12
+    shown = " ".join(found.text)
     for word in ("_a<b>$x", "loss.beta", "posterior collapse", "Try:", "held_out_images", "reconstruction "):
         assert word in shown
     assert shown.count("reconstruction_weight") >= 2
@@ -75,19 +76,33 @@ def test_a_report_of_two_runs_is_one_complete_page(workdir, trained, monkeypatch
         run_command(report, monkeypatch, f"--workdir={workdir}", f"--workdir={workdir}", *SMALL)
 
 
-@pytest.fixture
-def page_of(workdir, monkeypatch):
-    """``page_of(folder)``: the report on a copy of the ordinary run."""
+@pytest.fixture(scope="module")
+def reported(trained, tmp_path_factory):
+    """The ordinary run with its report."""
+    folder = shutil.copytree(trained("ordinary").workdir, tmp_path_factory.mktemp("reported") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rvae_jax.evaluation.metrics.similarity.LEAST_LPIPS_SIZE", 100)
+        run_command(report, patch, f"--workdir={folder}", *SMALL)
+    return folder
 
-    def make():
-        run_command(report, monkeypatch, f"--workdir={workdir}", *SMALL)
-        return (workdir / "report.html").read_text()
+
+@pytest.fixture
+def report_again(reported, tmp_path, monkeypatch):
+    """``report_again(change)``: the report on a copy of it that ``change`` has changed, with one figure."""
+
+    def make(change):
+        folder = shutil.copytree(reported, tmp_path / "run")
+        change(folder)
+        monkeypatch.setattr(figures, "FIGURES", {"reconstructions": figures.reconstructions})
+        run_command(report, monkeypatch, f"--workdir={folder}", *SMALL)
+        return (folder / "report.html").read_text()
 
     return make
 
 
-def test_the_top_has_a_number_each_and_when_how_long_and_on_what(page_of, workdir, capsys):
-    top = " ".join(" ".join(Page(page_of().partition('<h2 id="problems">')[0]).text).split())
+def test_the_top_has_a_number_each_and_when_how_long_and_on_what(reported):
+    text = (reported / "report.html").read_text()
+    top = " ".join(" ".join(Page(text.partition('<h2 id="problems">')[0]).text).split())
     for pattern in (
         r"Reconstruction 0\.\d{3} mean absolute error",
         r"Samples \d\.\d\d sharpness",
@@ -99,30 +114,37 @@ def test_the_top_has_a_number_each_and_when_how_long_and_on_what(page_of, workdi
         r"Version rvae_jax \d\S+, jax \d",
     ):
         assert re.search(pattern, top), (pattern, top)
-    assert "drawing run: 100%" in capsys.readouterr().err
-    for name in ("environment.json", "metrics.jsonl"):  # as an earlier version, or none, left it
-        (workdir / name).unlink()
-    shutil.rmtree(workdir / "tensorboard")
-    text = page_of()
+
+
+def test_what_an_earlier_version_did_not_record_is_said_to_be_unknown(report_again, capsys):
+    def forget(folder):
+        for name in ("environment.json", "metrics.jsonl"):
+            (folder / name).unlink()
+        shutil.rmtree(folder / "tensorboard")
+
+    text = report_again(forget)
     assert text.count("not recorded") == 4
     assert 'id="curves"' not in text and 'href="#curves"' not in text
+    assert "drawing run: 100%" in capsys.readouterr().err
 
 
-def test_only_the_problems_that_were_found_are_open(page_of):
-    page = Page(page_of())
-    folded, shown = " ".join(page.folded), " ".join(page.text)
+def test_only_the_problems_that_were_found_are_open(reported):
+    found = Page((reported / "report.html").read_text())
+    folded, shown = " ".join(found.folded), " ".join(found.text)
     assert "prior mismatch" in shown and "do not follow N(0, I)" in shown
     assert "Try: Sample with" in shown and "Sample with sampler='gaussian'" not in folded
     assert "below 0.5 they look blurred" in folded
 
 
-def test_pictures_over_the_run_are_shown_where_there_are_several(page_of, workdir):
-    assert 'id="over-steps"' not in page_of()
-    for name in ("samples", "reconstructions"):
-        shutil.copy(workdir / "pictures" / f"{name}_00000300.png", workdir / "pictures" / f"{name}_00000020.png")
-    page = Page(page_of())
-    assert page.text.count("step 20") == page.text.count("step 300") == 2
-    assert ("href", "#over-steps") in page.attributes
+def test_pictures_over_the_run_are_shown_where_there_are_several(reported, report_again):
+    def add(folder):
+        for name in ("samples", "reconstructions"):
+            shutil.copy(folder / "pictures" / f"{name}_00000300.png", folder / "pictures" / f"{name}_00000020.png")
+
+    assert 'id="over-steps"' not in (reported / "report.html").read_text()
+    found = Page(report_again(add))
+    assert found.text.count("step 20") == found.text.count("step 300") == 2
+    assert ("href", "#over-steps") in found.attributes
 
 
 def test_curves_are_marked_where_the_objective_changes_and_at_the_best_checkpoint():
@@ -153,6 +175,10 @@ def test_time_taken_adds_up_over_rows_and_starts(tmp_path):
     assert facts["started"] == "27 November 2026, 20:06 UTC"
 
 
+def test_every_figure_has_a_heading():
+    assert {*page._SHOWN, *page._FOLDED} == set(figures.FIGURES)
+
+
 def test_every_metric_of_the_page_is_explained_there():
     measured = (
         *(results.ReconstructionFigures, results.SampleFigures, results.LatentFigures),
@@ -165,9 +191,10 @@ def test_every_metric_of_the_page_is_explained_there():
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_does_not_scroll_sideways(page_of, tmp_path, width):
+def test_the_page_does_not_scroll_sideways(reported, tmp_path, width):
     # In a frame of that width: the window of a headless browser has a least width.
-    (tmp_path / "page.html").write_text(page_of().replace("<details>", "<details open>"))
+    text = (reported / "report.html").read_text()
+    (tmp_path / "page.html").write_text(text.replace("<details>", "<details open>"))
     (tmp_path / "frame.html").write_text(
         f"""<iframe src="page.html" style="width: {width}px; height: 800px; border: 0"></iframe><script>
         onload = () => {{
