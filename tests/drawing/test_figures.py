@@ -30,8 +30,10 @@ def test_every_figure_is_drawn_at_native_resolution(workdir, monkeypatch, capsys
     assert files["samples_prior.png"][0] == (10 * (SIZE + 2) + 2, 3 * (SIZE + 2) + 2)
     assert files["attributes.png"][0] == (7 * (SIZE + 2) + 2, 2 * (SIZE + 2) + 2)
     assert files["transition_animated.webp"][1] == 46
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
     assert "bright, tilted" in printed and all(name in printed for name in files)
+    assert "drawing: codes of training images: 100%" in progress and "drawing: 100%" in progress
+    assert all(name.split(".")[0] in progress for name in files)
 
 
 def test_transitions_have_the_images_at_their_ends(healthy):

@@ -163,6 +163,20 @@ def test_curves_are_marked_where_the_objective_changes_and_at_the_best_checkpoin
     assert ">T1 T2</text>" in plots.curves(both)[0].svg
 
 
+def test_the_number_of_samples_is_fid_where_it_was_measured(reported):
+    evaluation = results.read(epath.Path(reported), 300)
+    sets = {
+        name: dataclasses.replace(evaluation.generation.prior, fid=fid)
+        for name, fid in (("prior", 88.6), ("real", 19.7))
+    }
+    measured = dataclasses.replace(evaluation, generation=dataclasses.replace(evaluation.generation, **sets))
+    model = types.SimpleNamespace(config=Config(select="last", steps=400), step=0)
+    found = {number.of: number for number in headline.numbers(types.SimpleNamespace(evaluation=measured, model=model))}
+    samples = found["Samples"]
+    assert (samples.value, samples.metric, samples.note) == ("88.6", "fid", "real images have 19.7")
+    assert found["Best step"].name == "imported weights"
+
+
 def test_time_taken_adds_up_over_rows_and_starts(tmp_path):
     rows = [{"step": 10, "images_per_second": 8.0}, {"step": 10, "selection/l1": 1.0}]
     rows += [{"step": 30, "images_per_second": 4.0}]
