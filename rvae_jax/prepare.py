@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from rvae_jax import command_line
-from rvae_jax.data.prepare.arguments import count, crop, number, path, size
+from rvae_jax.data.prepare.arguments import count, crop, number, path, size, value_range
 from rvae_jax.errors import needs
 
 _EPILOG = """\
@@ -66,6 +66,8 @@ def _parse() -> dict[str, Any]:
     add("--labels", type=path, metavar="CSV", help="labels to keep: names in the first column, then anything")
     add("--split_by", choices=("file", "folder"), help="whether a folder's pictures may be in several splits (file)")
     add("--grey", action="store_true", help="convert the pictures to grey, one channel")
+    deep = "values that become 0 and 255, of pictures of more than 8 bits; auto: what they use (all of their type)"
+    add("--range", dest="value_range", type=value_range, metavar="LOW,HIGH", help=deep)
     add("--encoding", choices=("raw", "png"), default="raw", help="png is half as large, and slower to read (raw)")
     enlarge = "a picture that must be enlarged by more than this factor is skipped (2)"
     add("--enlarge", type=number(0, 1e6), default=2.0, help=enlarge)

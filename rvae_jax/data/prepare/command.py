@@ -10,6 +10,8 @@ from pathlib import Path
 
 from rvae_jax.data import catalog
 from rvae_jax.data.prepare import preparation
+from rvae_jax.data.prepare import value_range as ranges
+from rvae_jax.data.prepare.deep import Range
 from rvae_jax.data.prepare.settings import PreparationSettings
 from rvae_jax.data.prepare.sources import faces, tables
 from rvae_jax.data.prepare.sources.named import open_named
@@ -35,6 +37,7 @@ def run(
     labels: Path | None,
     split_by: str | None,
     grey: bool,
+    value_range: Range | str | None,
     encoding: str,
     enlarge: float,
     max_skipped: float,
@@ -69,6 +72,7 @@ def run(
         print(f"{len(pictures.files):,} pictures, split {pictures.split_rule}")
         if pictures.seconds:
             _tell_duration(pictures, processes or os.cpu_count() or 1)
+        settings = dataclasses.replace(settings, value_range=ranges.choose(pictures, value_range))
         preparation.prepare(pictures, settings, name, folder, max_skipped, replace, processes)
     elsewhere = f" {shlex.quote(f'--config.data.data_dir={data_dir}')}" if data_dir else ""
     print(f"Train on it with --config.data.name={name}{elsewhere}")
