@@ -14,6 +14,7 @@ from rvae_jax.errors import needs
 _EPILOG = """\
 examples:
   python -m rvae_jax.prepare ~/photos --name=photos --size 64 128   any folder, zip or tar of JPEG, PNG, WebP, BMP, TIFF
+  python -m rvae_jax.prepare part1.zip part2.zip --name=photos --size 64
   python -m rvae_jax.prepare celeb_a --size 128                     CelebA, downloaded, cropped to 148x148
   python -m rvae_jax.prepare celeb_a_hq --from=CelebAMask-HQ --size 256
   python -m rvae_jax.prepare portraits --count=11000 --size 64      people who do not exist, generated
@@ -52,7 +53,12 @@ def _parse() -> dict[str, Any]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", nargs="?", help="celeb_a, celeb_a_hq, lfw, portraits, or the path of a folder, zip or tar")
+    add(
+        "sources",
+        nargs="*",
+        metavar="source",
+        help="celeb_a, celeb_a_hq, lfw, portraits, or paths of folders, zips, tars",
+    )
     add("--size", nargs="+", type=size, metavar="S", help="one or more sizes: 64, or 64x48 for a height of 64")
     add("--name", help="name of the data set (celeba, celeba_hq, lfw_faces, portraits, or the name of the folder)")
     add("--data_dir", help="folder of prepared data sets (default: TFDS's, ~/tensorflow_datasets)")
@@ -76,7 +82,7 @@ def _parse() -> dict[str, Any]:
     add("--processes", type=count, help="processes that decode (one for each core)")
     add("--list", action="store_true", help="list what is prepared, and stop")
     arguments = parser.parse_args()
-    if not arguments.list and not (arguments.source and arguments.size):
+    if not arguments.list and not (arguments.sources and arguments.size):
         parser.error("expected a source and --size, or --list")
     cuts = [option for option in ("crop", "boxes", "detector") if getattr(arguments, option)]
     if len(cuts) > 1:

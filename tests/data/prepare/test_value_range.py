@@ -41,7 +41,9 @@ def _run(folder, data_dir, value_range=None, name="cats"):
         **{"split_by": None, "grey": True, "encoding": "raw", "enlarge": 2.0, "max_skipped": 0.05, "replace": False},
     }
     data_dir = str(data_dir)
-    command.run(str(folder), [(20, 20)], name=name, data_dir=data_dir, value_range=value_range, processes=1, **options)
+    command.run(
+        [str(folder)], [(20, 20)], name=name, data_dir=data_dir, value_range=value_range, processes=1, **options
+    )
 
 
 @pytest.mark.parametrize("colours", [False, True])
