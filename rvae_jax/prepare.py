@@ -13,7 +13,7 @@ from rvae_jax.errors import needs
 
 _EPILOG = """\
 examples:
-  python -m rvae_jax.prepare ~/photos --name=photos --size 64 128   any folder, zip or tar of JPEG, PNG, WebP, BMP, TIFF
+  python -m rvae_jax.prepare ~/photos --name=photos --size 64 128   any folder, zip or tar of pictures
   python -m rvae_jax.prepare part1.zip part2.zip --name=photos --size 64
   python -m rvae_jax.prepare celeb_a --size 128                     CelebA, downloaded, cropped to 148x148
   python -m rvae_jax.prepare celeb_a_hq --from=CelebAMask-HQ --size 256

@@ -15,6 +15,7 @@ from rvae_jax.config import Config
 from rvae_jax.data import catalog, pipeline
 from rvae_jax.data.prepare.decode import decode
 from rvae_jax.data.prepare.on_demand import prepare_for
+from rvae_jax.data.prepare.sources import kinds
 from rvae_jax.data.prepare.sources.opening import open_path
 from rvae_jax.data.prepare.sources.source import UnusableError, is_picture
 from rvae_jax.data.prepare.value_range import look, warn_if_narrow
@@ -108,7 +109,9 @@ def read_folder(path: Path, config: Config) -> tuple[list[str], np.ndarray, list
         source = open_path(path, Path(scratch))
         if catalog.value_range(config.data) is None:
             warn_if_narrow(source, look(source))
-        return _decoded(path, sorted(source.files), source.read, config)
+        names, images, skipped = _decoded(path, sorted(source.files), source.read, config)
+        left_out = kinds.left_out(source.ignored)
+        return names, images, skipped + ([left_out] if left_out else [])
 
 
 def _decoded(

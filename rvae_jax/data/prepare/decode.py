@@ -16,10 +16,10 @@ from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from rvae_jax.data import images
 from rvae_jax.data.prepare import deep
+from rvae_jax.data.prepare.sources import kinds
 from rvae_jax.data.prepare.sources.source import UnusableError
 from rvae_jax.errors import one_line
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 500_000_000
 
 _MAX_TEXT = 1 << 26  # bytes in a PNG
@@ -48,7 +48,7 @@ def decode(
     large_picture_lock: contextlib.AbstractContextManager = NO_LOCK,
     value_range: deep.Range | None = None,
 ) -> Picture:
-    """Decodes a JPEG, PNG, WebP, BMP or TIFF, whatever its name says.
+    """Decodes a picture of one of ``kinds.FORMATS``, whatever its name says.
 
     The picture is turned upright by its EXIF orientation. Grey and palettes become RGB, transparency is laid on white,
     more than 8 bits are reduced to 8, CMYK is converted without a profile; colour profiles are ignored. Of several
@@ -161,12 +161,14 @@ def deep_values(data: bytes) -> deep.Deep | None:
 
 def _open(data: bytes) -> Image.Image | deep.Deep:
     """The picture, not decoded yet; or the values of one that Pillow does not know."""
+    kinds.let_pillow_read_heif()
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=kinds.FORMATS)
     except Image.UnidentifiedImageError:
         if (values := deep.read_other_tiff(data, MAX_PIXELS)) is not None:
             return values
-        raise UnusableError(f"not recognised as {', '.join(FORMATS)}; begins with {data[:12]!r}") from None
+        missing = kinds.missing_for(data) or f"begins with {data[:12]!r}"
+        raise UnusableError(f"not recognised as {', '.join(kinds.FORMATS)}; {missing}") from None
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UnusableError(f"{width * height // 1_000_000} megapixels, expected at most {MAX_PIXELS // 1_000_000}")
@@ -186,7 +188,7 @@ def _decode_any(
     width, height = image.size
     if image.format == "PNG":  # its checksums are checked only here
         image.verify()
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=kinds.FORMATS)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         factor = shrinks(*((width, height) if _lies_on_its_side(image) else (height, width))) / 2
         if factor > 1:

@@ -210,11 +210,11 @@ def test_portraits_are_generated_and_found_by_their_name(call, tmp_path, monkeyp
 def test_what_is_not_looked_at_is_told(call, few, tmp_path):
     folder = shutil.copytree(few, tmp_path / "few")
     for i in range(30):
-        (folder / f"{i}.HEIC").write_bytes(b"x")
+        (folder / f"{i}.GIF").write_bytes(b"x")
     (folder / ".hidden").write_text("x")
     status, out, _ = call(folder, "--size=16", f"--data_dir={tmp_path}/data")
     assert status == 0
-    assert "not looked at: 30 .heic, 1 hidden" in out
+    assert "not looked at: 30 .gif, 1 hidden" in out
 
 
 def test_a_wrong_path_makes_no_folder(call, tmp_path):

@@ -8,8 +8,8 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rvae_jax.data.prepare.sources import folders, parts, tars, zips
-from rvae_jax.data.prepare.sources.source import SUFFIXES, Source, hash_of
+from rvae_jax.data.prepare.sources import folders, kinds, parts, tars, zips
+from rvae_jax.data.prepare.sources.source import Source, hash_of
 from rvae_jax.errors import UserError
 
 _SPLIT_FOLDERS = {
@@ -75,7 +75,8 @@ def _with_partition(what: str, source: Source) -> Source:
     """The source with the partition by its folders, if they are one; raises a UserError if it has no pictures."""
     if not source.files:
         found = ", ".join(f"{count:,} {kind}" for kind, count in source.ignored.items()) or "nothing at all"
-        raise UserError(f"{what}: no picture there, but {found}; expected files {' '.join(SUFFIXES)}")
+        expected = kinds.left_out(source.ignored) or f"expected files {' '.join(kinds.SUFFIXES)}"
+        raise UserError(f"{what}: no picture there, but {found}; {expected}")
     return dataclasses.replace(source, splits=_partition(what, source.files))
 
 
