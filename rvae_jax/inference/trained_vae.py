@@ -22,7 +22,6 @@ from rvae_jax.storage import stored_model
 from rvae_jax.storage import weights as weights_lib
 from rvae_jax.system.files import write_atomically
 
-_FITTED_TO = 10_000
 _FARTHEST = 1.5  # reconstructions, which may be encoded again, go slightly beyond [-1, 1]
 
 
@@ -159,7 +158,7 @@ class TrainedVAE:
         Raises:
           UserError: the images are not there.
         """
-        return self.encode(self.images("train", _FITTED_TO))
+        return self.encode(self.images("train", samplers.FITTED_TO))
 
     def images(self, split: str = "validation", limit: int | None = None) -> np.ndarray:
         """Images of the run's data set, as the model takes them.
@@ -206,7 +205,7 @@ def load(path: epath.PathLike, step: int | None = None, data_dir: str | None = N
 
     Args:
       path: the work directory of a run, a directory that ``rvae_jax.export`` made, or a ``.safetensors`` file; local or
-        in an object store.
+        in an object store; or an export on the Hugging Face hub, ``hf://USER/NAME``.
       step: step of the checkpoint, or None for the one with the least error on the selection images.
       data_dir: folder of prepared data sets, if it is not the run's own.
 

@@ -97,8 +97,8 @@ def test_a_run_in_a_bucket(emulator, data_dir):
     )
     assert run.returncode == 0, run.stdout + run.stderr
     said = dict(line.split(" ", 1) for line in run.stdout.splitlines() if line.split(" ")[0].isupper())
-    expected = ["checkpoints", "config.json", "metrics.jsonl", "parameters.txt", "pictures", "tensorboard"]
-    assert said["FILES"] == str(expected)
+    files = ["checkpoints", "config.json", "metrics.jsonl", "parameters.txt", "pictures", "population.safetensors"]
+    assert said["FILES"] == str([*files, "tensorboard"])
     pictures = ["reconstructions.png", "reconstructions_00000003.png", "reconstructions_00000005.png"]
     assert str(pictures)[1:-1] in said["PICTURES"]
     assert said["STEPS"] == "[2, 3, 4, 5]"
