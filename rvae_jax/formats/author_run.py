@@ -61,5 +61,5 @@ def import_keras(weights: epath.Path, config: Config, workdir: epath.PathLike) -
     count = len(jax.tree.leaves(found))
     players = "encoder, sampler, decoder" + (" and discriminator" if "discriminator" in found else "")
     further = "rvae_jax.main continues it" if has_data else "to train it further, import it with --config.data.name"
-    networks = f", with the same --config and the networks of the file: {flags}" if flags else ""
+    networks = f", with the same --config flags and those of the file's networks: {flags}" if flags else ""
     return f"Imported {count} tensors of {weights}: {players}. {workdir} is a run at step 0; {further}{networks}"

@@ -130,7 +130,7 @@ def test_an_import_needs_no_data_set(tmp_path):
 
 def test_a_configuration_of_other_networks_and_no_data_set_takes_those_of_the_file(tmp_path):
     said = import_keras(AUTHOR, Config(), tmp_path / "run")
-    assert "to train it further, import it with --config.data.name, with the same --config and the networks of" in said
+    assert "to train it further, import it with --config.data.name, with the same --config flags and" in said
     assert "--config.model.image_shape=32,32,3 --config.model.latent_dim=16 --config.model.encoder_filters=" in said
     model = rvae_jax.load(tmp_path / "run")
     assert relative_error(model.encode(FIXTURE["in/x"])[0], FIXTURE["out/z_mean"]) < 1e-5
