@@ -62,40 +62,15 @@ def define_config() -> flags.FlagHolder:
     )
 
 
-def _shipped_configs() -> Path:
-    """The folder of the configurations that come with the program: in its package, or beside it in a clone."""
-    package = Path(__file__).parent
-    return next(folder for folder in (package / "shipped" / "configs", package.parent / "configs") if folder.is_dir())
-
-
-def _find_config(value: str) -> str:
-    """FILE:VARIANT of ``--config`` with the path of the file: one that is here or, by name, one of the program's own.
-
-    Raises:
-      UserError: there is neither.
-    """
-    file, colon, variant = value.partition(":")
-    if Path(file).exists():
-        return value
-    shipped, name = _shipped_configs(), file.removeprefix("configs/").removesuffix(".py")
-    names = sorted(path.stem for path in shipped.glob("*.py"))
-    if name not in names:
-        raise UserError(f"--config={value}: no such file; the program's own are {', '.join(names)}")
-    sys.path.append(str(shipped.parent))  # they import each other
-    found = shipped / f"{name}.py"
-    print(f"Configuration: {found}", flush=True)
-    return f"{found}{colon}{variant}"
-
-
 def _with_found_config(argv: list[str]) -> list[str]:
     argv = [*argv]
     for position, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name.lstrip("-") == "config" and name != "config":
             if equals:
-                argv[position] = f"{name}={_find_config(value)}"
+                argv[position] = f"{name}={config_lib.find_file(value)}"
             elif argv[position + 1 :]:
-                argv[position + 1] = _find_config(argv[position + 1])
+                argv[position + 1] = config_lib.find_file(argv[position + 1])
     return argv
 
 

@@ -34,9 +34,12 @@ def main() -> None:
         default="unknown",
         help="hub: license of the weights, by the hub's identifier: apache-2.0, cc-by-nc-4.0 (unknown)",
     )
+    add("--push", metavar="USER/NAME", help="hub: upload the folder as this model, private if it is new")
     arguments = parser.parse_args()
+    if arguments.push and arguments.format != "hub":
+        parser.error("--push needs --format=hub")
     from rvae_jax.formats import export  # after --help
-    from rvae_jax.storage import stored_model
+    from rvae_jax.storage import hub, stored_model
     from rvae_jax.storage.workdir import open_workdir
 
     with command_line.exit_on_user_error():
@@ -52,7 +55,11 @@ def main() -> None:
                 print(line, flush=True)
         except OSError as error:
             raise UserError(f"--output: {error.filename or folder}: {error.strerror or error}") from None
-    if arguments.format == "hub":
+        if arguments.push:
+            print(
+                f"Uploaded to {hub.push(folder, arguments.push)}; load it with rvae_jax.load('hf://{arguments.push}')"
+            )
+    if arguments.format == "hub" and not arguments.push:
         print(f"To share it: hf upload USER/{name} {folder}")
 
 

@@ -2,7 +2,8 @@
 
     python -m rvae_jax.import_keras --weights=author.weights.h5 --config=configs/celeba_hq.py --workdir=runs/author
 
-The run is at step 0, with new optimizers; ``rvae_jax.main`` with the same configuration continues it.
+The networks are those of the file, as its shapes tell them; the rest is the configuration's. The run is at step 0, with
+new optimizers; ``rvae_jax.main`` with the same configuration, and the flags that are printed, continues it.
 """
 
 from __future__ import annotations

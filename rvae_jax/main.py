@@ -26,6 +26,7 @@ WORKDIR = command_line.define_workdir()
 INIT_FROM = flags.DEFINE_string(
     "init_from", None, "Work directory, exported directory or .safetensors file whose weights a new run starts from."
 )
+TRACK = flags.DEFINE_multi_enum("track", [], ["wandb", "mlflow"], "A service that gets the metrics, too.")
 DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
@@ -64,7 +65,7 @@ def main(_: list[str]) -> None:
             signal.signal(signal.SIGINT, lambda number, _: processes.leave(128 + number))
         if not processes.is_first():
             sys.stdout = pathlib.Path(os.devnull).open("w")  # noqa: SIM115 - until the end
-        stopped_by = train(CONFIG.value, WORKDIR.value, INIT_FROM.value)
+        stopped_by = train(CONFIG.value, WORKDIR.value, INIT_FROM.value, track=TRACK.value)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         processes.leave(1)

@@ -8,12 +8,13 @@ import sys
 from typing import Any
 
 from rvae_jax import command_line
-from rvae_jax.data.prepare.arguments import count, crop, number, path, size
+from rvae_jax.data.prepare.arguments import count, crop, number, path, size, value_range
 from rvae_jax.errors import needs
 
 _EPILOG = """\
 examples:
-  python -m rvae_jax.prepare ~/photos --name=photos --size 64 128   any folder, zip or tar of JPEG, PNG, WebP, BMP, TIFF
+  python -m rvae_jax.prepare ~/photos --name=photos --size 64 128   any folder, zip or tar of pictures
+  python -m rvae_jax.prepare part1.zip part2.zip --name=photos --size 64
   python -m rvae_jax.prepare celeb_a --size 128                     CelebA, downloaded, cropped to 148x148
   python -m rvae_jax.prepare celeb_a_hq --from=CelebAMask-HQ --size 256
   python -m rvae_jax.prepare portraits --count=11000 --size 64      people who do not exist, generated
@@ -52,7 +53,12 @@ def _parse() -> dict[str, Any]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", nargs="?", help="celeb_a, celeb_a_hq, lfw, portraits, or the path of a folder, zip or tar")
+    add(
+        "sources",
+        nargs="*",
+        metavar="source",
+        help="celeb_a, celeb_a_hq, lfw, portraits, or paths of folders, zips, tars",
+    )
     add("--size", nargs="+", type=size, metavar="S", help="one or more sizes: 64, or 64x48 for a height of 64")
     add("--name", help="name of the data set (celeba, celeba_hq, lfw_faces, portraits, or the name of the folder)")
     add("--data_dir", help="folder of prepared data sets (default: TFDS's, ~/tensorflow_datasets)")
@@ -66,6 +72,8 @@ def _parse() -> dict[str, Any]:
     add("--labels", type=path, metavar="CSV", help="labels to keep: names in the first column, then anything")
     add("--split_by", choices=("file", "folder"), help="whether a folder's pictures may be in several splits (file)")
     add("--grey", action="store_true", help="convert the pictures to grey, one channel")
+    deep = "values that become 0 and 255, of pictures of more than 8 bits; auto: what they use (all of their type)"
+    add("--range", dest="value_range", type=value_range, metavar="LOW,HIGH", help=deep)
     add("--encoding", choices=("raw", "png"), default="raw", help="png is half as large, and slower to read (raw)")
     enlarge = "a picture that must be enlarged by more than this factor is skipped (2)"
     add("--enlarge", type=number(0, 1e6), default=2.0, help=enlarge)
@@ -74,7 +82,7 @@ def _parse() -> dict[str, Any]:
     add("--processes", type=count, help="processes that decode (one for each core)")
     add("--list", action="store_true", help="list what is prepared, and stop")
     arguments = parser.parse_args()
-    if not arguments.list and not (arguments.source and arguments.size):
+    if not arguments.list and not (arguments.sources and arguments.size):
         parser.error("expected a source and --size, or --list")
     cuts = [option for option in ("crop", "boxes", "detector") if getattr(arguments, option)]
     if len(cuts) > 1:

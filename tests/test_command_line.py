@@ -48,6 +48,7 @@ WRONG = [
     (["configs/orl.py"], "unexpected argument 'configs/orl.py'; did you mean --config=configs/orl.py?"),
     ([*RUN, "stray"], "unexpected argument 'stray'"),
     ([*RUN, "--hlep"], "Unknown command line flag 'hlep'. Did you mean: help"),
+    ([*RUN, "--track=tensorflow"], "value should be one of <wandb|mlflow>"),
     ([*RUN, "--config.data.crop=28"], "--config.data.crop=28: expected a tuple of 2 whole numbers or None"),
     ([*RUN, "--config.data.crop=()"], "--config.data.crop=(): expected a tuple of 2 whole numbers or None"),
     ([*RUN, "--config.data.crop=(28,)"], "--config.data.crop=(28,): expected a tuple of 2 whole numbers or None"),

@@ -55,6 +55,17 @@ def test_every_variant_of_every_config_is_valid(path, load_config):
         get_config("no-such-variant")
 
 
+def test_a_config_is_read_by_its_name_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert rvae_jax.config.read_file("orl:paper").model.latent_dim == 128
+    (tmp_path / "mine.py").write_text(
+        "from rvae_jax import config\ndef get_config():\n    return config.Config(steps=3)\n"
+    )
+    assert rvae_jax.config.read_file("mine.py").steps == 3
+    with pytest.raises(UserError, match=r"--config=mime.py: no such file; the program's own are arms, celeba, "):
+        rvae_jax.config.read_file("mime.py")
+
+
 def test_the_paper_config_is_the_default_one(load_config):
     get_config, _ = load_config(ROOT / "configs" / "celeba_hq.py")
     config, default = get_config(), rvae_jax.config.Config()

@@ -1,6 +1,6 @@
 """Compares our configurations with others on portraits at 64x64, in equal CPU time: the table of docs/results.md.
 
-    pip install -e '.[peers]'
+    pip install -e '.[peers]'     # 3 GB on disk: on Linux, PyTorch brings CUDA
     python -m benchmarks.comparison --folder=runs/comparison --cpu_seconds=1200 --seeds=0,1,2
     python -m benchmarks.comparison --folder=runs/comparison --table
 

@@ -6,6 +6,7 @@ A file in ``configs/`` defines ``get_config(variant=None) -> Config``; ``--confi
 Only the standard library is imported, so that ``--help`` is quick.
 """
 
+from rvae_jax.config.files import find_file, read_file
 from rvae_jax.config.forms import (
     RENAMED,
     differences,
@@ -39,11 +40,13 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "differences",
+    "find_file",
     "flatten",
     "from_dict",
     "get_field",
     "in_steps",
     "make_tiny",
+    "read_file",
     "replace_fields",
     "require_field",
     "require_types",

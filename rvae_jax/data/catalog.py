@@ -70,6 +70,13 @@ def load_dataset(data: DataConfig, split: str) -> records.Images:
     return records.open_split(builder, split, where)
 
 
+def value_range(data: DataConfig) -> tuple[float, float] | None:
+    """The ``--range`` by which a data set was prepared; None where it had none, or is not here."""
+    record = read_record(default_data_dir(data.data_dir) / (data.name or "") / VERSION) or {}
+    found = record.get("settings", {}).get("value_range")
+    return found and tuple(found)
+
+
 def listing(data_dir: Path) -> Iterator[dict[str, Any]]:
     """What is prepared in ``data_dir``, in the order of names: a row for each data set.
 

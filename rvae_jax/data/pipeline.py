@@ -15,7 +15,7 @@ import numpy as np
 
 from rvae_jax.config import Config, DataConfig
 from rvae_jax.data import images as pixels
-from rvae_jax.data.pixels import to_float
+from rvae_jax.data.pixels import evenly_spaced, to_float
 from rvae_jax.data.records import DamagedError
 from rvae_jax.errors import UserError
 
@@ -137,6 +137,11 @@ def eval_batches(
     return iter(parts.to_iter_dataset(_read_options(source)))
 
 
+def evenly_spaced_images(source: ImageSource, limit: int) -> ImageSource:
+    """The images, or ``limit`` of them, evenly spaced; ``source.damaged`` goes on counting."""
+    return source if len(source) <= limit else _Subset(source, evenly_spaced(limit, len(source)))
+
+
 def mean_image(source: ImageSource, config: Config, limit: int = 4096) -> np.ndarray:
     """Mean of the preprocessed images, or of at most ``limit`` of them, evenly spaced.
 
@@ -170,6 +175,20 @@ def _read_options(source: ImageSource) -> grain.ReadOptions:
     """
     threads = 1 if getattr(source, "is_raw", False) else _THREADS
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * _THREADS)
+
+
+class _Subset(Sequence):
+    """Images of given indices."""
+
+    def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
+        self._source, self._indices = source, indices
+        self.is_raw = getattr(source, "is_raw", False)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._source[int(self._indices[index])]
 
 
 class _Replacing(Sequence):

@@ -15,8 +15,10 @@ from rvae_jax.config import Config
 from rvae_jax.data import catalog, pipeline
 from rvae_jax.data.prepare.decode import decode
 from rvae_jax.data.prepare.on_demand import prepare_for
+from rvae_jax.data.prepare.sources import kinds
 from rvae_jax.data.prepare.sources.opening import open_path
 from rvae_jax.data.prepare.sources.source import UnusableError, is_picture
+from rvae_jax.data.prepare.value_range import look, warn_if_narrow
 from rvae_jax.data.records import DamagedError, Images
 from rvae_jax.errors import UserError
 
@@ -86,7 +88,8 @@ def read_folder(path: Path, config: Config) -> tuple[list[str], np.ndarray, list
     """Reads the pictures of a folder, zip or tar, or a single one, as a run's model takes them.
 
     They are turned upright, cut to the model's shape (or to the run's ``data.crop``), scaled, and made grey or RGB as
-    the model's images are.
+    the model's images are. Pictures of more than 8 bits are mapped by the ``--range`` of the run's data set, where that
+    is on this machine; else a line warns if that would make them dark or flat.
 
     Args:
       path: the pictures.
@@ -104,16 +107,21 @@ def read_folder(path: Path, config: Config) -> tuple[list[str], np.ndarray, list
         return _decoded(path, names, read, config)
     with tempfile.TemporaryDirectory() as scratch:
         source = open_path(path, Path(scratch))
-        return _decoded(path, sorted(source.files), source.read, config)
+        if catalog.value_range(config.data) is None:
+            warn_if_narrow(source, look(source))
+        names, images, skipped = _decoded(path, sorted(source.files), source.read, config)
+        left_out = kinds.left_out(source.ignored)
+        return names, images, skipped + ([left_out] if left_out else [])
 
 
 def _decoded(
     path: Path, names: list[str], read: Callable[[str], bytes], config: Config
 ) -> tuple[list[str], np.ndarray, list[str]]:
     found, images, skipped = [], [], []
+    value_range = catalog.value_range(config.data)
     for name in names:
         try:
-            picture = decode(read(name)).pixels
+            picture = decode(read(name), value_range=value_range).pixels
             crop = config.data.crop
             if crop is not None and (crop[0] > picture.shape[0] or crop[1] > picture.shape[1]):
                 raise UnusableError(f"smaller than data.crop={crop}")

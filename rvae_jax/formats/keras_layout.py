@@ -171,10 +171,13 @@ def read(path: epath.Path, config: Config) -> dict[str, Any]:
       UserError: it is not a file of the author's program, or its tensors are not exactly those of the configuration's
         networks.
     """
+    return place(path, read_tensors(path), config)
+
+
+def place(path: epath.Path, tensors: Mapping[str, np.ndarray], config: Config) -> dict[str, Any]:
+    """The tensors of a file as weights; see ``read``."""
     require_author_networks(config)
-    tensors = _read_tensors(path)
     names = dict(pair for layer in layers(config) for pair in layer.datasets())
-    _require_author(path, tensors)
     _require_players(path, tensors, config)
     _require_networks(path, tensors, names, config)
     return weights_lib.unflatten({name: tensors[dataset] for dataset, name in names.items()})
@@ -215,8 +218,12 @@ def _optimizers(config: Config) -> dict[str, float]:
     return {"optimizer": _UNUSED_RATE, "generator_optimizer": rate, "discriminator_optimizer": rate}
 
 
-def _read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
-    """The data sets of the file, without the optimizers."""
+def read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
+    """The data sets of a file by name, without the optimizers.
+
+    Raises:
+      UserError: it is not a file of the author's program, or it lacks the encoder, the decoder or the sampler.
+    """
     if not path.exists() or path.is_dir():
         found = "is a folder" if path.exists() else "does not exist"
         raise UserError(f"--weights={path} {found}; expected a *.weights.h5 file")
@@ -236,6 +243,7 @@ def _read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"--weights={path} is not an HDF5 file, or is incomplete ({one_line(error)}); expected a *.weights.h5 file"
         ) from None
+    _require_author(path, found)
     return found
 
 

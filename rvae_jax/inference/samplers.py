@@ -16,6 +16,7 @@ SamplerName = Literal["prior", "gaussian", "mixture"]
 Draw = Callable[[int, int], np.ndarray]  # (n, seed) to codes [n, d], float32
 
 COMPONENTS = 10
+FITTED_TO = 10_000  # at most so many training images, evenly spaced
 
 
 def check_name(name: str) -> None:

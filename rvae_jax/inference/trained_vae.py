@@ -22,7 +22,6 @@ from rvae_jax.storage import stored_model
 from rvae_jax.storage import weights as weights_lib
 from rvae_jax.system.files import write_atomically
 
-_FITTED_TO = 10_000
 _FARTHEST = 1.5  # reconstructions, which may be encoded again, go slightly beyond [-1, 1]
 
 
@@ -165,7 +164,7 @@ class TrainedVAE:
     def encode_population(self, label: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """What ``population`` is, computed once; ``label`` is the title of a progress bar, or None for no bar."""
         if self._population is None:
-            self._population = self.encode(self.images("train", _FITTED_TO), label)
+            self._population = self.encode(self.images("train", samplers.FITTED_TO), label)
         return self._population
 
     def images(self, split: str = "validation", limit: int | None = None) -> np.ndarray:
@@ -213,7 +212,7 @@ def load(path: epath.PathLike, step: int | None = None, data_dir: str | None = N
 
     Args:
       path: the work directory of a run, a directory that ``rvae_jax.export`` made, or a ``.safetensors`` file; local or
-        in an object store.
+        in an object store; or an export on the Hugging Face hub, ``hf://USER/NAME``.
       step: step of the checkpoint, or None for the one with the least error on the selection images.
       data_dir: folder of prepared data sets, if it is not the run's own.
 

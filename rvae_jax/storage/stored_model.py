@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from etils import epath
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError
-from rvae_jax.storage import tensor_file
+from rvae_jax.storage import hub, population_file, tensor_file
 from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.workdir import CONFIG_FILE
 
@@ -47,13 +48,16 @@ def read(path: epath.PathLike, step: int | None = None, sharding: jax.sharding.S
 
     Args:
       path: a run's work directory, a directory that ``rvae_jax.export`` made, or a ``.safetensors`` file; local or in
-        an object store.
+        an object store; or an export on the Hugging Face hub, ``hf://USER/NAME``.
       step: step of the checkpoint, or None for the best of a work directory, the only one of an export.
       sharding: where the weights go, or None for the first device.
 
     Raises:
       UserError: there is no model, none of that step, or it cannot be read.
     """
+    if hub.is_on_hub(path):
+        folder = hub.fetch(path, [TENSORS_FILE, CONFIG_FILE])
+        return _read_tensors(folder / TENSORS_FILE, step, sharding, folder, os.fspath(path))
     path = workdir_lib.open_workdir(path)
     if path.suffix == ".safetensors" and not path.is_dir():
         return _read_tensors(path, step, sharding, path.parent, f"file {path}")
@@ -69,7 +73,8 @@ def read(path: epath.PathLike, step: int | None = None, sharding: jax.sharding.S
     from rvae_jax.storage.checkpoints import load_weights  # imports Orbax, which an export does not need
 
     config, weights, step = load_weights(path, step, sharding)
-    return StoredModel(config, weights, step, path, f"work directory {path}, step {step}")
+    moments = population_file.read(path, step, config.model.latent_dim)
+    return StoredModel(config, weights, step, path, f"work directory {path}, step {step}", moments)
 
 
 def is_export(path: epath.Path) -> bool:

@@ -31,8 +31,8 @@ FORMAT = "rvae_jax 1"
 
 # Of a population of codes; see ``samplers.mean_and_covariance``.
 MeanAndCovariance = tuple[np.ndarray, np.ndarray]
+MOMENTS = ("population.mean", "population.covariance")  # their names in a file
 
-_MOMENTS = ("population.mean", "population.covariance")
 _PREFIXES = {
     "vae/params/": "",
     "vae/batch_stats/": "",
@@ -53,7 +53,7 @@ def to_bytes(config: Config, weights: dict[str, Any], step: int, moments: MeanAn
     """
     arrays = {_readable(name): np.ascontiguousarray(leaf) for name, leaf in weights_lib.flatten(weights).items()}
     if moments is not None:
-        arrays |= {name: value.astype(np.float32) for name, value in zip(_MOMENTS, moments, strict=True)}
+        arrays |= {name: value.astype(np.float32) for name, value in zip(MOMENTS, moments, strict=True)}
     header = {"format": FORMAT, "step": str(step), "config": json.dumps(config_lib.to_dict(config))}
     return save(arrays, header)
 
@@ -78,14 +78,14 @@ def read(
         expected = weights_lib.flatten(weights_lib.expected_weights(config))
         names = {name: _readable(name) for name in expected}
         shapes = {names[name]: tuple(leaf.shape) for name, leaf in expected.items()}
-        has_moments = any(name in _MOMENTS for name in file.keys())  # noqa: SIM118 - not a dict
+        has_moments = any(name in MOMENTS for name in file.keys())  # noqa: SIM118 - not a dict
         if has_moments:
             d = config.model.latent_dim
-            shapes |= zip(_MOMENTS, ((d,), (d, d)), strict=True)
+            shapes |= zip(MOMENTS, ((d,), (d, d)), strict=True)
         arrays = _read_all(path, file, shapes)
     weights = weights_lib.unflatten({name: arrays[readable] for name, readable in names.items()})
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    moments = tuple(arrays[name] for name in _MOMENTS) if has_moments else None
+    moments = tuple(arrays[name] for name in MOMENTS) if has_moments else None
     return config, jax.device_put(weights, sharding), step, moments
 
 

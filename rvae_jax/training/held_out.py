@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rvae_jax.distributed import processes
 from rvae_jax.drawing import grids
+from rvae_jax.inference import samplers
+from rvae_jax.storage import population_file
 from rvae_jax.storage.weights import evaluation_variables
 from rvae_jax.training.metric_log import MetricWriter, SilentWriter
 from rvae_jax.training.pictures import Painter
@@ -35,9 +37,15 @@ class HeldOut:
         return selection.metrics["l1"]
 
     def show_best(self, step: int, state: TrainState) -> None:
-        """Evaluates the selected state, of ``step``, and leaves its pictures without a step in the name."""
+        """Evaluates the selected state, of ``step``, and leaves its pictures without a step in the name.
+
+        The moments of the training images' codes stay, too: a Gaussian can then be sampled without the images.
+        """
         folder, variables = self._run.workdir / "pictures", evaluation_variables(state.weights)
         validation = self._validate("validation", variables)
+        moments = samplers.mean_and_covariance(*self._validate.population(variables))
+        if processes.is_first():
+            population_file.write(self._run.workdir, step, moments)
         for name, picture in self._paint(validation, variables).items():
             if processes.is_first():
                 grids.save_png(folder / f"{name}.png", picture)

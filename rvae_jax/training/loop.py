@@ -29,6 +29,7 @@ from rvae_jax.training.principal_components import set_linear_path
 from rvae_jax.training.run import Run, make_run
 from rvae_jax.training.state import TrainState
 from rvae_jax.training.step_log import StepLog
+from rvae_jax.training.trackers import open_trackers
 
 
 @quiet_orbax()
@@ -37,18 +38,21 @@ def train(
     workdir: epath.PathLike,
     init_from: epath.PathLike | None = None,
     devices: Sequence[jax.Device] | None = None,
+    track: Sequence[str] = (),
 ) -> signal.Signals | None:
     """Trains, or resumes training, until ``config.steps`` steps are done.
 
     Leaves in ``workdir``: ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``pictures/``, ``checkpoints/``,
-    ``parameters.txt`` and ``environment.json``. A run that was stopped in any way resumes from its newest checkpoint as
-    if nothing had happened. Each of several processes (``processes.initialize``) calls this, with the same arguments.
+    ``parameters.txt``, ``environment.json`` and, when the run is done, ``population.safetensors``. A run that was
+    stopped in any way resumes from its newest checkpoint as if nothing had happened. Each of several processes
+    (``processes.initialize``) calls this, with the same arguments.
 
     Args:
       config: the configuration.
       workdir: the run's folder, local or in an object store; made if missing. All processes share it.
       init_from: what holds the weights that a fresh run starts from; see ``stored_model.read``.
       devices: what to train on, by default all devices of all processes.
+      track: services that get the metrics, too: ``wandb``, ``mlflow``; see ``trackers``.
 
     Returns:
       None when the run is done, or the signal (SIGINT, SIGTERM) that stopped it after saving.
@@ -69,7 +73,8 @@ def train(
             )
             return None
         with StopRequest() as stop:
-            return _train(make_run(config, workdir, sources, devices), before, checkpoints, stop, init_from)
+            run = make_run(config, workdir, sources, devices)
+            return _train(run, before, checkpoints, stop, init_from, track)
     except Exception as error:
         if isinstance(error, UserError) or not (reason := _unwritable(error, workdir)):
             raise
@@ -88,17 +93,20 @@ def _train(
     checkpoints: Checkpoints,
     stop: StopRequest,
     init_from: epath.PathLike | None,
+    track: Sequence[str],
 ) -> signal.Signals | None:
     """Starts or resumes, trains, and draws the best checkpoint."""
     # From the key that the first state is made with, so that it need not be traced again.
     shapes = run.layout.with_shardings(jax.eval_shape(run.program.create_state, run.init_key))
     opening.require_space(run, shapes)
     opening.describe(run, shapes)
+    with processes.together():
+        trackers = open_trackers(track if processes.is_first() else [], run.config, run.workdir)
     state = _restore_or_initialize(run, checkpoints, shapes, init_from)
     first_step = int(state.step)
     if before is not None and first_step > 0:
         opening.describe_new_length(before, run.config, first_step)
-    with MetricWriter(run.workdir, first_step) if processes.is_first() else SilentWriter() as writer:
+    with MetricWriter(run.workdir, first_step, trackers) if processes.is_first() else SilentWriter() as writer:
         held_out, log = HeldOut(run, writer), StepLog(run, checkpoints, first_step, writer)
         if first_step < run.config.steps:
             state = _train_steps(run, state, checkpoints, stop, log, held_out)

@@ -1,4 +1,4 @@
-"""The metrics of a run, as JSON lines and TensorBoard events."""
+"""The metrics of a run, as JSON lines, as TensorBoard events, and for other trackers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import numpy as np
 from etils import epath
 
 from rvae_jax.system.files import is_remote, write_atomically
+from rvae_jax.training.trackers import Trackers
 
 METRICS_FILE = "metrics.jsonl"
 
 
 class MetricWriter:
-    """Writes rows of scalars to ``metrics.jsonl`` and TensorBoard, and pictures to TensorBoard.
+    """Writes rows of scalars to ``metrics.jsonl``, TensorBoard and other trackers, and pictures to the last two.
 
     When a run resumes from step ``first_step``, rows of later steps are dropped, so that no step appears twice. Files
     in an object store cannot be appended to: there, rows appear when they are published.
     """
 
-    def __init__(self, workdir: epath.Path, first_step: int) -> None:
+    def __init__(self, workdir: epath.Path, first_step: int, trackers: Trackers) -> None:
         import tensorboardX  # imports PyTorch if it is installed, which takes seconds
 
         self._workdir = workdir
+        self._trackers = trackers
         self._local = None
         folder = pathlib.Path(workdir)
         if is_remote(workdir):
@@ -44,9 +46,10 @@ class MetricWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes both files."""
+        """Closes all files and trackers."""
         self._file.close()
         self._events.close()
+        self._trackers.close()
         self.publish()
         if self._local is not None:
             self._local.cleanup()
@@ -58,10 +61,12 @@ class MetricWriter:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
         self._events.flush()
+        self._trackers.scalars(step, values)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Writes a picture, ``[h, w, c]`` uint8, to TensorBoard."""
+        """Writes a picture, ``[h, w, c]`` uint8."""
         self._events.add_image(name, image, step, dataformats="HWC")
+        self._trackers.image(step, name, image)
 
     def publish(self) -> None:
         """Copies all files to the object store, if the work directory is in one."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from rvae_jax.data import pipeline
 from rvae_jax.distributed import processes, sharding
 from rvae_jax.errors import UserError
 from rvae_jax.evaluation.metrics import latent
+from rvae_jax.inference import samplers
 from rvae_jax.training.run import Run
 
 # Comparing every reconstruction with every image is quadratic.
@@ -66,14 +68,27 @@ class Validator:
 
     def __call__(self, source: str, variables: Any) -> Validation:
         """Validates on ``selection`` or ``validation`` with the VAE's ``variables``."""
-        run = self._run
+        batches = self._batches(self._run.sources[source])
+        return validate(functools.partial(self._rows, variables), batches, self._mean_image, processes.gather)
+
+    def population(self, variables: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and log variance, ``[n, d]``, of the codes of at most ``samplers.FITTED_TO`` training images."""
+        found = []
+        for images, mask in self._batches(
+            pipeline.evenly_spaced_images(self._run.sources["train"], samplers.FITTED_TO)
+        ):
+            _, mean, log_var = self._rows(variables, images)
+            *rows, mask = processes.gather((mean, log_var, mask))
+            found.append([array[mask] for array in rows])
+        return tuple(map(np.concatenate, zip(*found, strict=True)))
+
+    def _batches(self, source: pipeline.ImageSource) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         hosts = jax.process_index(), jax.process_count()
-        batches = pipeline.eval_batches(run.sources[source], run.config, run.config.batch_size, *hosts)
+        return pipeline.eval_batches(source, self._run.config, self._run.config.batch_size, *hosts)
 
-        def reconstruct(images: np.ndarray) -> tuple[np.ndarray, ...]:
-            return tuple(map(sharding.local_rows, self._reconstruct(variables, run.layout.split(images))))
-
-        return validate(reconstruct, batches, self._mean_image, processes.gather)
+    def _rows(self, variables: Any, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Reconstructions, means and log variances of this process's images."""
+        return tuple(map(sharding.local_rows, self._reconstruct(variables, self._run.layout.split(images))))
 
 
 def validate(

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from PIL import Image
 from some_models import assert_same_weights, config_of, random_weights
 
 from rvae_jax import export
-from rvae_jax.errors import install
+from rvae_jax.errors import UserError, install
 from rvae_jax.formats import keras_layout
 from rvae_jax.storage import stored_model
 from rvae_jax.storage.checkpoints import Checkpoints
@@ -96,6 +97,54 @@ def test_the_hub_reads_the_model_card(run, monkeypatch, tmp_path):
     with Image.open(run / "export" / "pictures" / "samples_prior.png") as picture:
         assert picture.size[0] > 500
     assert "![Samples from the prior N(0, I).](pictures/samples_prior.png)" in card.text
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Stands for the Hugging Face hub: a folder that has the models."""
+    folder = tmp_path / "hub"
+
+    def create_repo(name, private, exist_ok):
+        assert private and exist_ok
+        (folder / name).mkdir(parents=True)
+        return f"https://hub/{name}"
+
+    def snapshot_download(name, revision, allow_patterns):
+        if not (folder / name).exists():
+            raise huggingface_hub.errors.LocalEntryNotFoundError(f"no\n{name} at {revision}")
+        return str(folder / name)
+
+    def upload_folder(repo_id, folder_path):
+        shutil.copytree(folder_path, folder / repo_id, dirs_exist_ok=True)
+
+    for stand_in in (create_repo, snapshot_download, upload_folder):
+        monkeypatch.setattr(huggingface_hub, stand_in.__name__, stand_in)
+    return folder
+
+
+def test_a_model_that_is_pushed_to_the_hub_loads_from_there(run, hub, monkeypatch, tmp_path, capsys):
+    run_export(monkeypatch, "--format=hub", f"--workdir={run}", "--push=me/faces")
+    assert "Uploaded to https://hub/me/faces; load it with rvae_jax.load('hf://me/faces')" in capsys.readouterr().out
+    assert (hub / "me/faces/README.md").exists()
+    model = stored_model.read("hf://me/faces@main")
+    assert_same_weights(model.weights, stored_model.read(run).weights)
+    assert model.source == "hf://me/faces@main, step 0"
+    run_export(monkeypatch, "--format=safetensors", "--workdir=hf://me/faces", f"--output={tmp_path / 'again'}")
+    assert (tmp_path / "again/model.safetensors").exists()
+
+
+@pytest.mark.usefixtures("hub")
+def test_what_is_not_on_the_hub_is_named(run, monkeypatch):
+    with pytest.raises(UserError, match=r"^hf://me/no cannot be fetched: no me/no at None$"):
+        stored_model.read("hf://me/no")
+    for address in ("hf://me", "hf:///me", "hf://me/a/b"):
+        with pytest.raises(UserError, match=f"^{address}: expected hf://USER/NAME or hf://USER/NAME@REVISION$"):
+            stored_model.read(address)
+    with pytest.raises(SystemExit):
+        run_export(monkeypatch, "--format=onnx", f"--workdir={run}", "--push=me/faces")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"huggingface_hub is missing; pip install .*\[hub\]"):
+        stored_model.read("hf://me/faces")
 
 
 def test_a_model_card_has_the_evaluation_and_its_verdicts(run, monkeypatch):

@@ -15,6 +15,7 @@ from some_models import config_of
 
 import rvae_jax
 from rvae_jax import prepare
+from rvae_jax.config import Config
 from rvae_jax.drawing import figures
 from rvae_jax.drawing.scene import Scene
 from rvae_jax.errors import UserError
@@ -127,9 +128,19 @@ def test_an_import_needs_no_data_set(tmp_path):
     assert rvae_jax.load(tmp_path / "run").sample(2).shape == (2, 32, 32, 3)
 
 
+def test_a_configuration_of_other_networks_and_no_data_set_takes_those_of_the_file(tmp_path):
+    said = import_keras(AUTHOR, Config(), tmp_path / "run")
+    assert "to train it further, import it with --config.data.name, with the same --config flags and" in said
+    assert "--config.model.image_shape=32,32,3 --config.model.latent_dim=16 --config.model.encoder_filters=" in said
+    model = rvae_jax.load(tmp_path / "run")
+    assert relative_error(model.encode(FIXTURE["in/x"])[0], FIXTURE["out/z_mean"]) < 1e-5
+    assert vars(model.config.model) == vars(config_of("square").model)
+
+
 def test_a_refused_import_leaves_nothing_behind(imported, data_dir, tmp_path):
-    with pytest.raises(UserError, match="has a discriminator, and"):
-        import_keras(AUTHOR, run_config(data_dir, adversarial="none"), tmp_path / "run")
+    (tmp_path / "part.weights.h5").write_bytes(AUTHOR.read_bytes()[:5000])
+    with pytest.raises(UserError, match="is not an HDF5 file, or is incomplete"):
+        import_keras(epath.Path(tmp_path / "part.weights.h5"), run_config(data_dir), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "in"):

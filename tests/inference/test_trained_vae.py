@@ -2,9 +2,14 @@ import shutil
 
 import numpy as np
 import pytest
+from etils import epath
 from trained_runs import FACTORS, SIZE, waves
 
+import rvae_jax
 from rvae_jax.errors import UserError
+from rvae_jax.formats.export import safetensors, write
+from rvae_jax.inference import samplers
+from rvae_jax.storage import population_file, stored_model
 
 
 def test_each_sampler_gives_its_own_images(healthy):
@@ -15,6 +20,50 @@ def test_each_sampler_gives_its_own_images(healthy):
         assert np.abs(healthy.sample(5, seed=3, sampler=sampler) - prior).max() > 0.1
     with pytest.raises(UserError, match="sampler='flow'"):
         healthy.sample(1, sampler="flow")
+
+
+def test_moments_of_a_run_that_is_done_need_no_images(trained, tmp_path):
+    done = trained("ordinary")
+    expected = samplers.mean_and_covariance(*done.population)
+    for name in ("config.json", "checkpoints", population_file.FILE):
+        (shutil.copytree if (done.workdir / name).is_dir() else shutil.copy)(done.workdir / name, tmp_path / name)
+    moved = rvae_jax.load(tmp_path, data_dir=tmp_path / "nowhere")
+    for ours, theirs in zip(moved.moments, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert moved.sample(2, sampler="gaussian").shape == (2, SIZE, SIZE, 1)
+    list(write(safetensors(stored_model.read(tmp_path)), moved.workdir / "export"))
+    exported = rvae_jax.load(tmp_path / "export", data_dir=tmp_path / "nowhere")
+    np.testing.assert_allclose(exported.moments[1], expected[1], atol=1e-4)
+    with pytest.raises(UserError, match=r"data\.name=waves"):
+        moved.sample(2, sampler="mixture")
+
+
+def test_moments_of_another_step_are_not_taken(tmp_path):
+    path = epath.Path(tmp_path)
+    population_file.write(path, 7, (np.zeros(2), np.eye(2)))
+    assert population_file.read(path, 8, 2) is None
+    np.testing.assert_array_equal(population_file.read(path, 7, 2)[1], np.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-3], r"population.safetensors is damaged \(.*\); delete it"),
+        (lambda content: b"", "is damaged"),
+        (lambda content: content.replace(b"population.mean", b"population.meow"), "is damaged"),
+        (lambda content: content[:-8] + np.array(np.nan).tobytes(), "not finite"),
+    ],
+)
+def test_damaged_moments_are_named(tmp_path, damage, message):
+    path = epath.Path(tmp_path)
+    population_file.write(path, 7, (np.zeros(2), np.eye(2)))
+    file = path / population_file.FILE
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UserError, match=message):
+        population_file.read(path, 7, 2)
+    population_file.write(path, 7, (np.zeros(2), np.eye(2)))
+    with pytest.raises(UserError, match=r"shapes \(2,\) and \(2, 2\) for 3 latent dimensions"):
+        population_file.read(path, 7, 3)
 
 
 def test_images_that_are_not_floats_are_refused(healthy):

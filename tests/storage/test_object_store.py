@@ -97,8 +97,8 @@ def test_a_run_in_a_bucket(emulator, data_dir):
     )
     assert run.returncode == 0, run.stdout + run.stderr
     said = dict(line.split(" ", 1) for line in run.stdout.splitlines() if line.split(" ")[0].isupper())
-    expected = ["checkpoints", "config.json", "environment.json", "metrics.jsonl", "parameters.txt", "pictures"]
-    assert said["FILES"] == str([*expected, "tensorboard"])
+    files = ["checkpoints", "config.json", "environment.json", "metrics.jsonl", "parameters.txt", "pictures"]
+    assert said["FILES"] == str([*files, "population.safetensors", "tensorboard"])
     pictures = ["reconstructions.png", "reconstructions_00000003.png", "reconstructions_00000005.png"]
     assert str(pictures)[1:-1] in said["PICTURES"]
     assert said["STEPS"] == "[2, 3, 4, 5]"

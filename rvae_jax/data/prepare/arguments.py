@@ -40,6 +40,19 @@ def number(least: float, most: float) -> Callable[[str], float]:
     return parse
 
 
+def value_range(text: str) -> tuple[float, float] | str:
+    """``LOW,HIGH``, or ``auto``."""
+    if text == "auto":
+        return text
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected LOW,HIGH such as 0,4095, or auto")
+    return low, high
+
+
 def count(text: str) -> int:
     """An integer of at least 1."""
     if not text.isdecimal() or int(text) < 1:

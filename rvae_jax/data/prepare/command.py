@@ -10,6 +10,8 @@ from pathlib import Path
 
 from rvae_jax.data import catalog
 from rvae_jax.data.prepare import preparation
+from rvae_jax.data.prepare import value_range as ranges
+from rvae_jax.data.prepare.deep import Range
 from rvae_jax.data.prepare.settings import PreparationSettings
 from rvae_jax.data.prepare.sources import faces, tables
 from rvae_jax.data.prepare.sources.named import open_named
@@ -21,7 +23,7 @@ from rvae_jax.system.units import format_bytes, format_duration
 
 
 def run(
-    source: str,
+    sources: Sequence[str],
     size: Sequence[tuple[int, int]],
     *,
     name: str | None,
@@ -35,6 +37,7 @@ def run(
     labels: Path | None,
     split_by: str | None,
     grey: bool,
+    value_range: Range | str | None,
     encoding: str,
     enlarge: float,
     max_skipped: float,
@@ -47,7 +50,8 @@ def run(
       UserError: an argument is wrong, or see ``preparation.prepare``.
     """
     tune_this_process()
-    name = _checked_name(source, path, name)
+    source = sources[0]
+    name = _checked_name(sources, path, name)
     if count and source != PORTRAITS:
         raise UserError(f"--count={count}: expected only with {PORTRAITS}")
     if crop is None and source in faces.FACE_SETS and not (boxes or detector):
@@ -62,20 +66,24 @@ def run(
         encoding=encoding,
     )
     folder = catalog.default_data_dir(data_dir)
-    with open_named(source, path, folder, max(height for height, _ in size), count) as pictures:
+    with open_named(source, path, folder, max(height for height, _ in size), count, sources[1:]) as pictures:
         pictures = _with_options(pictures, labels, split_by)
         if pictures.terms:
             print(f"Terms: {pictures.terms}")
         print(f"{len(pictures.files):,} pictures, split {pictures.split_rule}")
         if pictures.seconds:
             _tell_duration(pictures, processes or os.cpu_count() or 1)
+        settings = dataclasses.replace(settings, value_range=ranges.choose(pictures, value_range))
         preparation.prepare(pictures, settings, name, folder, max_skipped, replace, processes)
     elsewhere = f" {shlex.quote(f'--config.data.data_dir={data_dir}')}" if data_dir else ""
     print(f"Train on it with --config.data.name={name}{elsewhere}")
 
 
-def _checked_name(source: str, path: Path | None, name: str | None) -> str:
+def _checked_name(sources: Sequence[str], path: Path | None, name: str | None) -> str:
     """The data set's name: the one given, or one that the source gives."""
+    source = sources[0]
+    if len(sources) > 1 and not name:
+        raise UserError(f"{len(sources)} sources make no name for a data set; give --name")
     if path and source not in FACE_SET_NAMES:
         raise UserError(f"--from={path}: expected only with {', '.join(FACE_SET_NAMES)}")
     if not name:

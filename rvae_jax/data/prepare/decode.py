@@ -14,10 +14,12 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
+from rvae_jax.data import images
+from rvae_jax.data.prepare import deep
+from rvae_jax.data.prepare.sources import kinds
 from rvae_jax.data.prepare.sources.source import UnusableError
 from rvae_jax.errors import one_line
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 500_000_000
 
 _MAX_TEXT = 1 << 26  # bytes in a PNG
@@ -44,17 +46,19 @@ def decode(
     data: bytes,
     shrinks: Callable[[int, int], float] = lambda height, width: 1.0,
     large_picture_lock: contextlib.AbstractContextManager = NO_LOCK,
+    value_range: deep.Range | None = None,
 ) -> Picture:
-    """Decodes a JPEG, PNG, WebP, BMP or TIFF, whatever its name says.
+    """Decodes a picture of one of ``kinds.FORMATS``, whatever its name says.
 
     The picture is turned upright by its EXIF orientation. Grey and palettes become RGB, transparency is laid on white,
-    16 bits are reduced to 8, CMYK is converted without a profile; colour profiles are ignored. Of several frames the
-    first is taken.
+    more than 8 bits are reduced to 8, CMYK is converted without a profile; colour profiles are ignored. Of several
+    frames the first is taken.
 
     Args:
       data: the file's bytes.
       shrinks: from the picture's height and width to how many times it will be shrunk at least.
       large_picture_lock: held while a large picture is in memory, so that of several processes only one has one.
+      value_range: of pictures of more than 8 bits, the values that become 0 and 255; see ``deep.to_8_bits``.
 
     Returns:
       The picture, decoded at no less than twice the size that it will be shrunk to.
@@ -74,7 +78,7 @@ def decode(
                 return Picture(pixels, *pixels.shape[:2])
     try:
         with _pillow_limits_lifted():
-            return _decode_any(data, shrinks, large_picture_lock)
+            return _decode_any(data, shrinks, large_picture_lock, value_range)
     except UnusableError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever a broken file leads them into
@@ -134,19 +138,57 @@ def _set_limits(pixels: int | None, text_chunk: int, text_memory: int) -> None:
     PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = text_chunk, text_memory
 
 
-def _decode_any(
-    data: bytes, shrinks: Callable[[int, int], float], large_picture_lock: contextlib.AbstractContextManager
-) -> Picture:
+def deep_values(data: bytes) -> deep.Deep | None:
+    """The stored values of a picture of more than 8 bits; None for one of 8 bits, which is not decoded.
+
+    Raises:
+      UnusableError: it cannot be read.
+    """
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        with _pillow_limits_lifted():
+            image = _open(data)
+            if isinstance(image, deep.Deep):
+                return image
+            if not deep.is_deep(image, data):
+                return None
+            image.load()
+            return deep.read(image, data)
+    except UnusableError:
+        raise
+    except Exception as error:  # as above
+        raise UnusableError(f"cannot be decoded: {one_line(error)}") from None
+
+
+def _open(data: bytes) -> Image.Image | deep.Deep:
+    """The picture, not decoded yet; or the values of one that Pillow does not know."""
+    kinds.let_pillow_read_heif()
+    try:
+        image = Image.open(io.BytesIO(data), formats=kinds.FORMATS)
     except Image.UnidentifiedImageError:
-        raise UnusableError(f"not recognised as {', '.join(FORMATS)}; begins with {data[:12]!r}") from None
+        if (values := deep.read_other_tiff(data, MAX_PIXELS)) is not None:
+            return values
+        missing = kinds.missing_for(data) or f"begins with {data[:12]!r}"
+        raise UnusableError(f"not recognised as {', '.join(kinds.FORMATS)}; {missing}") from None
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UnusableError(f"{width * height // 1_000_000} megapixels, expected at most {MAX_PIXELS // 1_000_000}")
+    return image
+
+
+def _decode_any(
+    data: bytes,
+    shrinks: Callable[[int, int], float],
+    large_picture_lock: contextlib.AbstractContextManager,
+    value_range: deep.Range | None,
+) -> Picture:
+    image = _open(data)
+    if isinstance(image, deep.Deep):
+        pixels = images.with_channels(np.atleast_3d(deep.mapped(image, value_range)), 3)
+        return Picture(pixels, *pixels.shape[:2])
+    width, height = image.size
     if image.format == "PNG":  # its checksums are checked only here
         image.verify()
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=kinds.FORMATS)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         factor = shrinks(*((width, height) if _lies_on_its_side(image) else (height, width))) / 2
         if factor > 1:
@@ -155,6 +197,8 @@ def _decode_any(
         image.load()
         if _lies_on_its_side(image):
             width, height = height, width
+        if deep.is_deep(image, data):
+            image = deep.to_8_bits(image, data, value_range)
         with contextlib.suppress(Exception):  # the EXIF data is broken, the picture is not
             ImageOps.exif_transpose(image, in_place=True)
         return Picture(_to_rgb(image), height, width)
@@ -169,14 +213,6 @@ def _lies_on_its_side(image: Image.Image) -> bool:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode == "F":
-        raise UnusableError("floating-point pixels of unknown range")
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise UnusableError(f"32-bit pixels from {values.min()} to {values.max()}, expected 8 or 16 bits")
-        grey = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-        return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

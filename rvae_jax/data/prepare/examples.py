@@ -73,7 +73,7 @@ class Maker:
             labels = self._labels(name)
             box = self._box(name)
             shrinks = (lambda h, w: 1.0) if self.detector else functools.partial(self._shrinks, box)
-            picture = decode(self.source.read(name), shrinks, self.large_picture_lock)
+            picture = decode(self.source.read(name), shrinks, self.large_picture_lock, self.settings.value_range)
         except UnusableError as error:
             return Outcome(dict.fromkeys(configs, str(error)), {})
         except OSError as error:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rvae_jax.config import Config
 from rvae_jax.data import catalog
-from rvae_jax.data.prepare import orl, preparation
+from rvae_jax.data.prepare import orl, preparation, value_range
 from rvae_jax.data.prepare.settings import PreparationSettings
 from rvae_jax.data.prepare.sources.named import open_named
-from rvae_jax.data.prepared import config_name
+from rvae_jax.data.prepared import VERSION, config_name
 from rvae_jax.errors import UserError
 
 
@@ -62,5 +62,7 @@ def _prepare_folder(config: Config, before_work: Callable[[Config], None]) -> Co
         config = dataclasses.replace(config, data=dataclasses.replace(data, name=name, crop=None))
         before_work(config)
         print(f"The pictures in {folder} are data.name={name} in {data_dir}")
+        if not (data_dir / name / VERSION).exists():
+            value_range.warn_if_narrow(source, value_range.look(source))
         preparation.prepare(source, settings, stem, data_dir)
     return config

@@ -23,6 +23,7 @@ from rvae_jax.data.prepare.examples import Maker
 from rvae_jax.data.prepare.finishing import finish
 from rvae_jax.data.prepare.settings import PreparationSettings, as_recorded
 from rvae_jax.data.prepare.shards import write_shards
+from rvae_jax.data.prepare.sources import kinds
 from rvae_jax.data.prepare.sources.source import SPLITS, Source
 from rvae_jax.data.prepared import STAGING, VERSION, Shape, config_name, read_record
 from rvae_jax.errors import UserError
@@ -122,6 +123,8 @@ def prepare(
                     settings = dataclasses.replace(settings, shapes=tuple(missing))
                     _make(source, settings, folder, mark, max_skipped, processes, shard_pictures)
                     staging.publish(folder / STAGING, missing, others)
+                    if left_out := kinds.left_out(source.ignored):
+                        print(left_out)
                     return list(targets.values())
                 # Another process has done it, or one that was killed at its very end.
                 staging.clear_if_done(folder / STAGING)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rvae_jax.data.prepare.deep import Range
 from rvae_jax.data.prepared import Shape
 from rvae_jax.errors import UserError, one_line
 
@@ -31,6 +32,7 @@ class PreparationSettings:
       detector: ``module:function``, from RGB ``[h, w, 3]`` to boxes (left, top, width, height); the largest is cut out.
       margin: share of a box's size that is added to it on each side.
       enlarge: how many times a picture may be enlarged; a smaller one is skipped.
+      value_range: of pictures of more than 8 bits, the values that become 0 and 255; None for all of their type.
       encoding: ``raw`` pixels, which need no decoding in training, or ``png``, about half as large.
     """
 
@@ -41,6 +43,7 @@ class PreparationSettings:
     margin: float = 0.0
     enlarge: float = 2.0
     encoding: str = "raw"
+    value_range: Range | None = None
 
 
 def as_recorded(settings: PreparationSettings) -> dict[str, Any]:
@@ -53,6 +56,8 @@ def as_recorded(settings: PreparationSettings) -> dict[str, Any]:
     """
     values = dataclasses.asdict(settings)
     del values["shapes"]
+    if settings.value_range is None:  # as earlier versions recorded it
+        del values["value_range"]
     if settings.boxes:
         try:
             values["boxes"] = hashlib.sha256(settings.boxes.read_bytes()).hexdigest()

@@ -6,9 +6,11 @@ import re
 import shutil
 import signal
 import sys
+import zipfile
 
+import numpy as np
 import pytest
-from making import encode, interrupted_at, make_pixels
+from making import encode, interrupted_at, make_pixels, read_examples
 
 from rvae_jax import prepare
 from rvae_jax.config import Config, DataConfig, ModelConfig
@@ -208,11 +210,11 @@ def test_portraits_are_generated_and_found_by_their_name(call, tmp_path, monkeyp
 def test_what_is_not_looked_at_is_told(call, few, tmp_path):
     folder = shutil.copytree(few, tmp_path / "few")
     for i in range(30):
-        (folder / f"{i}.HEIC").write_bytes(b"x")
+        (folder / f"{i}.GIF").write_bytes(b"x")
     (folder / ".hidden").write_text("x")
     status, out, _ = call(folder, "--size=16", f"--data_dir={tmp_path}/data")
     assert status == 0
-    assert "not looked at: 30 .heic, 1 hidden" in out
+    assert "not looked at: 30 .gif, 1 hidden" in out
 
 
 def test_a_wrong_path_makes_no_folder(call, tmp_path):
@@ -243,3 +245,25 @@ def test_what_was_begun_is_listed(call, few, tmp_path, monkeypatch):
     out = call("--list", f"--data_dir={tmp_path}")[1]
     assert out.splitlines()[0] == f"{tmp_path}: 1 data sets"
     assert out.splitlines()[1].startswith("  few/16: 16x16x3 raw; ")
+
+
+def test_a_data_set_in_parts_is_prepared_as_one(call, few, tmp_path):
+    for part in range(2):
+        with zipfile.ZipFile(tmp_path / f"part{part}.zip", "w") as archive:
+            for i in range(20 * part, 20 * part + 20):
+                archive.write(few / f"{i:02d}.png", f"{i:02d}.png")
+    (tmp_path / "labels.csv").write_text("name,n\n" + "".join(f"{i:02d}.png,{i}\n" for i in range(40)))
+    paths = tmp_path / "part0.zip", tmp_path / "part1.zip"
+    options = "--size=24", f"--data_dir={tmp_path}/data", f"--labels={tmp_path}/labels.csv", "--processes=1"
+    status, _, err = call(*paths, *options)
+    assert (status, err) == (1, "Error: 2 sources make no name for a data set; give --name")
+    status, out, _ = call(*paths, *options, "--name=cats")
+    assert status == 0
+    assert "40 pictures, split" in out
+    rows = [row for rows in read_examples(tmp_path / "data", "24").values() for row in rows]
+    assert len(rows) == 40
+    for row in rows:
+        number = row["attributes"]["n"]
+        assert row["name"].decode() == f"part{number // 20}/{number:02d}.png"
+        np.testing.assert_array_equal(row["image"], make_pixels(number, 24, 24))
+    assert "Already prepared" in call(*paths[::-1], *options, "--name=cats")[1]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
-from rvae_jax.data.prepare.sources.source import Source, UnusableError, hash_of, pictures_among
+from rvae_jax.data.prepare.sources.parts import is_archive
+from rvae_jax.data.prepare.sources.source import Source, UnusableError, hash_of, is_hidden, pictures_among
 from rvae_jax.errors import UserError
 
 
@@ -20,6 +22,30 @@ def open_folder(path: Path) -> Source:
     sizes: dict[str, int] = {}
     times: dict[str, int] = {}
     others = []
+    for file in _walk(path, others):
+        name = file.relative_to(path).as_posix()
+        try:
+            status = file.stat()
+            sizes[name], times[name] = status.st_size, status.st_mtime_ns
+        except OSError:
+            sizes[name] = times[name] = -1
+    files, ignored = pictures_among(sizes, others)
+    modified = hash_of("\0".join(f"{name}\0{times[name]}" for name in files)).hex()
+    return Source(f"the folder {path.resolve().name}", files, _FolderReader(path), ignored, modified=modified)
+
+
+def archives_below(path: Path) -> list[Path]:
+    """The zips and tars in a folder and in the folders below it, by their names, without hidden ones.
+
+    Raises:
+      UserError: a folder cannot be read.
+    """
+    found = (file for file in _walk(path, []) if is_archive(file.name))
+    return sorted(file for file in found if not is_hidden(file.relative_to(path).as_posix()))
+
+
+def _walk(path: Path, others: list[str]) -> Iterator[Path]:
+    """The files in a folder and below it; appends to ``others`` for each data set of TFDS, which is left out."""
     seen = set()
     for folder, folders, entries in os.walk(path, onerror=_refuse_folder, followlinks=True):
         real = os.path.realpath(folder)
@@ -33,17 +59,7 @@ def open_folder(path: Path) -> Source:
             continue
         folders.sort()
         for entry in entries:
-            file = Path(folder, entry)
-            name = file.relative_to(path).as_posix()
-            try:
-                status = file.stat()
-                sizes[name], times[name] = status.st_size, status.st_mtime_ns
-            except OSError:
-                sizes[name] = times[name] = -1
-
-    files, ignored = pictures_among(sizes, others)
-    modified = hash_of("\0".join(f"{name}\0{times[name]}" for name in files)).hex()
-    return Source(f"the folder {path.resolve().name}", files, _FolderReader(path), ignored, modified=modified)
+            yield Path(folder, entry)
 
 
 def _refuse_folder(error: OSError) -> None:

@@ -6,18 +6,20 @@ import contextlib
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rvae_jax.data.prepare.sources import faces, portraits
-from rvae_jax.data.prepare.sources.opening import open_path
+from rvae_jax.data.prepare.sources.opening import open_path, open_paths
 from rvae_jax.data.prepare.sources.source import Source
 from rvae_jax.data.prepared import PORTRAITS
 from rvae_jax.errors import UserError
 
 
 @contextlib.contextmanager
-def open_named(name: str, path: Path | None, data_dir: Path, height: int, count: int | None = None) -> Iterator[Source]:
+def open_named(
+    name: str, path: Path | None, data_dir: Path, height: int, count: int | None = None, further: Sequence[str] = ()
+) -> Iterator[Source]:
     """The pictures that ``name`` means: ``celeb_a``, ``celeb_a_hq``, ``lfw``, ``portraits``, a folder, a zip or a tar.
 
     Args:
@@ -26,6 +28,7 @@ def open_named(name: str, path: Path | None, data_dir: Path, height: int, count:
       data_dir: folder of prepared data sets. A compressed tar is unpacked there, and removed when this ends.
       height: the largest height wanted.
       count: how many portraits.
+      further: paths of further folders, zips or tars, where ``name`` is a path, too.
 
     Raises:
       UserError: it is not there, or cannot be downloaded.
@@ -34,10 +37,10 @@ def open_named(name: str, path: Path | None, data_dir: Path, height: int, count:
     _remove_left_over(data_dir, prefix)
     scratch = data_dir / f"{prefix}{os.getpid()}"
     try:
-        if name == PORTRAITS:
+        if name == PORTRAITS and not further:
             yield _open_portraits(count, height)
         else:
-            yield _open(name, path, data_dir, scratch, height)
+            yield _open([name, *further], path, data_dir, scratch, height)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -62,8 +65,11 @@ def _open_portraits(count: int | None, height: int) -> Source:
     return portraits.open_portraits(count, height)
 
 
-def _open(name: str, path: Path | None, data_dir: Path, scratch: Path, height: int) -> Source:
+def _open(names: Sequence[str], path: Path | None, data_dir: Path, scratch: Path, height: int) -> Source:
+    name = names[0]
     try:
+        if len(names) > 1:
+            return open_paths([Path(each).expanduser() for each in names], scratch)
         if name in faces.FACE_SETS:
             return faces.FACE_SETS[name].open(path, data_dir, scratch, height)
         folder = Path(name).expanduser()

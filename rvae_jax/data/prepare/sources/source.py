@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 
+from rvae_jax.data.prepare.sources import kinds
 from rvae_jax.data.prepare.sources.tables import Table, normalized
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff")
 SPLITS = ("train", "validation", "test")
 
 Labels = Mapping[str, Table]  # a name such as "attributes" to the table under it
@@ -89,7 +89,7 @@ def folder_of(name: str) -> str:
 
 def is_picture(name: str) -> bool:
     """Whether a name is that of a picture: it has such a suffix, and no part of it is hidden."""
-    return not _is_hidden(name) and name.lower().endswith(SUFFIXES)
+    return not is_hidden(name) and name.lower().endswith(kinds.SUFFIXES)
 
 
 def pictures_among(sizes: Mapping[str, int], others: Iterable[str] = ()) -> tuple[dict[str, int], dict[str, int]]:
@@ -108,10 +108,11 @@ def pictures_among(sizes: Mapping[str, int], others: Iterable[str] = ()) -> tupl
     return files, dict(sorted(ignored.items()))
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a name, or a folder in it, is hidden, or is what macOS adds to archives."""
     parts = PurePosixPath(name).parts
     return any(part.startswith(".") for part in parts) or "__MACOSX" in parts
 
 
 def _kind(name: str) -> str:
-    return "hidden" if _is_hidden(name) else PurePosixPath(name).suffix.lower() or "without a suffix"
+    return "hidden" if is_hidden(name) else PurePosixPath(name).suffix.lower() or "without a suffix"

@@ -37,7 +37,7 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return {name: info for name, info in names if not name.endswith("/")}
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=128)  # zips of a data set in parts, which are read in turns
 def _open_zip_file(path: Path) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
     """Opened once in each process: that takes time in proportion to the number of files."""
     archive = zipfile.ZipFile(path)

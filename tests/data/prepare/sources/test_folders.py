@@ -18,7 +18,8 @@ def test_a_folder_has_its_pictures_and_counts_the_other_files(tmp_path):
 
 def test_a_picture_is_recognised_by_its_suffix(tmp_path):
     names = ["1.jpg", "2.jpeg", "3.jpe", "4.jfif", "5.png", "6.webp", "7.bmp", "8.dib", "9.tif", "a.tiff"]
-    fill_with(tmp_path / "cats", *names, "b.gif", "c.jpg.txt", "jpg", "d.heic", "e.jpg~")
+    names += ["f.heic", "g.heif", "h.hif", "i.avif"]
+    fill_with(tmp_path / "cats", *names, "b.gif", "c.jpg.txt", "jpg", "d.psd", "e.jpg~")
     assert_holds(opened(tmp_path / "cats"), names)
 
 
