@@ -14,6 +14,7 @@ from rvae_jax.system.files import is_remote, write_atomically
 from rvae_jax.training.trackers import Trackers
 
 METRICS_FILE = "metrics.jsonl"
+UNREADABLE_FILE = "metrics.unreadable"  # lines that are no rows
 
 
 class MetricWriter:
@@ -34,7 +35,7 @@ class MetricWriter:
             self._local = tempfile.TemporaryDirectory(prefix="rvae_jax_")
             folder = pathlib.Path(self._local.name)
             if (workdir / METRICS_FILE).exists():
-                (folder / METRICS_FILE).write_text((workdir / METRICS_FILE).read_text())
+                (folder / METRICS_FILE).write_bytes((workdir / METRICS_FILE).read_bytes())
         _keep_rows(folder / METRICS_FILE, first_step)
         self._folder = folder
         self._file = (folder / METRICS_FILE).open("a")
@@ -98,21 +99,40 @@ class SilentWriter:
 
 
 def read_metrics(workdir: epath.Path) -> list[dict[str, Any]]:
-    """Rows of ``metrics.jsonl``; an imported run has none. A last line that a crash cut short is left out."""
-    rows = []
+    """Rows of ``metrics.jsonl`` that can be read; an imported run has none."""
     try:
-        lines = (workdir / METRICS_FILE).read_text().splitlines()
+        content = (workdir / METRICS_FILE).read_bytes()
     except FileNotFoundError:
-        return rows
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+        return []
+    return [row for line in content.split(b"\n") if (row := _row(line)) is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The row of a line, or None if it is not one."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # of JSON, of the encoding
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def _keep_rows(path: pathlib.Path, last_step: int) -> None:
-    if path.is_file():
-        rows = [row for row in read_metrics(path.parent) if row["step"] <= last_step]
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    """Leaves the rows of steps up to ``last_step``; lines that are no rows go to ``UNREADABLE_FILE``."""
+    if not path.is_file():
+        return
+    kept, unreadable = [], []
+    *lines, rest = path.read_bytes().split(b"\n")  # a crash may have cut the last line short
+    for line in lines:
+        row = _row(line)
+        if row is None:
+            unreadable += [line] if line.strip() else []
+        elif row["step"] <= last_step:
+            kept.append(line)
+    if (row := _row(rest)) is not None and row["step"] <= last_step:
+        kept.append(rest)
+    if unreadable:
+        aside = path.with_name(UNREADABLE_FILE)
+        with aside.open("ab") as file:
+            file.writelines(line + b"\n" for line in unreadable)
+        print(f"{path}: {len(unreadable):,} of {len(lines):,} lines cannot be read; they are in {aside.name} now")
+    write_atomically(path, b"".join(line + b"\n" for line in kept))
