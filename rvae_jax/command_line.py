@@ -191,6 +191,14 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, help="of all draws (0)")
 
 
+_OF_EVALUATION = ("images", "training_images", "split", "inception", "likelihood_samples", "seed")
+
+
+def asks_for_an_evaluation(arguments: dict[str, Any]) -> bool:
+    """Whether one of the options of ``add_evaluation_arguments`` is given."""
+    return any(name in arguments for name in _OF_EVALUATION)
+
+
 def evaluation_settings(arguments: dict[str, Any]) -> EvaluationSettings:
     """The settings that ``add_evaluation_arguments`` asks for, taken out of ``arguments``.
 
@@ -199,8 +207,7 @@ def evaluation_settings(arguments: dict[str, Any]) -> EvaluationSettings:
     """
     from rvae_jax.evaluation.settings import EvaluationSettings
 
-    names = ("images", "training_images", "split", "inception", "likelihood_samples", "seed")
-    given = {name: arguments.pop(name) for name in names if name in arguments}
+    given = {name: arguments.pop(name) for name in _OF_EVALUATION if name in arguments}
     for name, least in {"images": 1, "training_images": 1, "likelihood_samples": 1, "seed": 0}.items():
         if given.get(name, least) < least:
             raise UserError(f"--{name}={given[name]}: expected at least {least}")

@@ -25,6 +25,7 @@ def main() -> None:
         from rvae_jax.storage.workdir import open_workdir
         from rvae_jax.system.files import require_writable, write_atomically
     with command_line.exit_on_user_error():
+        is_stored_enough = not command_line.asks_for_an_evaluation(arguments)
         settings = command_line.evaluation_settings(arguments)
         models = [command_line.load_model(workdir, None, arguments["data_dir"]) for workdir in arguments["workdir"]]
         output = arguments["output"]
@@ -32,7 +33,7 @@ def main() -> None:
         if path.is_dir():
             raise UserError(f"--output={output} is a folder; expected a file")
         require_writable(path.parent, f"{path.parent} (or give --output)" if output is None else f"--output={output}")
-        write_atomically(path, make_report(models, settings).encode())
+        write_atomically(path, make_report(models, settings, of_any_settings=is_stored_enough).encode())
     print(f"Wrote {path}: open it in a browser")
 
 

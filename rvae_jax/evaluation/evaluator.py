@@ -102,14 +102,22 @@ def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, prog
     return results.rounded(evaluation)
 
 
-def read_or_evaluate(model: TrainedVAE, settings: EvaluationSettings, progress: bool = True) -> Evaluation:
+def read_or_evaluate(
+    model: TrainedVAE, settings: EvaluationSettings, progress: bool = True, *, of_any_settings: bool = False
+) -> Evaluation:
     """Reads the model's ``evaluation.json`` if it is of this step and these settings; else evaluates and writes it.
+
+    Args:
+      model: the model.
+      settings: of the evaluation.
+      progress: whether to print what is being done.
+      of_any_settings: whether an evaluation of this step is taken, whatever its settings.
 
     Raises:
       UserError: see ``evaluate``.
     """
     evaluation = results.read(model.workdir, model.step)
-    if evaluation is None or evaluation.settings != record_settings(settings):
+    if evaluation is None or not (of_any_settings or evaluation.settings == record_settings(settings)):
         if progress:
             print(f"{model.workdir}: evaluating step {model.step}", flush=True)
         evaluation = evaluate(model, settings, progress)

@@ -20,6 +20,7 @@ with needs("evaluate", command=False):
     from rvae_jax.drawing.scene import Scene
     from rvae_jax.evaluation import evaluator
     from rvae_jax.evaluation.diagnosis import diagnose
+    from rvae_jax.evaluation.results import Evaluation
     from rvae_jax.inference.trained_vae import TrainedVAE
     from rvae_jax.reporting import headline, plots, tables, templating
     from rvae_jax.reporting.glossary import GLOSSARY
@@ -48,7 +49,9 @@ _FOLDED = {
 _OVER_STEPS = {"reconstructions_over_steps": "Reconstructions", "samples_over_steps": "Samples"}
 
 
-def make_report(models: list[TrainedVAE], settings: EvaluationSettings, progress: bool = True) -> str:
+def make_report(
+    models: list[TrainedVAE], settings: EvaluationSettings, progress: bool = True, *, of_any_settings: bool = False
+) -> str:
     """Makes the page, which needs no other file and no network.
 
     A model is evaluated only if its work directory has no ``evaluation.json`` of the same step and settings.
@@ -58,6 +61,7 @@ def make_report(models: list[TrainedVAE], settings: EvaluationSettings, progress
         run's data set.
       settings: of the evaluations.
       progress: whether to print what is being done.
+      of_any_settings: whether stored evaluations are taken, whatever their settings.
 
     Returns:
       HTML.
@@ -70,9 +74,10 @@ def make_report(models: list[TrainedVAE], settings: EvaluationSettings, progress
     shapes = {tuple(model.config.model.image_shape) for model in models}
     images = models[0].images(settings.split, _SHOWN_IMAGES) if len(shapes) == 1 else None
     names = _short_names([str(model.workdir) for model in models])
-    subjects = [
-        _make_subject(name, model, settings, images, progress) for name, model in zip(names, models, strict=True)
-    ]
+    subjects = []
+    for name, model in zip(names, models, strict=True):
+        evaluation = evaluator.read_or_evaluate(model, settings, progress, of_any_settings=of_any_settings)
+        subjects.append(_make_subject(name, model, evaluation, images, progress))
     if progress:
         print("Writing the page", flush=True)
     return _render(subjects, models[0].config.data.name if images is not None else None)
@@ -118,10 +123,9 @@ def _short_names(paths: list[str]) -> list[str]:
 
 
 def _make_subject(
-    name: str, model: TrainedVAE, settings: EvaluationSettings, images: np.ndarray | None, progress: bool
+    name: str, model: TrainedVAE, evaluation: Evaluation, images: np.ndarray | None, progress: bool
 ) -> Subject:
     rows = read_metrics(model.workdir)
-    evaluation = evaluator.read_or_evaluate(model, settings, progress)
     drawn = dict(figures.draw(Scene(model, images), label=f"drawing {name}" if progress else None))
     drawn |= history.draw(model.workdir, model.config.model.image_shape)
     return Subject(name, model, evaluation, rows, diagnose(evaluation, rows, model.config), drawn)

@@ -89,6 +89,7 @@ def test_an_evaluation_is_made_again_for_other_settings_or_if_its_file_is_damage
     assert (first.protocol.held_out_images, second.protocol.held_out_images) == (20, 30)
     written = (workdir / results.FILE).stat().st_mtime_ns
     assert read_or_evaluate(model, thirty, progress=False) == second
+    assert read_or_evaluate(model, twenty, progress=False, of_any_settings=True) == second
     assert (workdir / results.FILE).stat().st_mtime_ns == written
     (workdir / results.FILE).write_text("{cut")
     assert read_or_evaluate(model, twenty, progress=False) == first
