@@ -163,12 +163,8 @@ def test_a_model_card_has_the_evaluation_and_its_verdicts(run, monkeypatch):
         "lpips_diversity_prior": 0.1
     }
     assert "| l1 | 0.25 |" in card.text and "| generation | real | prior | gaussian | mixture |" in card.text
-    assert (
-        "- **blur**: Reconstructions look soft" in card.text
-        and "have 0.20" in card.text
-       
+    assert "- **blur**: Reconstructions look soft" in card.text and "have 0.20 times" in card.text
     assert "posterior collapse" not in card.text
-    )
     assert json.loads((run / "export" / "evaluation.json").read_text())["model"]["workdir"] == "run"
     (run / "evaluation.json").write_text(json.dumps(evaluation | {"model": evaluation["model"] | {"step": 1}}))
     run_export(monkeypatch, "--format=hub", f"--workdir={run}")
