@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 
+import filelock
 from etils import epath
 
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
+from rvae_jax.distributed import processes
 from rvae_jax.errors import UserError, install
 from rvae_jax.system.files import is_remote, require_writable, write_atomically
 
 CONFIG_FILE = "config.json"
+LOCK_FILE = "training.lock"
 
 
 def open_workdir(path: epath.PathLike, flag: str = "--workdir") -> epath.Path:
@@ -101,6 +106,32 @@ def make_folder(workdir: epath.Path) -> None:
         raise UserError(f"--workdir={workdir} is a file; expected a folder, or a path where one can be made") from None
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def training_lock(workdir: epath.Path) -> Iterator[None]:
+    """Within it, no other command trains in ``workdir``. It ends with the process; object stores have none.
+
+    Raises:
+      UserError: another process trains there.
+    """
+    lock = None
+    with processes.together():
+        if processes.is_first() and not is_remote(workdir):
+            lock = filelock.FileLock(workdir / LOCK_FILE)
+            try:
+                lock.acquire(blocking=False)
+            except filelock.Timeout:
+                raise UserError(
+                    f"--workdir={workdir}: another process is training there; wait for it, stop it, or give another"
+                    " --workdir"
+                ) from None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            with contextlib.suppress(OSError):  # the folder may be gone
+                lock.release()
 
 
 def claim(workdir: epath.Path, config: Config) -> Config | None:

@@ -12,6 +12,7 @@ from etils import epath
 
 from rvae_jax.config import Config
 from rvae_jax.data import pipeline
+from rvae_jax.data.records import Images
 from rvae_jax.distributed import processes
 from rvae_jax.distributed.preemption import StopRequest
 from rvae_jax.errors import UserError
@@ -29,7 +30,7 @@ from rvae_jax.training.principal_components import set_linear_path
 from rvae_jax.training.run import Run, make_run
 from rvae_jax.training.state import TrainState
 from rvae_jax.training.step_log import StepLog
-from rvae_jax.training.trackers import open_trackers
+from rvae_jax.training.trackers import open_trackers, require_available
 
 
 @quiet_orbax()
@@ -60,10 +61,25 @@ def train(
     Raises:
       UserError: what the user can put right; every checkpoint saved before stays intact.
     """
+    require_available(track)
     workdir = workdir_lib.open_workdir(workdir)
     devices = jax.devices() if devices is None else devices
     local = sum(device.process_index == jax.process_index() for device in devices)
     config, sources, before = opening.open_run(config, workdir, len(devices), local)
+    with workdir_lib.training_lock(workdir):
+        return _train_in(workdir, config, sources, before, devices, init_from, track)
+
+
+def _train_in(
+    workdir: epath.Path,
+    config: Config,
+    sources: dict[str, Images],
+    before: Config | None,
+    devices: Sequence[jax.Device],
+    init_from: epath.PathLike | None,
+    track: Sequence[str],
+) -> signal.Signals | None:
+    """Trains in a folder that no other run uses; turns an error of the system into a UserError."""
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     try:
         if opening.is_finished(workdir, checkpoints, config.steps):
@@ -72,9 +88,8 @@ def train(
                 f" Pictures are in {workdir / 'pictures'}. To train on, raise --config.steps."
             )
             return None
-        with StopRequest() as stop:
-            run = make_run(config, workdir, sources, devices)
-            return _train(run, before, checkpoints, stop, init_from, track)
+        run = make_run(config, workdir, sources, devices)
+        return _train(run, before, checkpoints, init_from, track)
     except Exception as error:
         if isinstance(error, UserError) or not (reason := _unwritable(error, workdir)):
             raise
@@ -91,7 +106,6 @@ def _train(
     run: Run,
     before: Config | None,
     checkpoints: Checkpoints,
-    stop: StopRequest,
     init_from: epath.PathLike | None,
     track: Sequence[str],
 ) -> signal.Signals | None:
@@ -108,11 +122,12 @@ def _train(
         opening.describe_new_length(before, run.config, first_step)
     with MetricWriter(run.workdir, first_step, trackers) if processes.is_first() else SilentWriter() as writer:
         held_out, log = HeldOut(run, writer), StepLog(run, checkpoints, first_step, writer)
+        stopped_by = None
         if first_step < run.config.steps:
-            state = _train_steps(run, state, checkpoints, stop, log, held_out)
-        if stop.signal is not None and int(state.step) < run.config.steps:
-            print(f"Stopped by {stop.signal.name} at step {int(state.step)}. The same command goes on from there.")
-            return stop.signal
+            state, stopped_by = _train_steps(run, state, checkpoints, log, held_out)
+        if stopped_by is not None and int(state.step) < run.config.steps:
+            print(f"Stopped by {stopped_by.name} at step {int(state.step)}. The same command goes on from there.")
+            return stopped_by
         best = checkpoints.best_step()
         held_out.show_best(best, TrainState.from_items(checkpoints.restore(best, shapes.to_items())))
     return None
@@ -166,11 +181,13 @@ def _train_steps(
     run: Run,
     state: TrainState,
     checkpoints: Checkpoints,
-    stop: StopRequest,
     log: StepLog,
     held_out: HeldOut,
-) -> TrainState:
-    """The loop: from the state's step to the last one, or until it is asked to stop; the state after it is saved."""
+) -> tuple[TrainState, signal.Signals | None]:
+    """The loop: from the state's step to the last one, or until a signal asks it to stop; the state after it is saved.
+
+    Before the loop there is nothing to save, and a signal has its usual effect.
+    """
     config, first = run.config, int(state.step)
     hosts = jax.process_index(), jax.process_count()
     batches = run.layout.to_devices(pipeline.train_batches(run.sources["train"], config, first, *hosts))
@@ -178,24 +195,25 @@ def _train_steps(
     # Compiled programs themselves are called: they refuse another shape instead of compiling again.
     program_of = compile_steps(run, state)
     saved = first
-    for step in range(first + 1, config.steps + 1):
-        if stop.reached(step - 1):
-            break
-        state, metrics = program_of(step)(state, log.next_of(batches), *run.constants)
-        log.add(step, metrics)
-        is_evaluated = step % config.eval_every == 0 or step == config.steps
-        if is_evaluated or step % config.log_every == 0:
-            log.write()
-        if is_evaluated:
-            with log.paused():
-                error = held_out.evaluate(state)
-                checkpoints.save(state.to_items(), error if config.select == "l1" else None)
-            saved = step
-    log.write()
-    if int(state.step) > saved:
-        checkpoints.save(state.to_items())
-    checkpoints.wait()
-    return state
+    with StopRequest() as stop:
+        for step in range(first + 1, config.steps + 1):
+            if stop.reached(step - 1):
+                break
+            state, metrics = program_of(step)(state, log.next_of(batches), *run.constants)
+            log.add(step, metrics)
+            is_evaluated = step % config.eval_every == 0 or step == config.steps
+            if is_evaluated or step % config.log_every == 0:
+                log.write()
+            if is_evaluated:
+                with log.paused():
+                    error = held_out.evaluate(state)
+                    checkpoints.save(state.to_items(), error if config.select == "l1" else None)
+                saved = step
+        log.write()
+        if int(state.step) > saved:
+            checkpoints.save(state.to_items())
+        checkpoints.wait()
+    return state, stop.signal
 
 
 def _unwritable(error: BaseException | None, workdir: epath.Path) -> str | None:

@@ -56,13 +56,14 @@ def set_linear_path(run: Run, state: TrainState) -> TrainState:
     The biases of the log variances, whose kernels are zero, become ``start_log_var``.
     """
     config, began = run.config, time.monotonic()
+    print("Computing the principal components of the training images", flush=True)
     images = _reduced_images(run)
     found = principal_components(images, config.model.latent_dim, run.init_key)
     count = images.shape[0] * images.shape[1]
     rank = int(jnp.sum(found.deviations > 0))
     print(
-        f"The linear path starts as {rank} principal components of {count:,} training images, which have"
-        f" {float(found.explained):.1%} of the variance and an L1 of {float(found.error):.4f};"
+        f"The linear path starts as {rank} principal components of {count:,} images as training shows them, which"
+        f" have {float(found.explained):.1%} of the variance and an L1 of {float(found.error):.4f};"
         f" {format_duration(time.monotonic() - began)}"
     )
     if rank < config.model.latent_dim:

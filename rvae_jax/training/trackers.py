@@ -6,6 +6,7 @@ Each is set up by its own environment variables, such as ``WANDB_PROJECT``, ``WA
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import uuid
@@ -17,7 +18,7 @@ from etils import epath
 
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
-from rvae_jax.errors import MissingError, UserError, needs, one_line
+from rvae_jax.errors import UserError, install, one_line
 from rvae_jax.system.files import is_remote, write_atomically
 
 IDS_FILE = "trackers.json"  # of the runs there, by the service's name
@@ -75,23 +76,28 @@ def open_trackers(names: Sequence[str], config: Config, workdir: epath.Path) -> 
     Raises:
       UserError: there is no service of a name, its package is not installed, or it refuses.
     """
+    require_available(names)
     path = workdir / IDS_FILE
     ids = json.loads(path.read_text()) if names and path.exists() else {}
     trackers = {}
     for name in names:
-        if name not in _SERVICES:
-            raise UserError(f"--track={name}: expected {' or '.join(_SERVICES)}")
         try:
-            with needs(name, command=False):
-                trackers[name] = _SERVICES[name](config, workdir, ids.get(name))
-        except MissingError as error:
-            raise UserError(f"--track={name}: {error}") from None
+            trackers[name] = _SERVICES[name](config, workdir, ids.get(name))
         except Exception as error:  # each service raises its own: no network, no key
             raise UserError(f"--track={name}: {one_line(error)}") from error
         ids[name] = trackers[name].id
     if names:
         write_atomically(path, (json.dumps(ids) + "\n").encode())
     return Trackers(trackers)
+
+
+def require_available(names: Sequence[str]) -> None:
+    """Raises ``UserError`` unless there is a service of each name, and its package is installed."""
+    for name in names:
+        if name not in _SERVICES:
+            raise UserError(f"--track={name}: expected {' or '.join(_SERVICES)}")
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"--track={name}: {name} is missing; {install(name)}")
 
 
 class _WandB:

@@ -118,7 +118,7 @@ def test_a_run_starts_as_pca_and_keeps_it(data_dir, tmp_path, capsys, one_device
     config = tiny_config(data_dir, **PATH, **{"optimizer.learning_rate": 1e-12, "steps": 1})
     train(config, tmp_path / "run")
     said = capsys.readouterr().out
-    assert "The linear path starts as 24 principal components of 8,192 training images" in said
+    assert "The linear path starts as 24 principal components of 8,192 images as training shows them" in said
     model = rvae_jax.load(tmp_path / "run")
     source = catalog.load_dataset(config.data, config.data.train_split)
     shown = to_float(np.concatenate([*itertools.islice(pipeline.train_batches(source, config), 512)]))

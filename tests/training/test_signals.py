@@ -92,6 +92,29 @@ def test_a_signal_before_the_training_ends_the_command_at_once(data_dir, tmp_pat
     assert "Stopped by" in said
 
 
+def test_a_signal_while_the_step_is_compiled_ends_the_command_before_the_first_step(data_dir, tmp_path):
+    with start(data_dir, tmp_path, 10**6, after="Compiling") as process:
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert "Stopped by SIGINT.\n" in rest and "step 1/" not in rest and "saving" not in rest
+
+
+def test_a_second_command_in_the_work_directory_is_refused(data_dir, tmp_path):
+    with start(data_dir, tmp_path, 10**6, after="step 2/") as process:
+        second = subprocess.run(
+            command(data_dir, tmp_path, 10**6), cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        process.kill()
+    assert second.returncode == 1
+    assert second.stderr == (
+        f"Error: --workdir={tmp_path}: another process is training there; wait for it, stop it, or give another"
+        " --workdir\n"
+    )
+    with start(data_dir, tmp_path, 10**6, after="/1000000") as process:  # a lock ends with its process
+        process.kill()
+
+
 def test_a_wrong_value_is_one_line_and_leaves_nothing(data_dir, tmp_path):
     line = [*command(data_dir, tmp_path / "run", 1), "--config.batch_size=1"]
     run = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
