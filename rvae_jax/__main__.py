@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import runpy
 import sys
+
+from rvae_jax import __version__
 
 COMMANDS = {
     "train": ("main", "trains a model, or resumes its training"),
@@ -25,8 +28,13 @@ def main() -> None:
         for command, (_, what) in COMMANDS.items():
             print(f"  {command:13} {what}")
         return
+    if name == "--version":
+        print(f"rvae_jax {__version__}")
+        return
     if name not in COMMANDS:
-        sys.exit(f"Error: {name!r} is not a command; expected {', '.join(COMMANDS)}")
+        similar = difflib.get_close_matches(name, COMMANDS, 1)
+        meant = f"did you mean {similar[0]}? there are" if similar else "expected"
+        sys.exit(f"Error: {name!r} is not a command; {meant} {', '.join(COMMANDS)}")
     module, _ = COMMANDS[name]
     sys.argv = [f"rvae {name}", *sys.argv[2:]]
     runpy.run_module(f"rvae_jax.{module}", run_name="__main__", alter_sys=True)

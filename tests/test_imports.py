@@ -114,7 +114,7 @@ def test_every_module_imports():
 
 def test_every_command_is_reached_under_one_name(monkeypatch, capsys):
     assert {module for module, _ in COMMANDS.values()} == set(PROGRAMS) - {"__main__"}
-    for arguments, said in ((["--help"], "preflight"), ([], "import_keras")):
+    for arguments, said in ((["--help"], "preflight"), ([], "import_keras"), (["--version"], "rvae_jax 0.")):
         monkeypatch.setattr(sys, "argv", ["rvae", *arguments])
         main()
         assert said in capsys.readouterr().out
@@ -127,9 +127,10 @@ def test_every_command_is_reached_under_one_name(monkeypatch, capsys):
         for name in (["rvae_jax.main"], ["rvae_jax", "train"])
     )
     assert command.stdout == module.stdout != ""
-    monkeypatch.setattr(sys, "argv", ["rvae", "judge"])
-    with pytest.raises(SystemExit, match="'judge' is not a command; expected train, prepare"):
-        main()
+    for wrong, said in (("judge", "expected train, prepare"), ("trian", "did you mean train[?] there are train,")):
+        monkeypatch.setattr(sys, "argv", ["rvae", wrong])
+        with pytest.raises(SystemExit, match=f"'{wrong}' is not a command; {said}"):
+            main()
 
 
 # Other libraries are imported before ours, so that what their import sets is not counted.

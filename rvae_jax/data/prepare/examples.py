@@ -147,7 +147,8 @@ class Maker:
         enlarged = max(height / crop.height, width / crop.width)
         if enlarged > self.settings.enlarge:
             raise UnusableError(
-                f"too small: {crop.height:.0f}x{crop.width:.0f} of {h}x{w} would be enlarged {enlarged:.1f} times"
+                f"too small: {crop.height:.0f}x{crop.width:.0f} of {h}x{w} would be enlarged {enlarged:.1f} times, more"
+                f" than --enlarge={self.settings.enlarge:g}"
             )
         part = images.cut(pixels, crop.scaled(pixels.shape[0] / h, pixels.shape[1] / w))
         return np.ascontiguousarray(images.with_channels(images.resize(part, height, width), channels))

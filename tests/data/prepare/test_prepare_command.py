@@ -101,7 +101,7 @@ def test_numbers_that_make_no_sense_are_refused(call, few, tmp_path, option):
         ),
         (
             ["{few}", "--size=96"],
-            "29 such as 04.png (too small: 24x24 of 24x24 would be enlarged 4.0 times). They are",
+            "(too small: 24x24 of 24x24 would be enlarged 4.0 times, more than --enlarge=2). They are",
         ),
         (["{few}", "--size=16", "--crop=30"], "smaller than the crop of"),
         (["celeb_a_hq", "--size=16"], "has no data{R}x{R}.tar with R of at least 16"),
