@@ -54,6 +54,8 @@ def finish(plan: Plan, shape: Shape) -> None:
     }
     write_atomically(folder / RECORD_FILE, (json.dumps(record, indent=2) + "\n").encode())
     print(summary.in_words(statistics))
+    if skipped:
+        print(f"Skipped: {listings.frequent_reasons(skipped)}")
 
 
 def _name_shards(plan: Plan, shape: Shape, split: str, kept: list[tuple[Shard, Report]]) -> tfds.core.SplitInfo:

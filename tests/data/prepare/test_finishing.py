@@ -78,11 +78,12 @@ def test_labels_keep_their_values_and_types(pictures, tmp_path, data_dir):
         assert labels["who"].decode() == row[5]
 
 
-def test_a_picture_without_labels_is_skipped(pictures, tmp_path, data_dir):
+def test_a_picture_without_labels_is_skipped(pictures, tmp_path, data_dir, capsys):
     rows = "".join(f"{i:03d}.png,1.5\n" for i in range(39))
     (tmp_path / "labels.csv").write_text(f"name,score\n{rows}")
     (folder,) = prepare(pictures, data_dir, labels=tmp_path / "labels.csv")
     assert read_rows(folder / "skipped.csv")[1:] == [["039.png", "it is not in the attributes"]]
+    assert "Skipped: 1 such as 039.png (it is not in the attributes)" in capsys.readouterr().out
 
 
 def test_order_and_splits_are_those_of_a_hash_of_the_name(pictures, tmp_path, data_dir):
