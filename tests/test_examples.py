@@ -43,6 +43,16 @@ def test_the_example_is_short():
     assert len(EXAMPLE.read_text().splitlines()) < 80
 
 
+def test_the_notebook_shows_what_it_printed_and_drew_elsewhere():
+    text = (EXAMPLE.parent / "walk_through.ipynb").read_text()
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} == {"stream", "display_data"}
+    assert len([output for output in outputs if "image/png" in output.get("data", {})]) == 9
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert not re.search(r"/(home|root|tmp|Users)/", text)
+
+
 @pytest.mark.usefixtures("one_device")
 def test_the_notebook_runs_from_top_to_bottom_in_any_folder(tmp_path, monkeypatch, capsys):
     cells = json.loads((EXAMPLE.parent / "walk_through.ipynb").read_text())["cells"]
