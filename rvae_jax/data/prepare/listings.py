@@ -40,7 +40,12 @@ def frequent_reasons(skipped: Skipped) -> str:
     for row in skipped:
         by_kind.setdefault(_kind_of_reason(row[1]), []).append(row)
     most = sorted(by_kind.values(), key=len, reverse=True)[:3]
-    return ", ".join(f"{len(rows):,} such as {rows[0][0]} ({rows[0][1]})" for rows in most)
+    return ", ".join(f"{len(rows):,} such as {_printable(rows[0][0])} ({rows[0][1]})" for rows in most)
+
+
+def _printable(name: str) -> str:
+    """A name of a file, which may be no text, for a terminal."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _kind_of_reason(reason: str) -> str:
