@@ -1,6 +1,6 @@
 """What a run is: nested typed dataclasses (``schema``), their checks (``rules``), and their form on disk (``forms``).
 
-``schedules`` turns the shares of a run's length into steps.
+``schedules`` turns the shares of a run's length into steps; ``files`` finds and reads configuration files.
 
 A file in ``configs/`` defines ``get_config(variant=None) -> Config``; ``--config.model.latent_dim=64`` overrides it.
 Only the standard library is imported, so that ``--help`` is quick.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import ModuleType
 
 from etils import epath
 
@@ -50,7 +51,7 @@ def push(folder: epath.Path, name: str) -> str:
     return str(url)
 
 
-def _package():  # noqa: ANN202 - a module
+def _package() -> ModuleType:
     try:
         import huggingface_hub
     except ImportError as error:

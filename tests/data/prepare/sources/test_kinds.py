@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pillow_heif
@@ -77,7 +78,7 @@ def test_without_their_decoders_one_line_says_how_many_were_left_out(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"PYTHONPATH": os.getcwd()},  # noqa: PTH109
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
     )
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
