@@ -1,4 +1,4 @@
-"""Errors that are not the program's fault, and what messages quote: other libraries' errors, install commands."""
+"""Errors that are not the program's fault, and what messages quote: other libraries' errors, and commands."""
 
 import contextlib
 import importlib.metadata
@@ -19,6 +19,11 @@ class MissingError(ImportError):
 def one_line(error: BaseException, limit: int = 300) -> str:
     """An error's text on one line of at most ``limit`` characters; the name of its type if it has no text."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def command(name: str) -> str:
+    """A command of this program, in the form in which the one that is running was given: ``rvae NAME`` or a module."""
+    return f"rvae {name}" if sys.argv[0].startswith("rvae ") else f"python -m rvae_jax.{name}"
 
 
 def install(extra: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 
 from rvae_jax import command_line
-from rvae_jax.errors import needs
+from rvae_jax.errors import command, needs
 from rvae_jax.system import signals
 
 
 def main() -> None:
     """Evaluates; exits with status 0 when done, 1 on bad input."""
-    parser = argparse.ArgumentParser(prog="python -m rvae_jax.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog=command("evaluate"), description=__doc__)
     command_line.add_model_arguments(parser, workdir="of the run; evaluation.json is written there")
     command_line.add_evaluation_arguments(parser)
     parser.add_argument("--output", help="folder for evaluation.json, in place of the work directory")

@@ -12,7 +12,7 @@ import argparse
 import functools
 
 from rvae_jax import command_line
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, command
 from rvae_jax.formats import FORMATS
 from rvae_jax.system import signals
 
@@ -22,7 +22,7 @@ FOLDER = "export"
 def main() -> None:
     """Exports; exits with 1 on bad input."""
     parser = argparse.ArgumentParser(
-        prog="python -m rvae_jax.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=command("export"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--format", required=True, choices=FORMATS)

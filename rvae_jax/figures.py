@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 
 from rvae_jax import command_line
+from rvae_jax.errors import command
 from rvae_jax.system import signals
 
 
 def main() -> None:
     """Draws; exits with status 0 when done, 1 on bad input."""
-    parser = argparse.ArgumentParser(prog="python -m rvae_jax.figures", description=__doc__)
+    parser = argparse.ArgumentParser(prog=command("figures"), description=__doc__)
     command_line.add_model_arguments(parser, workdir="of the run; the pictures are written to figures/ there")
     add = parser.add_argument
     add("--pictures", nargs="+", type=Path, help="your own pictures, folders or archives, in place of held-out images")

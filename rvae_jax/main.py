@@ -1,4 +1,11 @@
-"""Trains: ``python -m rvae_jax.main --config=configs/orl.py --workdir=runs/orl``."""
+"""Trains a model, or goes on with the run that is in the work directory.
+
+    python -m rvae_jax.main --config=configs/orl.py --workdir=runs/orl
+    python -m rvae_jax.main --config=orl:paper --config.steps=2000 --config.model.latent_dim=64 --workdir=runs/mine
+
+Every field of a configuration has a flag, --config.FIELD=VALUE. After a wrong name, the message
+lists the right ones.
+"""
 
 from rvae_jax.hardware import huge_pages
 from rvae_jax.system import signals

@@ -9,7 +9,7 @@ from typing import Any
 
 from rvae_jax import command_line
 from rvae_jax.data.prepare.arguments import count, crop, number, path, size, value_range
-from rvae_jax.errors import needs
+from rvae_jax.errors import command, needs
 
 _EPILOG = """\
 examples:
@@ -47,7 +47,7 @@ def main() -> None:
 
 def _parse() -> dict[str, Any]:
     parser = argparse.ArgumentParser(
-        prog="python -m rvae_jax.prepare",
+        prog=command("prepare"),
         description="Crops and scales pictures once, and writes them as a TFDS data set that trains at full speed.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

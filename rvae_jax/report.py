@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rvae_jax import command_line
-from rvae_jax.errors import UserError, needs
+from rvae_jax.errors import UserError, command, needs
 from rvae_jax.system import signals
 
 FILE = "report.html"
@@ -13,7 +13,7 @@ FILE = "report.html"
 
 def main() -> None:
     """Writes the page; exits with status 0 when done, 1 on bad input."""
-    parser = argparse.ArgumentParser(prog="python -m rvae_jax.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog=command("report"), description=__doc__)
     add = parser.add_argument
     add("--workdir", required=True, action="append", help="of a run; repeat it to compare several")
     add("--output", help="file to write, or gs://BUCKET/PATH (report.html in the first work directory)")

@@ -17,6 +17,7 @@ SCRIPT = """
 import json, os, sys, tempfile
 from rvae_jax import command_line, main
 
+__doc__ = main.__doc__  # --help shows that of the program
 said = []
 for line in json.load(sys.stdin):
     with tempfile.TemporaryFile("w+") as output:
@@ -147,4 +148,4 @@ def test_the_programs_own_configurations_are_found_by_name_in_any_folder(parse, 
 
 def test_help_is_no_failure(parse):
     (status, said), *_ = parse([["--help"]])
-    assert status == 0 and "USAGE: main [flags]" in said
+    assert status == 0 and "Trains a model" in said and "--config.FIELD=VALUE" in said

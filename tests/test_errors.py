@@ -1,11 +1,12 @@
 import importlib.metadata
 import json
 import pathlib
+import sys
 import types
 
 import pytest
 
-from rvae_jax.errors import install, one_line
+from rvae_jax.errors import command, install, one_line
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,12 @@ def test_an_extra_is_installed_from_where_the_program_came(origin, command, monk
     record = types.SimpleNamespace(read_text=lambda _: origin and json.dumps(origin))
     monkeypatch.setattr(importlib.metadata, "distribution", lambda _: record)
     assert install("interop").startswith(command)
+
+
+def test_commands_are_named_as_the_one_that_is_running(monkeypatch):
+    assert command("report") == "python -m rvae_jax.report"
+    monkeypatch.setattr(sys, "argv", ["rvae evaluate", "--workdir=x"])
+    assert command("report") == "rvae report"
 
 
 def test_an_extra_is_installed_from_the_clone_in_which_the_program_is(monkeypatch):

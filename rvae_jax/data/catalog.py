@@ -14,7 +14,7 @@ from tensorflow_datasets.core.utils import file_utils
 from rvae_jax.config import Config, DataConfig
 from rvae_jax.data import records
 from rvae_jax.data.prepared import SOURCE_NAMES, STAGING, VERSION, Shape, config_name, read_record
-from rvae_jax.errors import UserError, one_line
+from rvae_jax.errors import UserError, command, one_line
 from rvae_jax.system.absl_logs import absl_verbosity
 
 
@@ -134,7 +134,7 @@ def _with_size(data: DataConfig, shape: Shape) -> str:
     size = f"{shape[0]}x{shape[1]}" + (" --grey" if shape[2] == 1 else "")
     raise UserError(
         f"data.name={data.name}: prepared as {there}, expected {_by(shape)} as model.image_shape is; prepare that too,"
-        f" by python -m rvae_jax.prepare ... --name={name} --size={size}, or change --config.model.image_shape"
+        f" by {command('prepare')} ... --name={name} --size={size}, or change --config.model.image_shape"
     )
 
 
@@ -164,7 +164,7 @@ def _find_prepared(data: DataConfig) -> tfds.core.DatasetBuilder:
             similar = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
             raise UserError(
                 f"data.name={data.name}: not a data set of TFDS, nor prepared in {data_dir} (there: {there}); expected"
-                " one of those, orl, or one that you prepare by python -m rvae_jax.prepare"
+                f" one of those, orl, or one that you prepare by {command('prepare')}"
                 + (f"; did you mean {similar[0]}?" if similar else "")
             )
     raise UserError(
@@ -180,5 +180,5 @@ def _prepare_command(name: str, data_dir: str) -> str:
         if stem in (source, prepared_name):
             size = config.removesuffix("_grey") or "SIZE"
             grey = " --grey" if config.endswith("_grey") else ""
-            return f"run python -m rvae_jax.prepare {source} --size={size}{grey} --data_dir={data_dir}"
+            return f"run {command('prepare')} {source} --size={size}{grey} --data_dir={data_dir}"
     return f"prepare it with TFDS, by tfds build {name} --file_format=array_record --data_dir={data_dir}"

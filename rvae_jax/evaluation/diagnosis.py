@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -53,7 +54,7 @@ class Verdict:
 
 
 def diagnose(evaluation: Evaluation, rows: list[dict[str, float]], config: Config) -> list[Verdict]:
-    """Checks for every known problem.
+    """Checks for every known problem that a model of this configuration can have.
 
     Args:
       evaluation: of the model.
@@ -61,8 +62,11 @@ def diagnose(evaluation: Evaluation, rows: list[dict[str, float]], config: Confi
       config: of the run.
     """
     case = _Case(evaluation, rows, config)
-    verdicts = (_verdict(problem, check, case) for problem, check in _CHECKS.items())
-    return [dataclasses.replace(verdict, meaning=_MEANINGS[verdict.problem]) for verdict in verdicts]
+    verdicts = []
+    for problem, check in _CHECKS.items():
+        with contextlib.suppress(_Inapplicable):
+            verdicts.append(dataclasses.replace(_verdict(problem, check, case), meaning=_MEANINGS[problem]))
+    return verdicts
 
 
 class _Case(NamedTuple):
@@ -84,6 +88,10 @@ class _Finding(NamedTuple):
 
 class _Undecided(Exception):
     """It cannot be told whether the model has the problem; the message says why."""
+
+
+class _Inapplicable(Exception):
+    """A model of this kind cannot have the problem."""
 
 
 def _verdict(problem: str, check: Callable[[_Case], _Finding], case: _Case) -> Verdict:
@@ -177,7 +185,7 @@ def _accuracy(case: _Case) -> tuple[float, float, str]:
     """The discriminator's accuracy on real images and on reconstructions at the end of the run, and that in words."""
     loss = case.config.loss
     if loss.adversarial == "none" or not loss.adversarial_weight:
-        raise _Undecided("The model was trained without a discriminator.")
+        raise _Inapplicable
     start = (1 - _TAIL) * case.config.steps
     tail = [row for row in case.rows if "discriminator/accuracy_real" in row and row["step"] > start]
     if not tail:
@@ -242,9 +250,9 @@ def _memorisation(case: _Case) -> _Finding:
 
 def _blur(case: _Case) -> _Finding:
     share, config = case.evaluation.reconstruction.sharpness, case.config
-    remedy = (
-        "Train longer, with wider networks and a larger model.latent_dim. Add a perceptual term: loss.perceptual=vgg16."
-    )
+    remedy = "Train longer, with wider networks and a larger model.latent_dim."
+    if config.loss.perceptual == "none":
+        remedy += " Add a perceptual term: loss.perceptual=vgg16."
     if config.loss.adversarial == "none":
         remedy += " Then try a discriminator that starts late and has little weight (loss.adversarial,"
         remedy += " loss.adversarial_start, loss.adversarial_weight)."

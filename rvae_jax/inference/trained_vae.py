@@ -200,6 +200,8 @@ class TrainedVAE:
         from rvae_jax.data import reading  # see ``images``
 
         names, images, skipped = reading.read_folder(Path(folder), self.config)
+        if skipped:
+            print(f"Warning: {len(skipped):,} left out, which {output} lists as skipped: {skipped[0]}")
         mean, log_var = self.encode(to_float(images))
         content = io.BytesIO()
         np.savez(content, names=names, mean=mean, log_var=log_var, skipped=np.array(skipped, str))

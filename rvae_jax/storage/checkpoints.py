@@ -1,11 +1,13 @@
 """Checkpoints of a run, with Orbax: atomic, asynchronous; the newest few and the best are kept.
 
-A checkpoint has two items: ``weights``, all that using the model needs, and ``training``, the rest of the state.
+A checkpoint has two items of arrays: ``weights``, all that using the model needs, and ``training``, the rest of the
+state; and ``checksums``, by which damage to the arrays is seen when they are read.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 from typing import Any
 
 import jax
@@ -18,9 +20,11 @@ from rvae_jax.distributed import processes
 from rvae_jax.errors import UserError
 from rvae_jax.storage import weights as weights_lib
 from rvae_jax.storage import workdir as workdir_lib
+from rvae_jax.storage.checksums import checksums
 from rvae_jax.system.absl_logs import absl_verbosity
 from rvae_jax.system.files import is_remote
 
+_CHECKSUMS = "checksums"
 SELECTION_METRIC = "selection_l1"
 _MOST_ATTEMPTS = 10  # to read a checkpoint of a run that goes on
 
@@ -38,8 +42,19 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.PathLike, keep: int = 1, *, read_only: bool = False) -> None:
+        """Opens the folder.
+
+        Args:
+          workdir: the work directory.
+          keep: how many of the newest are kept.
+          read_only: whether nothing is saved or cleaned up.
+
+        Raises:
+          UserError: the selection error of a checkpoint cannot be read.
+        """
         workdir = epath.Path(workdir)
         self.folder = (workdir if is_remote(workdir) else workdir.resolve()) / "checkpoints"
+        _require_selection_errors(self.folder)
         keep_newest_and_best = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),
@@ -79,9 +94,11 @@ class Checkpoints:
         Raises:
           OSError: the save before this one, or the beginning of this one, could not be written.
         """
+        args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        args[_CHECKSUMS] = ocp.args.JsonSave(checksums(items))
         self._manager.save(
             int(items["training"]["step"]),
-            args=ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in items.items()}),
+            args=ocp.args.Composite(**args),
             metrics=None if selection_error is None else {SELECTION_METRIC: float(selection_error)},
         )
 
@@ -105,13 +122,14 @@ class Checkpoints:
         for step in reversed(steps):
             items, reason = None, None
             try:
-                items = self.restore(step, like)
+                items = self._restore(step, like)
             except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
                 reason = _first_line(error)
             reasons = [each for each in processes.exchange(reason) if each is not None]
-            if not reasons:
+            reason = reasons[0] if reasons else self._damage(step, items)
+            if reason is None:
                 return items
-            self._set_aside(step, reasons[0])
+            self._set_aside(step, reason)
         if steps:
             raise UserError(
                 f"None of the checkpoints in {self.folder} can be read (steps {steps}); they were renamed to"
@@ -128,10 +146,40 @@ class Checkpoints:
         self._manager.reload()
 
     def restore(self, step: int, like: Items) -> Items:
-        """Restores the items of ``like`` from the checkpoint of ``step``."""
+        """Restores the items of ``like`` from the checkpoint of ``step``.
+
+        Raises:
+          UserError: the arrays are not those that were saved.
+        """
+        items = self._restore(step, like)
+        if (reason := self._damage(step, items)) is not None:
+            others = [each for each in self.steps() if each != step] or "none"
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} is damaged: {reason}; there are other checkpoints of steps"
+                f" {others}"
+            )
+        return items
+
+    def _restore(self, step: int, like: Items) -> Items:
         args = ocp.args.Composite(**{name: ocp.args.StandardRestore(_abstract(item)) for name, item in like.items()})
         items = self._manager.restore(step, args=args)
         return {name: items[name] for name in like}
+
+    def _damage(self, step: int, items: Items) -> str | None:
+        """What is wrong with restored arrays by their checksums, the same in all processes; None if nothing is."""
+        if not processes.exchange((self.folder / str(step) / _CHECKSUMS).exists())[0]:
+            print(f"Checkpoint {self.folder / str(step)} is of an earlier version, without checksums; not checked.")
+            return None
+        found = checksums(items)
+        try:
+            args = ocp.args.Composite(**{_CHECKSUMS: ocp.args.JsonRestore()})
+            saved = self._manager.restore(step, args=args)[_CHECKSUMS]
+            differing = [name for name, checksum in found.items() if saved.get(name) != checksum]
+        except Exception as error:  # see ``restore_latest``
+            return f"its checksums cannot be read ({_first_line(error)})"
+        if not differing:
+            return None
+        return f"{len(differing)} of {len(found)} arrays are not as they were saved, such as {differing[0]}"
 
     def weight_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the item ``weights`` of ``step``, by a name such as ``vae/params/sampler/z_mean/kernel``."""
@@ -217,6 +265,25 @@ def _read_weights(
 
 def _abstract(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
+
+
+def _require_selection_errors(folder: epath.Path) -> None:
+    """Raises unless the selection error of each checkpoint that has one can be read; Orbax needs all of them."""
+    for path in folder.glob("*/metrics/metrics"):
+        if not path.parts[-3].isdigit():  # set aside, or not complete
+            continue
+        try:
+            value = json.loads(path.read_bytes())[SELECTION_METRIC]
+            reason = None if isinstance(value, int | float) else f"{SELECTION_METRIC} is {value!r}, expected a number"
+        except FileNotFoundError:  # deleted meanwhile
+            continue
+        except (ValueError, TypeError, KeyError) as error:  # of JSON, of the encoding, of another form
+            reason = _first_line(error)
+        if reason:
+            raise UserError(
+                f"{path} is damaged ({reason}): it had the selection error of that checkpoint; delete the folder"
+                f" {path.parent}, and the checkpoint is taken as one that was not evaluated"
+            )
 
 
 def _selection_error(metrics: dict[str, float]) -> float:

@@ -25,6 +25,7 @@ from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError
 from rvae_jax.storage import weights as weights_lib
+from rvae_jax.storage.checksums import checksums
 from rvae_jax.system.files import is_remote
 
 FORMAT = "rvae_jax 1"
@@ -33,6 +34,7 @@ FORMAT = "rvae_jax 1"
 MeanAndCovariance = tuple[np.ndarray, np.ndarray]
 MOMENTS = ("population.mean", "population.covariance")  # their names in a file
 
+_CHECKSUMS = "checksums"
 _PREFIXES = {
     "vae/params/": "",
     "vae/batch_stats/": "",
@@ -55,6 +57,7 @@ def to_bytes(config: Config, weights: dict[str, Any], step: int, moments: MeanAn
     if moments is not None:
         arrays |= {name: value.astype(np.float32) for name, value in zip(MOMENTS, moments, strict=True)}
     header = {"format": FORMAT, "step": str(step), "config": json.dumps(config_lib.to_dict(config))}
+    header[_CHECKSUMS] = json.dumps(checksums(arrays))
     return save(arrays, header)
 
 
@@ -83,6 +86,7 @@ def read(
             d = config.model.latent_dim
             shapes |= zip(MOMENTS, ((d,), (d, d)), strict=True)
         arrays = _read_all(path, file, shapes)
+        _require_undamaged(path, arrays, file.metadata())
     weights = weights_lib.unflatten({name: arrays[readable] for name, readable in names.items()})
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     moments = tuple(arrays[name] for name in MOMENTS) if has_moments else None
@@ -120,6 +124,23 @@ def _read_all(path: epath.Path, file: Any, expected: dict[str, tuple[int, ...]])
         if tensor.get_dtype() != "F32":
             raise UserError(f"{path}: {name} is {tensor.get_dtype()}; expected F32")
     return {name: file.get_tensor(name) for name in there}
+
+
+def _require_undamaged(path: epath.Path, arrays: dict[str, np.ndarray], header: dict[str, str]) -> None:
+    """Raises unless the arrays have their checksums; files of earlier versions have none."""
+    if _CHECKSUMS not in header:
+        return
+    found = checksums(arrays)
+    try:
+        saved = dict(json.loads(header[_CHECKSUMS]))
+    except (ValueError, TypeError):
+        saved = {}
+    differing = [name for name, checksum in found.items() if saved.get(name) != checksum]
+    if differing:
+        raise UserError(
+            f"{path} is damaged: {len(differing)} of {len(found)} arrays are not as they were saved, such as"
+            f" {differing[0]}; export it again, or fetch it again"
+        )
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ from rvae_jax.system.files import is_remote, require_writable, write_atomically
 CONFIG_FILE = "config.json"
 LOCK_FILE = "training.lock"
 
+_SHOWN = 3  # fields that differ
+
 
 def open_workdir(path: epath.PathLike, flag: str = "--workdir") -> epath.Path:
     """The path of a work directory, or of another flag, local or in an object store such as ``gs://BUCKET/PATH``.
@@ -85,8 +87,9 @@ def require_same(workdir: epath.Path, config: Config) -> Config | None:
     if differing:
         listed = ", ".join(
             f"{name} is {config_lib.get_field(there, name)!r} there and {config_lib.get_field(config, name)!r} here"
-            for name in differing
+            for name in differing[:_SHOWN]
         )
+        listed += f" and so on, {len(differing)} fields in all" * (len(differing) > _SHOWN)
         raise UserError(
             f"--workdir={workdir} holds a run with another configuration: {listed}; use another --workdir, or that"
             " configuration"

@@ -17,6 +17,7 @@ from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.data import catalog
 from rvae_jax.data.prepare.on_demand import prepare_for
+from rvae_jax.data.prepare.sources.source import is_picture
 from rvae_jax.data.records import DamagedError, Images
 from rvae_jax.distributed import processes, sharding
 from rvae_jax.errors import UserError
@@ -30,6 +31,8 @@ from rvae_jax.training.objective import ramps
 from rvae_jax.training.optimizer import learning_rate_schedule
 from rvae_jax.training.run import Run
 from rvae_jax.training.state import TrainState
+
+_FEW = 10  # images
 
 
 def open_run(
@@ -53,6 +56,7 @@ def open_run(
     _require_same_program(config, workdir, local_device_count)
     with processes.together():
         config_lib.validate(config, device_count)
+        _require_no_pictures(workdir)
         config = prepare_for(config, before_work=lambda resolved: workdir_lib.require_same(workdir, resolved))
         splits = {
             "train": config.data.train_split,
@@ -74,6 +78,17 @@ def _require_same_program(config: Config, workdir: epath.Path, local_device_coun
         del fields[field]
     arguments = {f"--config.{name}": value for name, value in fields.items()} | {"--workdir": str(workdir)}
     processes.require_equal(processes.versions() | arguments | {"the number of devices": local_device_count})
+
+
+def _require_no_pictures(workdir: epath.Path) -> None:
+    """Raises if ``workdir`` holds no run, but pictures: the path of somebody's photographs in the wrong flag."""
+    if (workdir / workdir_lib.CONFIG_FILE).exists() or not workdir.is_dir():
+        return
+    if pictures := [entry.name for entry in workdir.iterdir() if is_picture(entry.name)]:
+        raise UserError(
+            f"--workdir={workdir} holds no run, but pictures, such as {min(pictures)}; expected a folder for the run;"
+            " the pictures to train on are given by --config.data.folder"
+        )
 
 
 def _fingerprint(images: Images) -> str:
@@ -123,6 +138,12 @@ def describe(run: Run, shapes: TrainState) -> None:
     sizes = ", ".join(f"{name} {len(source):,}" for name, source in run.sources.items())
     epochs = config.steps * config.batch_size / len(run.sources["train"])
     print(f"Images: {config.data.name}, {sizes}; {config.steps:,} steps of {config.batch_size} are {epochs:.1f} epochs")
+    few = [f"{len(run.sources[name])} {name}" for name in ("selection", "validation") if len(run.sources[name]) < _FEW]
+    if few:
+        print(
+            f"Warning: {' and '.join(few)} images: with fewer than {_FEW}, the best step and the figures are mostly"
+            " chance. Add pictures, or look at the pictures of several steps before you choose one."
+        )
     if config.batch_size < 8:
         print(
             f"Warning: --config.batch_size={config.batch_size} is below 8: the moments of the population are estimated"

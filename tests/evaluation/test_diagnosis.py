@@ -116,7 +116,7 @@ def test_advice_against_blur_does_not_ask_for_more_of_the_discriminator(healthy,
 def test_a_model_of_few_images_has_memorised_them(trained):
     found = problems_of(trained("overfitted"))
     assert found["memorisation"]
-    assert found["discriminator too weak"] is found["discriminator too strong"] is None
+    assert not {"discriminator too weak", "discriminator too strong"} & set(found)  # it was trained without one
 
 
 def test_samples_that_are_training_images_are_copies(healthy, evaluated):

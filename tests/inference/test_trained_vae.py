@@ -97,11 +97,12 @@ def test_many_images_are_encoded_in_batches(healthy):
     np.testing.assert_allclose(mean[700:701], one, atol=1e-4)
 
 
-def test_a_folder_is_encoded(healthy, waves_dir, tmp_path):
+def test_a_folder_is_encoded(healthy, waves_dir, tmp_path, capsys):
     folder = tmp_path / "mine"
     shutil.copytree(waves_dir / "pictures" / "waves" / "test", folder / "test")
     (folder / "z_broken.png").write_bytes(b"no picture")
     count = healthy.encode_folder(folder, tmp_path / "codes.npz")
+    assert "Warning: 1 left out, which" in (said := capsys.readouterr().out) and "z_broken.png: " in said
     codes = np.load(tmp_path / "codes.npz")
     assert count == len(codes["names"]) == len(codes["mean"]) == 60
     assert "z_broken.png" in codes["skipped"][0]

@@ -47,9 +47,24 @@ def test_too_little_disk_space_is_refused_before_the_first_step(data_dir, tmp_pa
         train(tiny_config(data_dir), tmp_path)
 
 
-def run_of(config, workdir):
+def test_a_folder_of_pictures_is_no_work_directory(data_dir, tmp_path):
+    (tmp_path / "me.JPG").write_bytes(b"a picture")
+    with pytest.raises(UserError, match=r"holds no run, but pictures, such as me.JPG; .* by --config.data.folder"):
+        train(tiny_config(data_dir), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["me.JPG"]
+
+
+def test_of_many_fields_that_differ_the_first_are_named_and_all_counted(finished, data_dir):
+    changes = {"seed": 7, "batch_size": 32, "optimizer.learning_rate": 0.5, "loss.beta": 3.0}
+    with pytest.raises(UserError, match=r"16 there and 32 here.* and so on, 4 fields in all; use another") as refused:
+        train(tiny_config(data_dir, **changes), finished[0])
+    assert str(refused.value).count(" there and ") == 3
+
+
+def run_of(config, workdir, selection=60):
     """A run whose images do not matter, and its first state."""
-    run = make_run(config, epath.Path(workdir), {name: range(60) for name in ("train", "selection", "validation")})
+    sources = {"train": range(60), "selection": range(selection), "validation": range(60)}
+    run = make_run(config, epath.Path(workdir), sources)
     return run, jax.jit(run.program.create_state)(run.init_key)
 
 
@@ -114,9 +129,10 @@ def test_an_error_elsewhere_is_not_blamed_on_the_folder(data_dir, tmp_path, monk
         train(tiny_config(data_dir), tmp_path)
 
 
-def test_small_batches_and_collapsing_objectives_are_warned_of(data_dir, tmp_path, capsys):
+def test_small_batches_few_images_and_collapsing_objectives_are_warned_of(data_dir, tmp_path, capsys):
     config = replace_fields(tiny_config(data_dir, batch_size=2), {"loss.moments": "mixture"})
-    describe(*run_of(config, tmp_path))
+    describe(*run_of(config, tmp_path, selection=2))
     output = capsys.readouterr().out
+    assert "Warning: 2 selection images: with fewer than 10," in output
     assert "batch_size=2 is below 8: the moments of the population" in output
     assert "loss.moments=mixture with --config.loss.variance_target=1.0 rewards posterior collapse" in output

@@ -11,7 +11,7 @@ import numpy as np
 from rvae_jax.data.prepare.decode import deep_values
 from rvae_jax.data.prepare.deep import Range
 from rvae_jax.data.prepare.sources.source import Source, UnusableError, order_key
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, command
 
 _SAMPLE = 128  # pictures
 _VALUES = 1 << 14  # of each, at most
@@ -26,6 +26,7 @@ class Look:
     Attributes:
       pictures: how many have more than 8 bits.
       of: how many were looked at.
+      example: the name of one that has more than 8 bits.
       low: nearly all values are at least this.
       high: and at most this.
       most: the largest value that the files' type has room for; None for floating point.
@@ -33,6 +34,7 @@ class Look:
 
     pictures: int
     of: int
+    example: str = ""
     low: float = 0
     high: float = 0
     most: int | None = None
@@ -52,12 +54,13 @@ def look(source: Source) -> Look:
     if source.seconds:  # generated
         return Look(0, 0)
     names = heapq.nsmallest(_SAMPLE, source.files, key=lambda name: (order_key(name), name))
-    values, most, floating = [], 0, False
+    values, most, floating, example = [], 0, False, ""
     for name in names:
         with contextlib.suppress(UnusableError, OSError):  # told when it is prepared
             deep = deep_values(source.read(name))
             if deep is None:
                 continue
+            example = example or name
             flat = deep.values.reshape(-1)
             stride = -(-flat.size // _VALUES) | 1  # odd, or of most pictures a few columns alone would be taken
             part = flat[::stride].astype(np.float64)
@@ -66,16 +69,16 @@ def look(source: Source) -> Look:
     if not sum(map(len, values)):
         return Look(0, len(names))
     low, high = np.quantile(np.concatenate(values), [_BEYOND, 1 - _BEYOND], method="nearest")
-    return Look(len(values), len(names), float(low), float(high), None if floating else most)
+    return Look(len(values), len(names), example, float(low), float(high), None if floating else most)
 
 
 def warn_if_narrow(source: Source, found: Look) -> None:
     """Warns in one line of pictures that will become nearly black, white or grey."""
     if found.narrow:
         print(
-            f"Warning: {source.title}: of {found.of} pictures looked at, {found.pictures} have more than 8 bits and use"
-            f" {found.low:.9g} to {found.high:.9g} of 0 to {found.most}: they become dark or flat. To stretch them,"
-            f" python -m rvae_jax.prepare takes --range=auto, or --range={found}"
+            f"Warning: {source.title}: of {found.of} pictures looked at, {found.pictures} have more than 8 bits (as has"
+            f" {found.example}) and use {found.low:.9g} to {found.high:.9g} of 0 to {found.most}: they become dark or"
+            f" flat. To stretch them, prepare them by {command('prepare')} with --range=auto, or --range={found}"
         )
 
 

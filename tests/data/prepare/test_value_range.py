@@ -1,6 +1,7 @@
 """The used range of pictures of more than 8 bits: found, told, chosen, kept."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -52,7 +53,7 @@ def test_12_bits_in_16_are_told_in_one_line(tmp_path, data_dir, capsys, colours)
     _run(tmp_path / "dark", data_dir)
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Warning")]
     assert len(warnings) == 1
-    assert "of 40 pictures looked at, 40 have more than 8 bits and use 0 to 4095 of 0 to 65535" in warnings[0]
+    assert "of 40 pictures looked at, 40 have more than 8 bits (as has 04.png) and use 0 to 4095 of" in warnings[0]
     assert "--range=auto, or --range=0,4095" in warnings[0]
 
 
@@ -100,7 +101,8 @@ def test_a_folder_for_training_is_told_of_once(dark, tmp_path, capsys):
         model=ModelConfig(image_shape=(16, 16, 1)), data=DataConfig(folder=str(dark[0]), data_dir=str(tmp_path))
     )
     prepare_for(config)
-    assert "use 0 to 4095 of 0 to 65535" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "use 0 to 4095 of 0 to 65535" in said and re.search(r"\(as has \d\d\.png\)", said)
     prepare_for(config)
     assert "Warning" not in capsys.readouterr().out
 

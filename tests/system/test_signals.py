@@ -1,0 +1,48 @@
+"""Signals to a command that has nothing to save."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+CALL = """
+import hashlib
+from rvae_jax.system import signals
+signals.exit_at_once()
+print("begun", flush=True)
+hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+"""
+
+WITH_CHILD = """
+import multiprocessing, time
+from rvae_jax.system import signals
+signals.exit_at_once()
+child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+child.start()
+time.sleep(1)  # Python forgets signals that come while it forks
+child.terminate()
+child.join()
+time.sleep(0.5)
+print("child", child.exitcode)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_a_long_call_of_a_library_ends_the_process_at_once(number):
+    with subprocess.Popen(
+        [sys.executable, "-c", CALL], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(0.2)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert said == f"Stopped by {number.name}.\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_a_signal_to_a_forked_process_leaves_its_parent_alone():
+    run = subprocess.run([sys.executable, "-c", WITH_CHILD], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, f"child {128 + signal.SIGTERM}\n"), run.stderr

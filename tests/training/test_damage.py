@@ -1,0 +1,95 @@
+"""Damaged checkpoints: none is taken for a whole one."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from small_runs import tiny_config
+
+from rvae_jax.errors import UserError
+from rvae_jax.storage import stored_model
+from rvae_jax.storage.checkpoints import Checkpoints
+from rvae_jax.training.loop import train
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def files_of(checkpoint):
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file())
+
+
+def weights_of(workdir):
+    return jax.tree.leaves(jax.device_get(stored_model.read(workdir).weights))
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of a run with one checkpoint."""
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "4")
+    return workdir
+
+
+def test_a_flipped_bit_is_seen_or_changes_nothing(run):
+    expected, rng = weights_of(run), np.random.default_rng(0)
+    files = [path for path in files_of(run / "checkpoints" / "8" / "weights") if path.stat().st_size]
+    seen = 0
+    for path in [max(files, key=lambda path: path.stat().st_size)] * 12 + files:
+        content = path.read_bytes()
+        flipped = bytearray(content)
+        flipped[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        try:
+            found = weights_of(run)
+        except UserError as error:
+            seen += 1
+            assert "checkpoints/8 is" in str(error) and "\n" not in str(error)
+        else:
+            for ours, theirs in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+        path.write_bytes(content)
+    assert seen >= 10
+
+
+def exchange_values(workdir, step):
+    """Replaces the arrays of a step by those of another, which Orbax reads without complaint."""
+    shutil.rmtree(workdir / "checkpoints" / str(step) / "weights")
+    shutil.copytree(workdir / "checkpoints" / "4" / "weights", workdir / "checkpoints" / str(step) / "weights")
+
+
+def test_arrays_that_are_not_those_saved_are_named_and_the_checkpoint_before_is_resumed(
+    finished, data_dir, tmp_path, capsys
+):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    exchange_values(workdir, 8)
+    with pytest.raises(UserError, match=r"8 is damaged: \d+ of \d+ arrays are not as they .* such as weights/"):
+        stored_model.read(workdir, 8)
+    train(tiny_config(data_dir, steps=9), workdir)
+    said = capsys.readouterr().out
+    assert "8 is unreadable (" in said and " arrays are not as they were saved" in said and "step 6/9" in said
+    assert (workdir / "checkpoints" / "8.unreadable").is_dir()
+
+
+def test_damaged_checksums_are_damage(run):
+    for path in files_of(run / "checkpoints" / "8" / "checksums"):
+        path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"8 is damaged: its checksums cannot be read"):
+        stored_model.read(run)
+
+
+def test_a_checkpoint_without_checksums_is_read_with_a_notice(run, capsys):
+    shutil.rmtree(run / "checkpoints" / "8" / "checksums")
+    assert stored_model.read(run).step == 8
+    assert "8 is of an earlier version, without checksums; not checked." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"selection_l1": "low"}', b"\xff"])
+def test_a_damaged_selection_error_is_named(run, data_dir, content):
+    path = run / "checkpoints" / "8" / "metrics" / "metrics"
+    path.write_bytes(content)
+    for use in (lambda: stored_model.read(run), lambda: train(tiny_config(data_dir, steps=9), run)):
+        with pytest.raises(UserError, match=r"8/metrics/metrics is damaged .* delete the folder"):
+            use()
+    shutil.rmtree(path.parent)
+    assert Checkpoints(run, read_only=True).best_step() == 8
