@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
+import shlex
 
 from rvae_jax import command_line
 from rvae_jax.errors import UserError, command
@@ -17,6 +19,7 @@ from rvae_jax.formats import FORMATS
 from rvae_jax.system import signals
 
 FOLDER = "export"
+_NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)
 
 
 def main() -> None:
@@ -38,6 +41,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.push and arguments.format != "hub":
         parser.error("--push needs --format=hub")
+    if arguments.name and not _NAME.fullmatch(arguments.name):
+        parser.error(f"--name={arguments.name!r}: expected letters, digits, '-', '_' and '.', as the hub's names have")
     from rvae_jax.formats import export  # after --help
     from rvae_jax.storage import hub, stored_model
     from rvae_jax.storage.workdir import open_workdir
@@ -46,7 +51,7 @@ def main() -> None:
         model = stored_model.read(arguments.workdir, arguments.step)
         print(f"Exporting the {model.source}", flush=True)
         folder = open_workdir(arguments.output or model.folder / FOLDER, "--output")
-        name = arguments.name or model.folder.resolve().name
+        name = arguments.name or re.sub(r"[^\w.-]+", "-", model.folder.resolve().name, flags=re.ASCII)
         make = getattr(export, arguments.format)
         if arguments.format == "hub":
             make = functools.partial(make, name=name, license=arguments.license, data_dir=arguments.data_dir)
@@ -60,7 +65,7 @@ def main() -> None:
                 f"Uploaded to {hub.push(folder, arguments.push)}; load it with rvae_jax.load('hf://{arguments.push}')"
             )
     if arguments.format == "hub" and not arguments.push:
-        print(f"To share it: hf upload USER/{name} {folder}")
+        print(f"To share it: hf upload USER/{name} {shlex.quote(str(folder))}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from rvae_jax.config.forms import (
     replace_fields,
     to_dict,
 )
-from rvae_jax.config.rules import validate
+from rvae_jax.config.rules import validate, validate_networks
 from rvae_jax.config.schedules import in_steps, steps_of
 from rvae_jax.config.schema import MAY_CHANGE, SCHEDULES, Config, DataConfig, LossConfig, ModelConfig, OptimizerConfig
 from rvae_jax.config.types import require_field, require_types, value_types
@@ -54,6 +54,7 @@ __all__ = [
     "steps_of",
     "to_dict",
     "validate",
+    "validate_networks",
     "value_types",
     "without_texture",
 ]

@@ -8,6 +8,11 @@ from rvae_jax.config.schema import SCHEDULES, Config
 from rvae_jax.config.types import require_types
 from rvae_jax.errors import UserError
 
+# Limits far beyond any use. A configuration that somebody else has written can then not keep the program busy for ever.
+_MOST = 1 << 16  # sides of an image, channels, latent dimensions
+_MOST_BLOCKS = 100
+_MOST_STAGES = 32
+
 
 def validate(config: Config, device_count: int) -> None:
     """Checks everything that can be checked without data.
@@ -19,9 +24,7 @@ def validate(config: Config, device_count: int) -> None:
     Raises:
       UserError: names the first wrong field, its value, and what is expected.
     """
-    require_types(config)
-    _check_encoder_and_decoder(config)
-    _check_discriminator(config)
+    validate_networks(config)
     _check_run(config, device_count)
     _check_loss(config)
     _check_adversary(config, device_count)
@@ -30,10 +33,26 @@ def validate(config: Config, device_count: int) -> None:
     _check_data(config)
 
 
+def validate_networks(config: Config) -> None:
+    """Checks what the networks are built from: all that using a stored model needs, whoever made it.
+
+    Raises:
+      UserError: as ``validate``.
+    """
+    require_types(config)
+    _check_encoder_and_decoder(config)
+    _check_discriminator(config)
+
+
 def _check_encoder_and_decoder(config: Config) -> None:
     model = config.model
     _require_positive_numbers(config, "model.image_shape")
-    _require(config, "model.latent_dim", model.latent_dim >= 2, "at least 2, as metrics compare dimensions")
+    _require(
+        config,
+        "model.latent_dim",
+        2 <= model.latent_dim <= _MOST,
+        f"at least 2, as metrics compare dimensions, and at most {_MOST:,}",
+    )
     if model.network == "paper":
         _check_stages(config)
     else:
@@ -47,11 +66,11 @@ def _check_levels(config: Config) -> None:
     _require(
         config,
         "model.blocks",
-        len(model.blocks) == levels and min(model.blocks) >= 0,
-        f"{levels} numbers of 0 or more, as many as model.widths has",
+        len(model.blocks) == levels and 0 <= min(model.blocks) <= max(model.blocks) <= _MOST_BLOCKS,
+        f"{levels} numbers from 0 to {_MOST_BLOCKS}, as many as model.widths has",
     )
     _require(config, "model.patch_size", model.patch_size >= 1, "at least 1")
-    _require(config, "model.last_width", model.last_width >= 0, "0 or more")
+    _require(config, "model.last_width", 0 <= model.last_width <= _MOST, f"from 0 to {_MOST:,}")
     _require(
         config,
         "model.last_width",
@@ -95,12 +114,13 @@ def _check_stages(config: Config) -> None:
         f"a list that ends with {channels}, the channels of model.image_shape",
     )
     for name in ("encoder_identity_blocks", "decoder_identity_blocks"):
-        _require(config, f"model.{name}", getattr(model, name) >= 0, "0 or more")
+        _require(config, f"model.{name}", 0 <= getattr(model, name) <= _MOST_BLOCKS, f"from 0 to {_MOST_BLOCKS}")
 
 
 def _check_discriminator(config: Config) -> None:
     _require(config, "model.discriminator_stages", 1 <= config.model.discriminator_stages <= 5, "from 1 to 5")
-    _require(config, "model.discriminator_head_width", config.model.discriminator_head_width >= 1, "at least 1")
+    width = config.model.discriminator_head_width
+    _require(config, "model.discriminator_head_width", 1 <= width <= _MOST, f"from 1 to {_MOST:,}")
     _require(
         config,
         "model.discriminator",
@@ -325,7 +345,8 @@ def _check_data(config: Config) -> None:
 
 def _require_positive_numbers(config: Config, field: str) -> None:
     value = get_field(config, field)
-    _require(config, field, len(value) >= 1 and min(value) >= 1, "numbers of at least 1")
+    is_usual = 1 <= len(value) <= _MOST_STAGES and 1 <= min(value) <= max(value) <= _MOST
+    _require(config, field, is_usual, f"at most {_MOST_STAGES} numbers from 1 to {_MOST:,}")
 
 
 def _require(config: Config, field: str, condition: bool, expected: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from rvae_jax.errors import needs
@@ -12,12 +13,17 @@ with needs("evaluate", command=False):
 
 
 def environment(*, autoescape: bool) -> jinja2.Environment:
-    """The environment of the templates, with the filters ``number`` and ``measured``."""
+    """The environment of the templates, with the filters ``number``, ``measured`` and ``markdown``."""
     found = jinja2.Environment(
         loader=jinja2.PackageLoader("rvae_jax.reporting"), autoescape=autoescape, trim_blocks=True, lstrip_blocks=True
     )
-    found.filters |= {"number": format_number, "measured": measured}
+    found.filters |= {"number": format_number, "measured": measured, "markdown": as_markdown}
     return found
+
+
+def as_markdown(text: str) -> str:
+    """Text as it is, on one line, in Markdown: of its signs none formats, links or ends a cell of a table."""
+    return re.sub(r"([\\`*_{}\[\]<>()#!|])", r"\\\1", " ".join(text.split()))
 
 
 def format_number(value: Any) -> str:

@@ -6,6 +6,7 @@ state; and ``checksums``, by which damage to the arrays is seen when they are re
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from typing import Any
@@ -74,6 +75,15 @@ class Checkpoints:
                 preservation_policy=keep_newest_and_best,
             ),
         )
+
+    def __enter__(self) -> Checkpoints:
+        """The checkpoints."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes them; after an error, that of a save under way does not take its place."""
+        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
+            self.close()
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, oldest first."""
@@ -192,6 +202,13 @@ class Checkpoints:
         self._manager.close()
 
 
+def complete_steps(workdir: epath.Path) -> list[int]:
+    """Steps whose checkpoint is complete on the disk, oldest first; a save that is under way does not count."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 @quiet_orbax()
 def load_weights(
     workdir: epath.Path, step: int | None = None, sharding: jax.sharding.Sharding | None = None
@@ -211,18 +228,16 @@ def load_weights(
     """
     config = workdir_lib.read_config(workdir)
     for _ in range(_MOST_ATTEMPTS):
-        checkpoints = Checkpoints(workdir, read_only=True)
         found = None
-        try:
-            found = _chosen_step(checkpoints, step)
-            return config, _read_weights(checkpoints, config, found, sharding), found
-        except UserError:
-            # A run in training deletes old checkpoints, and the best one when it finds a better.
-            is_deleted = step is None and found is not None and not (checkpoints.folder / str(found)).exists()
-            if not is_deleted:
-                raise
-        finally:
-            checkpoints.close()
+        with Checkpoints(workdir, read_only=True) as checkpoints:
+            try:
+                found = _chosen_step(checkpoints, step)
+                return config, _read_weights(checkpoints, config, found, sharding), found
+            except UserError:
+                # A run in training deletes old checkpoints, and the best one when it finds a better.
+                is_deleted = step is None and found is not None and not (checkpoints.folder / str(found)).exists()
+                if not is_deleted:
+                    raise
     raise UserError(f"{checkpoints.folder}: checkpoints were deleted while they were read; give a step that stays")
 
 
@@ -254,7 +269,9 @@ def _read_weights(
             f"checkpoint {path} is of another configuration than {path.parents[1] / workdir_lib.CONFIG_FILE}",
             f"put back the run's own {workdir_lib.CONFIG_FILE}",
         )
-        return checkpoints.restore(step, {"weights": like})["weights"]
+        found = checkpoints.restore(step, {"weights": like})["weights"]
+        weights_lib.require_finite(weights_lib.flatten(found), f"checkpoint {path}")
+        return found
     except UserError:
         raise
     except Exception as error:  # Orbax, TensorStore and JSON each raise their own.

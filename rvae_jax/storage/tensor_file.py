@@ -26,7 +26,7 @@ from rvae_jax.config import Config
 from rvae_jax.errors import UserError
 from rvae_jax.storage import weights as weights_lib
 from rvae_jax.storage.checksums import checksums
-from rvae_jax.system.files import is_remote
+from rvae_jax.system.files import is_remote, require_regular
 
 FORMAT = "rvae_jax 1"
 
@@ -106,8 +106,12 @@ def _header(path: epath.Path, header: dict[str, str] | None) -> tuple[Config, in
             f" {header.get('format')!r}; expected {FORMAT!r}"
         )
     try:
-        return config_lib.from_dict(json.loads(header["config"])), int(header["step"])
-    except (KeyError, ValueError, UserError) as error:
+        config, step = config_lib.from_dict(json.loads(header["config"])), int(header["step"])
+        config_lib.validate_networks(config)
+        if step < 0:
+            raise ValueError(f"step {step}; expected 0 or more")
+        return config, step
+    except (KeyError, ValueError, RecursionError, UserError) as error:
         raise UserError(f"{path} has a header that cannot be read: {error}; it may be of a newer rvae_jax") from None
 
 
@@ -123,7 +127,9 @@ def _read_all(path: epath.Path, file: Any, expected: dict[str, tuple[int, ...]])
     for name, tensor in there.items():
         if tensor.get_dtype() != "F32":
             raise UserError(f"{path}: {name} is {tensor.get_dtype()}; expected F32")
-    return {name: file.get_tensor(name) for name in there}
+    arrays = {name: file.get_tensor(name) for name in there}
+    weights_lib.require_finite(arrays, str(path))
+    return arrays
 
 
 def _require_undamaged(path: epath.Path, arrays: dict[str, np.ndarray], header: dict[str, str]) -> None:
@@ -145,6 +151,7 @@ def _require_undamaged(path: epath.Path, arrays: dict[str, np.ndarray], header: 
 
 @contextlib.contextmanager
 def _opened(path: epath.Path) -> Iterator[Any]:
+    require_regular(path)
     try:
         with _local(path) as local, safe_open(local, "numpy") as file:
             yield file

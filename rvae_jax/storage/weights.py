@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import traverse_util
 
 from rvae_jax.config import Config
@@ -43,6 +44,21 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 def shapes(weights: dict[str, Any]) -> dict[str, Shape]:
     """Shapes of the leaves, by name."""
     return {name: tuple(leaf.shape) for name, leaf in flatten(weights).items()}
+
+
+def require_finite(arrays: Mapping[str, Any], source: str) -> None:
+    """Raises unless all values are finite.
+
+    Args:
+      arrays: by name.
+      source: what was read.
+
+    Raises:
+      UserError: naming the first array with a value that is not.
+    """
+    for name, array in arrays.items():
+        if not np.isfinite(np.asarray(array)).all():
+            raise UserError(f"{source}: {name} has values that are not finite; expected a model that was trained")
 
 
 def require_same_shapes(there: Mapping[str, Shape], expected: Mapping[str, Shape], source: str, remedy: str) -> None:

@@ -14,12 +14,13 @@ from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.distributed import processes
 from rvae_jax.errors import UserError, install
-from rvae_jax.system.files import is_remote, require_writable, write_atomically
+from rvae_jax.system.files import is_remote, require_regular, require_writable, write_atomically
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = "training.lock"
 
 _SHOWN = 3  # fields that differ
+_MOST_BYTES = 1 << 20  # of config.json, which has a few thousand
 
 
 def open_workdir(path: epath.PathLike, flag: str = "--workdir") -> epath.Path:
@@ -50,11 +51,14 @@ def read_config(workdir: epath.Path) -> Config:
       UserError: there is none, or it cannot be read.
     """
     path = workdir / CONFIG_FILE
+    require_regular(path, _MOST_BYTES)
     try:
-        return config_lib.from_dict(json.loads(path.read_text()))
+        config = config_lib.from_dict(json.loads(path.read_text()))
+        config_lib.validate_networks(config)
+        return config
     except FileNotFoundError:
         raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE}; expected the --workdir of a run") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of JSON, of the encoding
         raise UserError(f"{path} is not JSON ({error}); put back a copy, or use another --workdir") from None
     except UserError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
@@ -98,10 +102,10 @@ def require_same(workdir: epath.Path, config: Config) -> Config | None:
 
 
 def make_folder(workdir: epath.Path) -> None:
-    """Makes the folder unless it is there.
+    """Makes the folder unless it is there; files can be written in it.
 
     Raises:
-      UserError: it is a file or lies in one, or it cannot be made.
+      UserError: it is a file or lies in one, or it cannot be made or written to.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -109,21 +113,29 @@ def make_folder(workdir: epath.Path) -> None:
         raise UserError(f"--workdir={workdir} is a file; expected a folder, or a path where one can be made") from None
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be made: {error.strerror}") from None
+    require_writable(workdir, f"--workdir={workdir}")
 
 
 @contextlib.contextmanager
 def training_lock(workdir: epath.Path) -> Iterator[None]:
-    """Within it, no other command trains in ``workdir``. It ends with the process; object stores have none.
+    """Makes the folder; within the context, no other command trains in it.
+
+    The lock ends with the process. Object stores have none.
 
     Raises:
-      UserError: another process trains there.
+      UserError: another process trains there, or see ``make_folder``.
     """
     lock = None
     with processes.together():
+        if processes.is_first():
+            make_folder(workdir)
         if processes.is_first() and not is_remote(workdir):
             lock = filelock.FileLock(workdir / LOCK_FILE)
             try:
                 lock.acquire(blocking=False)
+            except NotImplementedError:  # file systems without locks, such as some of clusters
+                print(f"Warning: {workdir} cannot be locked: see to it that no second command trains there")
+                lock = None
             except filelock.Timeout:
                 raise UserError(
                     f"--workdir={workdir}: another process is training there; wait for it, stop it, or give another"
@@ -138,16 +150,21 @@ def training_lock(workdir: epath.Path) -> Iterator[None]:
 
 
 def claim(workdir: epath.Path, config: Config) -> Config | None:
-    """Makes ``workdir`` the work directory of the run ``config``, unless it already is.
+    """Makes the folder ``workdir`` the work directory of the run ``config``, unless it already is.
 
     Returns:
       The configuration that was there before, or None.
 
     Raises:
-      UserError: it is not a folder, it cannot be written to, or it holds another run; see ``require_same``.
+      UserError: it cannot be written to, or it holds another run; see ``require_same``.
     """
-    make_folder(workdir)
     before = require_same(workdir, config)
-    require_writable(workdir, f"--workdir={workdir}")
-    write_atomically(workdir / CONFIG_FILE, (json.dumps(config_lib.to_dict(config), indent=2) + "\n").encode())
+    content = json.dumps(config_lib.to_dict(config), indent=2) + "\n"
+    try:
+        write_atomically(workdir / CONFIG_FILE, content.encode())
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir}: {CONFIG_FILE} cannot be written: {error.strerror}; put that right, and run the same"
+            " command again"
+        ) from None
     return before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -31,6 +32,26 @@ def write_atomically(path: epath.PathLike, content: bytes) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
+
+
+def require_regular(path: epath.PathLike, most_bytes: int | None = None) -> None:
+    """Checks that what is there is a file that ends, before it is read.
+
+    Args:
+      path: the file; one that is missing, or in an object store, is not checked.
+      most_bytes: limit of its size, or None.
+
+    Raises:
+      UserError: it is a folder, a pipe or a device, or it is too large.
+    """
+    path = epath.Path(path)
+    if is_remote(path) or not path.exists():
+        return
+    status = os.stat(path)  # noqa: PTH116 - epath has no mode
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is no regular file; expected one, and no folder, pipe or device")
+    if most_bytes is not None and status.st_size > most_bytes:
+        raise UserError(f"{path} has {status.st_size:,} bytes; expected at most {most_bytes:,}")
 
 
 def require_writable(folder: epath.Path, given: str) -> None:

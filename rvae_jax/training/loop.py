@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 from etils import epath
 
 from rvae_jax.config import Config
 from rvae_jax.data import pipeline
-from rvae_jax.data.records import Images
 from rvae_jax.distributed import processes
 from rvae_jax.distributed.preemption import StopRequest
 from rvae_jax.errors import UserError
 from rvae_jax.hardware.xla_options import first_state_options
 from rvae_jax.storage import stored_model
 from rvae_jax.storage import workdir as workdir_lib
-from rvae_jax.storage.checkpoints import Checkpoints, quiet_orbax
+from rvae_jax.storage.checkpoints import Checkpoints, complete_steps, quiet_orbax
 from rvae_jax.storage.transfer import take_over
 from rvae_jax.system.files import is_remote
 from rvae_jax.training import opening
@@ -65,41 +65,37 @@ def train(
     workdir = workdir_lib.open_workdir(workdir)
     devices = jax.devices() if devices is None else devices
     local = sum(device.process_index == jax.process_index() for device in devices)
-    config, sources, before = opening.open_run(config, workdir, len(devices), local)
-    with workdir_lib.training_lock(workdir):
-        return _train_in(workdir, config, sources, before, devices, init_from, track)
-
-
-def _train_in(
-    workdir: epath.Path,
-    config: Config,
-    sources: dict[str, Images],
-    before: Config | None,
-    devices: Sequence[jax.Device],
-    init_from: epath.PathLike | None,
-    track: Sequence[str],
-) -> signal.Signals | None:
-    """Trains in a folder that no other run uses; turns an error of the system into a UserError."""
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    try:
+    config, sources = opening.open_run(config, workdir, len(devices), local)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workdir_lib.training_lock(workdir))
+        before = opening.claim(config, workdir)
+        stack.enter_context(_naming_errors_of_the_system(workdir))
+        checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         if opening.is_finished(workdir, checkpoints, config.steps):
             print(
                 f"{workdir} is finished: {config.steps} of {config.steps} steps."
                 f" Pictures are in {workdir / 'pictures'}. To train on, raise --config.steps."
             )
             return None
-        run = make_run(config, workdir, sources, devices)
-        return _train(run, before, checkpoints, init_from, track)
+        return _train(make_run(config, workdir, sources, devices), before, checkpoints, init_from, track)
+
+
+@contextlib.contextmanager
+def _naming_errors_of_the_system(workdir: epath.Path) -> Iterator[None]:
+    """Turns a full disk, or a folder that is gone or read-only, into a UserError that says which checkpoints are left.
+
+    It is around the checkpoints, so that a save that failed is not counted.
+    """
+    try:
+        yield
     except Exception as error:
         if isinstance(error, UserError) or not (reason := _unwritable(error, workdir)):
             raise
-        saved = ", ".join(map(str, checkpoints.steps()))
+        saved = ", ".join(map(str, complete_steps(workdir)))
         there = f"complete checkpoints are there of steps {saved}" if saved else "there is no complete checkpoint"
         raise UserError(
             f"--workdir={workdir}: {reason}; {there}. Put that right, and run the same command again"
         ) from error
-    finally:
-        checkpoints.close()
 
 
 def _train(

@@ -37,8 +37,8 @@ _FEW = 10  # images
 
 def open_run(
     config: Config, workdir: epath.Path, device_count: int, local_device_count: int
-) -> tuple[Config, dict[str, Images], Config | None]:
-    """Checks the configuration, finds or prepares its images, and makes ``workdir`` the folder of the run.
+) -> tuple[Config, dict[str, Images]]:
+    """Checks the configuration and the work directory, and finds or prepares the images.
 
     Args:
       config: the configuration.
@@ -47,8 +47,7 @@ def open_run(
       local_device_count: devices of this process.
 
     Returns:
-      The configuration with the data set that it means; the images by ``train``, ``selection`` and ``validation``; in
-      process 0, the configuration with which the run that ``workdir`` holds was last started, or None.
+      The configuration with the data set that it means; the images by ``train``, ``selection`` and ``validation``.
 
     Raises:
       UserError: what the user can put right, in all processes.
@@ -65,10 +64,22 @@ def open_run(
         }
         sources = {name: catalog.load_dataset(config.data, split) for name, split in splits.items()}
     processes.require_equal({f"the {name} images": _fingerprint(source) for name, source in sources.items()})
+    return config, sources
+
+
+def claim(config: Config, workdir: epath.Path) -> Config | None:
+    """Makes ``workdir``, which is locked, the folder of the run.
+
+    Returns:
+      In process 0, the configuration with which the run that ``workdir`` holds was last started, or None.
+
+    Raises:
+      UserError: what the user can put right, in all processes.
+    """
     with processes.together():
         before = workdir_lib.claim(workdir, config) if processes.is_first() else None
     processes.require_shared(workdir)
-    return config, sources, before
+    return before
 
 
 def _require_same_program(config: Config, workdir: epath.Path, local_device_count: int) -> None:

@@ -99,6 +99,21 @@ def test_the_hub_reads_the_model_card(run, monkeypatch, tmp_path):
     assert "![Samples from the prior N(0, I).](pictures/samples_prior.png)" in card.text
 
 
+def test_names_change_nothing_of_the_model_card(run, monkeypatch, tmp_path, capsys):
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["name"] = "a|<script>\n# b](http://x)"
+    (run / "config.json").write_text(json.dumps(config))
+    odd = run.rename(run.parent / "my run; rm -rf $x")
+    run_export(monkeypatch, "--format=hub", f"--workdir={odd}", f"--output={tmp_path / 'my export'}")
+    text = (tmp_path / "my export" / "README.md").read_text()
+    assert "\n# my-run-rm--rf-x\n" in text
+    assert r"| data | a\|\<script\> \# b\]\(http://x\), split train |" in text
+    assert f"hf upload USER/my-run-rm--rf-x '{tmp_path / 'my export'}'" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run_export(monkeypatch, "--format=hub", f"--workdir={odd}", "--name=a/b c")
+    assert "expected letters, digits" in capsys.readouterr().err
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """Stands for the Hugging Face hub: a folder that has the models."""

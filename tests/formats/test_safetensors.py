@@ -80,7 +80,17 @@ def test_files_of_other_programs_or_networks_are_refused(tmp_path):
     path = epath.Path(tmp_path / "other.safetensors")
     path.write_bytes(save({"unet.weight": np.zeros(3, np.float32)}))
     refused(path, "not one that rvae_jax.export wrote: its header's format is None; expected 'rvae_jax 1'")
-    for header in ({}, {"step": "1", "config": "{"}, {"step": "1", "config": '{"new": 1}'}):
+    huge = json.dumps({"model": {"encoder_identity_blocks": 10**6}})
+    deep = "[" * 10**5
+    for header in (
+        {},
+        {"step": "1", "config": "{"},
+        {"step": "1", "config": '{"new": 1}'},
+        {"step": "1", "config": huge},
+        {"step": "1", "config": deep},
+        {"step": "-7", "config": "{}"},
+        {"step": "x", "config": "{}"},
+    ):
         path.write_bytes(save({"a": np.zeros(3, np.float32)}, {"format": "rvae_jax 1"} | header))
         refused(path, "other.safetensors has a header that cannot be read: .*; it may be of a newer rvae_jax")
     config = config_of("wide and grey")
@@ -93,9 +103,20 @@ def test_files_of_other_programs_or_networks_are_refused(tmp_path):
         ({"more": np.zeros(2, np.float32)}, "more is of shape \\(2,\\) there and missing by the configuration"),
         ({"population.mean": np.zeros(24, np.float32)}, "population.covariance is missing there and of shape"),
         ({name: arrays[name].astype(np.float16)}, f"{name} is F16; expected F32"),
+        ({name: arrays[name] * np.float32("nan")}, f"{name} has values that are not finite; expected a model that"),
     ):
         path.write_bytes(save({key: value for key, value in (arrays | change).items() if value is not None}, header))
         refused(path, match)
+
+
+def test_changed_arrays_are_damage(tmp_path):
+    folder, _ = exported(model_of("wide and grey", tmp_path))
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    for place in np.random.default_rng(0).integers(start, len(content), 20):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        refused(path, r"is damaged: 1 of \d+ arrays are not as they were saved, such as|values that are not finite")
 
 
 def test_another_step_is_refused(tmp_path):

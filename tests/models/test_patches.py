@@ -54,7 +54,7 @@ def test_sizes_that_levels_do_not_divide_are_refused_by_name():
         UserError, match=r"model\.image_shape=\(72, 64, 3\): expected a height and a width divisible by 16"
     ):
         validate(replace_fields(Config(), changes), 1)
-    with pytest.raises(UserError, match=r"model.blocks=\(1, 1\): expected 3 numbers of 0 or more"):
+    with pytest.raises(UserError, match=r"model.blocks=\(1, 1\): expected 3 numbers from 0 to 100"):
         validate(replace_fields(Config(), {"model.network": "patches", "model.blocks": (1, 1)}), 1)
     with pytest.raises(UserError, match=r"last_width=32: expected 0 with .*patch_size=1: an odd patch"):
         validate(replace_fields(Config(), {"model.network": "patches", "model.patch_size": 1}), 1)

@@ -17,6 +17,7 @@ from rvae_jax.config import replace_fields, to_dict
 from rvae_jax.errors import UserError
 from rvae_jax.hardware import memory
 from rvae_jax.hardware.cost import cost_of
+from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.checkpoints import Checkpoints
 from rvae_jax.training.compile_step import compile_steps
 from rvae_jax.training.held_out import HeldOut
@@ -136,3 +137,51 @@ def test_small_batches_few_images_and_collapsing_objectives_are_warned_of(data_d
     assert "Warning: 2 selection images: with fewer than 10," in output
     assert "batch_size=2 is below 8: the moments of the population" in output
     assert "loss.moments=mixture with --config.loss.variance_target=1.0 rewards posterior collapse" in output
+
+
+def test_an_error_of_a_save_under_way_does_not_take_the_place_of_its_cause(data_dir, tmp_path, monkeypatch):
+    def close(self):
+        raise RuntimeError("of the save")
+
+    def evaluate(self, state):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(HeldOut, "evaluate", evaluate)
+    monkeypatch.setattr(Checkpoints, "close", close)
+    with pytest.raises(UserError, match="no space left on the device; there is no complete checkpoint"):
+        train(tiny_config(data_dir), tmp_path)
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_line_and_the_run_there_is_kept(
+    finished, data_dir, tmp_path, monkeypatch
+):
+    def write(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    before = (workdir / "config.json").read_bytes()
+    monkeypatch.setattr(workdir_lib, "write_atomically", write)
+    with pytest.raises(UserError, match=r"config\.json cannot be written: No space left on device"):
+        train(tiny_config(data_dir, steps=9), workdir)
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_a_second_command_does_not_change_the_configuration_of_the_first(finished, data_dir, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    before = (workdir / "config.json").read_bytes()
+    with (
+        workdir_lib.training_lock(epath.Path(workdir)),
+        pytest.raises(UserError, match="another process is training there"),
+    ):
+        train(tiny_config(data_dir, steps=9), workdir)
+    assert (workdir / "config.json").read_bytes() == before
+
+
+def test_a_file_system_without_locks_is_warned_of(finished, data_dir, tmp_path, monkeypatch, capsys):
+    def acquire(self, **_):
+        raise NotImplementedError
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    train(tiny_config(data_dir), shutil.copytree(finished[0], tmp_path / "run"))
+    said = capsys.readouterr().out
+    assert "cannot be locked: see to it that no second command trains there" in said and "is finished" in said

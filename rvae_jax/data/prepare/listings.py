@@ -44,8 +44,8 @@ def frequent_reasons(skipped: Skipped) -> str:
 
 
 def _printable(name: str) -> str:
-    """A name of a file, which may be no text, for a terminal."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A name of a file for a terminal: what is no text, or would control the terminal, is spelled out."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
 
 
 def _kind_of_reason(reason: str) -> str:
@@ -81,7 +81,13 @@ def write_duplicates(path: Path, duplicates: Iterable[Iterable[str]]) -> None:
     _write_csv(path, ["name", "split", "same_as", "its_split"], duplicates)
 
 
+def _cell(text: str) -> str:
+    """A cell that a spreadsheet takes as text and a terminal prints: names of files come from strangers' archives."""
+    safe = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda sign: sign[0].encode("unicode_escape").decode(), text)
+    return f"'{safe}" if re.match(r"[=@]|[+-].*[=(!|]", safe) else safe
+
+
 def _write_csv(path: Path, header: list[str], rows: Iterable[Iterable[str]]) -> None:
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([header, *rows])
+    csv.writer(text).writerows([header, *([_cell(value) for value in row] for row in rows)])
     write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))

@@ -19,6 +19,8 @@ from making import (
     read_tree,
 )
 
+from rvae_jax.data.prepare import listings
+
 
 def test_skipped_pictures_are_listed_with_reasons(pictures, tmp_path, data_dir):
     folder = shutil.copytree(pictures, tmp_path / "cats")
@@ -34,6 +36,15 @@ def test_skipped_pictures_are_listed_with_reasons(pictures, tmp_path, data_dir):
         assert "\n" not in reason
     names = set(read_images(data_dir))
     assert names == {f"{i:03d}.png".encode() for i in range(40)} | {b"na\xefve.png"}
+
+
+def test_names_of_files_are_no_formulas_and_control_no_terminal(tmp_path, capsys):
+    names = ["=cmd|'x'!A1.png", "@sum(A1).png", "+1=2.png", "-001.png", "é.png", "a\x1b[2Jb.png", "na\udcefve.png"]
+    listings.write_skipped(tmp_path / "skipped.csv", [(name, "too small") for name in names])
+    found = [name for name, _ in read_rows(tmp_path / "skipped.csv")[1:]]
+    assert found == ["'" + name for name in names[:3]] + ["-001.png", "é.png", "a\\x1b[2Jb.png", "na\udcefve.png"]
+    assert "such as a\\x1b[2Jb.png (too small)" in listings.frequent_reasons([(names[5], "too small")])
+    assert "such as na\\udcefve.png (too small)" in listings.frequent_reasons([(names[6], "too small")])
 
 
 def test_too_many_skipped_publish_nothing_and_more_may_be_allowed(pictures, tmp_path, data_dir):
