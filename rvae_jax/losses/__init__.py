@@ -1,10 +1,11 @@
 """The objective of "How to train your VAE", related objectives, and diagnostics of the codes.
 
 Pure functions of arrays that need only JAX: jit, differentiate, vmap, pmap or shard_map them. Every function accepts
-any float type and computes in at least float32. A term of single images has the shape ``[b]``, one value per image, and
-the caller reduces it over the batch. KL terms are in nats per image. If shapes do not match, a ``ValueError`` names
-them; nothing broadcasts silently. Source of the method: M. Rivera, "How to train your VAE", ICIP 2024 (arXiv
-2309.13160), and its released code; docs/objective.md derives it.
+any float type and computes in at least float32; first states of averages are float32, or float64 with
+``jax_enable_x64``. A term of single images has the shape ``[b]``, one value per image, and the caller reduces it over
+the batch. KL terms are in nats per image. If shapes do not match, a ``ValueError`` names them; nothing broadcasts
+silently. Source of the method: M. Rivera, "How to train your VAE", ICIP 2024 (arXiv 2309.13160), and its released code;
+docs/objective.md derives it.
 
 A function that computes a statistic of the batch has an ``axis_name``. Inside ``pmap``, ``shard_map`` or ``vmap``, pass
 the mapped axis, and the statistic is that of the global batch. The gradients are then right if the caller also averages
@@ -17,6 +18,9 @@ the loss inside the differentiated function, and averages the gradients::
     gradients = jax.lax.pmean(jax.grad(loss)(weights, images), "batch")
 
 Under ``jit`` with global arrays there is nothing to average, and ``axis_name`` stays None.
+
+An empty batch and complex numbers raise a ``ValueError``. A number that is not finite (NaN, or infinite) makes every
+value that depends on it not finite, and its own gradient NaN.
 
 Range: values and gradients are finite for ``|mean| <= 1e15``, any finite ``log_var``, ``|logits| <= 1e30`` and images
 up to 1e8. Guards ensure this. A guard limits the value, while the gradient is the one at the limit, so that it still

@@ -13,10 +13,19 @@ LOG_VARIANCE_FLOOR = math.log(VARIANCE_FLOOR)
 SQUARE_MAX = 1e15
 
 
-def at_least_float32(array: jax.Array) -> jax.Array:
-    """``array`` in float32, or in float64 if it is float64."""
+def as_float(array: jax.Array) -> jax.Array:
+    """``array`` in float32, or in float64 if it is float64; raises a ValueError if it is complex."""
     array = jnp.asarray(array)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(f"expected real numbers, got {array.dtype}")
     return array if array.dtype == jnp.float64 else array.astype(jnp.float32)
+
+
+def at_least_float32(array: jax.Array) -> jax.Array:
+    """As ``as_float``, with NaN, and a gradient of NaN, for what is not finite: no guard or comparison hides it."""
+    array = as_float(array)
+    one, nan = (jnp.array(number, array.dtype) for number in (1, jnp.nan))
+    return array * jnp.where(jnp.isfinite(array), one, nan)
 
 
 @jax.custom_jvp
@@ -130,13 +139,22 @@ def require_codes(function: str, **arrays: jax.Array | None) -> None:
     given = {name: array for name, array in arrays.items() if array is not None}
     require_same_shape(function, **given)
     require_rank(function, 2, **given)
+    require_any(function, **given)
 
 
 def require_batch_axis(function: str, **arrays: jax.Array) -> None:
-    """Raises a ValueError unless every array has at least one axis."""
+    """Raises a ValueError unless every array has a first axis that is not empty."""
     for name, array in arrays.items():
         if jnp.ndim(array) == 0:
             raise ValueError(f"{function}: {name} must have a leading batch axis, got a scalar")
+    require_any(function, **arrays)
+
+
+def require_any(function: str, **arrays: jax.Array) -> None:
+    """Raises a ValueError if the first axis of an array is empty."""
+    for name, array in arrays.items():
+        if jnp.shape(array)[0] == 0:
+            raise ValueError(f"{function}: {name} is empty, with shape {jnp.shape(array)}; expected at least one image")
 
 
 def require_between(function: str, low: float, high: float, **known_or_traced: float | jax.Array) -> None:

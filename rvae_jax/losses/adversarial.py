@@ -152,7 +152,7 @@ def r1_penalty(discriminator: Callable[[jax.Array], jax.Array], images: jax.Arra
 
 
 def init_lecam_anchors() -> LeCamAnchors:
-    """Anchors before the first batch."""
+    """Anchors before the first batch, in JAX's default float type."""
     return LeCamAnchors(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
 
 

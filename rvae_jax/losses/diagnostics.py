@@ -61,14 +61,15 @@ def active_units(moments: Moments, *, threshold: float = ACTIVE_UNIT_VARIANCE) -
       threshold: a variance must exceed it.
 
     Returns:
-      An int32 scalar from 0 to d.
+      A whole number from 0 to d, as a scalar of at least float32; NaN if a variance is not finite.
 
     Raises:
       ValueError: the shapes differ, or are not ``[d]``.
     """
     _arrays.require_same_shape("active_units", mean=moments.mean, var=moments.var)
     _arrays.require_rank("active_units", 1, var=moments.var)
-    return jnp.sum(_arrays.at_least_float32(moments.var) > threshold, dtype=jnp.int32)
+    var = _arrays.at_least_float32(moments.var)
+    return jnp.sum(jnp.where(var > threshold, 1.0, 0.0 * var))
 
 
 def latent_statistics(mean: jax.Array, log_var: jax.Array, *, axis_name: str | None = None) -> LatentStatistics:

@@ -63,7 +63,7 @@ def variance_regularizer(log_var: jax.Array, *, target: float = 1.0) -> jax.Arra
     Raises:
       ValueError: ``log_var`` is not ``[b, d]``, or ``target`` is out of range.
     """
-    _arrays.require_rank("variance_regularizer", 2, log_var=log_var)
+    _arrays.require_codes("variance_regularizer", log_var=log_var)
     _arrays.require_between("variance_regularizer", _arrays.VARIANCE_FLOOR, 1 / _arrays.VARIANCE_FLOOR, target=target)
     log_var = _arrays.guarded_log_var(log_var)
     log_ratio = log_var - jnp.log(jnp.asarray(target, log_var.dtype))

@@ -149,7 +149,7 @@ def correlation_shrinkage(count: float | jax.Array, latent_dim: int) -> jax.Arra
       ValueError: ``count`` is negative.
     """
     _arrays.require_between("correlation_shrinkage", 0, float("inf"), count=count)
-    return jnp.maximum(0.01, latent_dim / (_arrays.at_least_float32(count) + latent_dim))
+    return jnp.maximum(0.01, latent_dim / (_arrays.as_float(count) + latent_dim))
 
 
 def combine_moments(

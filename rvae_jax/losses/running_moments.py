@@ -86,11 +86,13 @@ def anchored_moments(
         var = _arrays.batch_mean_var(log_var, axis_name)
         spread += jnp.diag(var) if of_covariances else var
     of_batch = _arrays.batch_mean(mean, axis_name), spread
-    return type(population)(*map(_arrays.straight_through, population, of_batch))
+    # The batch has no part in the values, unless it is not finite.
+    values = [moment + 0 * jax.lax.stop_gradient(batch) for moment, batch in zip(population, of_batch, strict=True)]
+    return type(population)(*map(_arrays.straight_through, values, of_batch))
 
 
 def init_moments_average(latent_dim: int, *, covariance: bool = False) -> MomentsAverage:
-    """An average that has seen no batch, of ``Moments`` or of ``CovarianceMoments``."""
+    """An average that has seen no batch, of ``Moments`` or of ``CovarianceMoments``, in JAX's default float type."""
     mean = jnp.zeros(latent_dim)
     moments = CovarianceMoments(mean, jnp.zeros((latent_dim, latent_dim))) if covariance else Moments(mean, mean.copy())
     return MomentsAverage(moments, jnp.zeros(()))
@@ -163,7 +165,7 @@ def codes_in_average(average: MomentsAverage, batch_size: int, *, decay: float) 
 
 
 def init_means_queue(length: int, latent_dim: int) -> MeansQueue:
-    """An empty queue for the means of ``length`` images."""
+    """An empty queue for the means of ``length`` images, in JAX's default float type."""
     return MeansQueue(jnp.zeros((length, latent_dim)), jnp.zeros((), jnp.int32))
 
 
@@ -184,9 +186,9 @@ def update_means_queue(queue: MeansQueue, mean: jax.Array, *, axis_name: str | N
       ValueError: ``mean`` is not ``[b, d]`` with the queue's d, or the global batch is longer than the queue.
     """
     length, latent_dim = jnp.shape(queue.means)
-    _arrays.require_rank("update_means_queue", 2, mean=mean)
+    _arrays.require_codes("update_means_queue", mean=mean)
     _arrays.require_shape("update_means_queue", "mean", mean, (jnp.shape(mean)[0], latent_dim))
-    newest, _ = _arrays.global_batch(mean.astype(queue.means.dtype), axis_name)
+    newest, _ = _arrays.global_batch(_arrays.as_float(mean).astype(queue.means.dtype), axis_name)
     if len(newest) > length:
         raise ValueError(f"update_means_queue: a batch of {len(newest)} does not fit in a queue of {length}")
     means = jax.lax.stop_gradient(jnp.concatenate([newest, queue.means])[:length])
@@ -208,14 +210,14 @@ def queue_moments(queue: MeansQueue, log_var: jax.Array | None = None, *, axis_n
     Raises:
       ValueError: the queue's means are not ``[k, d]``, or ``log_var`` is not ``[b, d]`` with the same d.
     """
-    _arrays.require_rank("queue_moments", 2, means=queue.means)
+    _arrays.require_codes("queue_moments", means=queue.means)
     means = _arrays.at_least_float32(queue.means)
     is_filled = (jnp.arange(len(means), dtype=jnp.int32) < queue.filled)[:, None]
     count = jnp.maximum(queue.filled, 1).astype(means.dtype)
     mean = jnp.sum(jnp.where(is_filled, means, 0.0), axis=0) / count
     var = jnp.sum(jnp.where(is_filled, jnp.square(means - mean[None, :]), 0.0), axis=0) / count
     if log_var is not None:
-        _arrays.require_rank("queue_moments", 2, log_var=log_var)
+        _arrays.require_codes("queue_moments", log_var=log_var)
         _arrays.require_shape("queue_moments", "log_var", log_var, (jnp.shape(log_var)[0], len(mean)))
         var += _arrays.batch_mean_var(log_var, axis_name)
     return Moments(mean, var)

@@ -50,7 +50,8 @@ def _kurtosis(mean, log_var):
 def _latent_statistics(mean, log_var):
     sigma = np.exp(log_var / 2)
     root_mean_square = np.sqrt(np.mean(mean.mean(0) ** 2))
-    return np.sum(mean.var(0) > 0.01), root_mean_square, np.mean(mean.std(0)), sigma.mean(), sigma.min()
+    active = np.float64(np.sum(mean.var(0) > 0.01))
+    return active, root_mean_square, np.mean(mean.std(0)), sigma.mean(), sigma.min()
 
 
 def _anchored_at(mean, _, *codes):
@@ -225,7 +226,7 @@ MOMENTS = {
 STATISTICS = {
     "active_units": Case(
         lambda mean, var: losses.active_units(Moments(mean, var), threshold=1.0),
-        lambda mean, var: sum(v > 1 for v in var),
+        lambda mean, var: np.float64(np.sum(var > 1)),
         [MEAN, VARIANCE],
     ),
     "population_shape means": Case(
