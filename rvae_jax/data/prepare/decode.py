@@ -15,12 +15,12 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin
 
 from rvae_jax.data import images
-from rvae_jax.data.prepare import deep
+from rvae_jax.data.prepare import deep, png
 from rvae_jax.data.prepare.sources import kinds
 from rvae_jax.data.prepare.sources.source import UnusableError
 from rvae_jax.errors import one_line
 
-MAX_PIXELS = 500_000_000
+MAX_PIXELS = 200_000_000  # as phones have at most; decoding takes up to ten bytes for each
 
 _MAX_TEXT = 1 << 26  # bytes in a PNG
 _LARGE = 25_000_000  # pixels
@@ -195,6 +195,8 @@ def _decode_any(
             image.draft(None, tuple(max(1, int(side / factor)) for side in image.size))
     with large_picture_lock if math.prod(image.size) > _LARGE else NO_LOCK:
         image.load()
+        if image.format == "PNG":
+            png.require_complete(image, data)
         if _lies_on_its_side(image):
             width, height = height, width
         if deep.is_deep(image, data):

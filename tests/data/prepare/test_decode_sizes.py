@@ -2,6 +2,7 @@ import os
 import resource
 import struct
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from encoded import (
     IMAGE,
     LOSSLESS,
     LOSSY,
+    adam7,
     assert_near,
     decoded,
     grey_as_rgb,
     large,
     natural,
     png,
+    png_chunk,
     reason_for,
     with_segment,
 )
@@ -106,7 +109,7 @@ def _megapixels(data):
 
 
 def test_too_many_pixels_are_refused():
-    assert _megapixels(png(25_001, 20_000, 8, 2, b"")) == 500
+    assert _megapixels(png(20_001, 10_000, 8, 2, b"")) == 200
     jpeg = bytearray(large(LOSSY["jpeg"]))
     frame = jpeg.index(b"\xff\xc0", 300_000)
     jpeg[frame + 5 : frame + 9] = struct.pack(">HH", 65_000, 65_000)
@@ -126,7 +129,7 @@ def test_size_in_a_comment_of_a_jpeg_does_not_let_a_huge_one_pass():
     start = LOSSY["jpeg"].index(b"\xff\xc0")
     header = LOSSY["jpeg"][start : start + 5] + (65000).to_bytes(2, "big") * 2
     data = with_segment(LOSSY["jpeg"][:start] + header + LOSSY["jpeg"][start + 9 :], 0xFE, comment)
-    with pytest.raises(UnusableError, match="4225 megapixels, expected at most 500"):
+    with pytest.raises(UnusableError, match="4225 megapixels, expected at most 200"):
         decode(data)
 
 
@@ -149,3 +152,28 @@ def test_pillows_limits_are_as_before_once_all_threads_are_done(monkeypatch):
         found = list(pool.map(size, pictures))
     assert found == [None if data == b"broken" else IMAGE.shape for data in pictures]
     assert _limits() == before
+
+
+@pytest.mark.parametrize("missing", [1, 30])
+@pytest.mark.parametrize(("depth", "colour", "row"), [(8, 2, 120), (1, 0, 5), (8, 6, 160), (16, 0, 80), (4, 3, 20)])
+def test_a_png_whose_pixels_end_early_is_refused(depth, colour, row, missing):
+    palette = png_chunk(b"PLTE", bytes(range(48))) if colour == 3 else b""
+    rows = (b"\0" + b"\x55" * row) * 40
+    assert decoded(png(40, 40, depth, colour, rows, before=palette)).shape == (40, 40, 3)
+    short = png(40, 40, depth, colour, rows[: -missing * (row + 1)], before=palette)
+    assert reason_for(short) == "its pixels end before the picture does"
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_png_that_ends_in_black_is_complete(interlaced):
+    image = np.zeros((13, 11, 3), np.uint8)
+    image[:5] = 200
+    data = adam7(image) if interlaced else encode(image)
+    np.testing.assert_array_equal(decoded(data), image)
+    if interlaced:
+        rows = zlib.decompress(data[data.index(b"IDAT") + 4 : data.index(b"IEND") - 8])
+        assert "truncated" in reason_for(png(11, 13, 8, 2, rows[:-40], interlaced=True))
+
+
+def test_a_palette_picture_without_a_palette_is_refused():
+    assert reason_for(png(40, 40, 8, 3, (b"\0" + b"\1" * 40) * 40)) == "its colours are missing: it has no palette"

@@ -10,6 +10,9 @@ from pathlib import PurePosixPath
 
 from rvae_jax.data.prepare.sources import kinds
 from rvae_jax.data.prepare.sources.tables import Table, normalized
+from rvae_jax.system.units import format_bytes
+
+MAX_BYTES = 1_000_000_000  # of a picture's file; an archive may claim any number, and is read into memory
 
 SPLITS = ("train", "validation", "test")
 
@@ -100,10 +103,14 @@ def pictures_among(sizes: Mapping[str, int], others: Iterable[str] = ()) -> tupl
       others: the kinds of what else is there.
 
     Returns:
-      The pictures, sorted; and how many files of each other kind there are, ``others`` included.
+      The pictures, sorted; and how many files of each other kind there are, ``others`` and those of more than
+      ``MAX_BYTES`` included.
     """
-    files = {name: size for name, size in sorted(sizes.items()) if is_picture(name)}
-    ignored = Counter(_kind(name) for name in sizes if name not in files)
+    pictures = {name: size for name, size in sorted(sizes.items()) if is_picture(name)}
+    ignored = Counter(_kind(name) for name in sizes if name not in pictures)
+    files = {name: size for name, size in pictures.items() if size <= MAX_BYTES}
+    if len(files) < len(pictures):
+        ignored[f"larger than {format_bytes(MAX_BYTES)}"] = len(pictures) - len(files)
     ignored.update(others)
     return files, dict(sorted(ignored.items()))
 

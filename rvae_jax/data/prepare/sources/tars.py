@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import lzma
 import posixpath
 import shutil
@@ -13,8 +14,12 @@ from pathlib import Path
 
 from rvae_jax.data.prepare.sources.source import Source, UnusableError, pictures_among
 from rvae_jax.errors import UserError, one_line
+from rvae_jax.system.units import format_bytes
 
 _LONGEST_END = 1 << 20  # bytes of zeros after a tar
+_MOST_RATIO = 1000  # of a tar to its compressed form; pictures are compressed already
+_LEAST_FREE = 1_000_000_000  # bytes that unpacking leaves on the disk
+_PART = 1 << 20  # bytes
 
 
 def is_tar(path: Path) -> bool:
@@ -62,8 +67,12 @@ def _members(path: Path) -> dict[str, tarfile.TarInfo | None]:
       tarfile.ReadError: it is damaged or incomplete.
     """
     members: dict[str, tarfile.TarInfo | None] = {}
+    end = -1
     with tarfile.open(path, "r:") as archive:
         for member in archive:
+            if member.size < 0 or archive.offset <= end:  # Python 3.11's tarfile would go round for ever
+                raise tarfile.ReadError(f"{member.name} has a size of {member.size:,} bytes")
+            end = archive.offset
             name = posixpath.normpath(member.name)
             # A hard link leads to an earlier member, perhaps of its own name: a file that was added twice.
             members[name] = members.get(posixpath.normpath(member.linkname)) if member.islnk() else member
@@ -110,7 +119,14 @@ def _unpacked(path: Path, scratch: Path) -> Path:
     try:
         with tarfile.open(path) as archive, plain.open("wb") as file:
             archive.fileobj.seek(0)
-            shutil.copyfileobj(archive.fileobj, file, 1 << 20)
+            most = _MOST_RATIO * path.stat().st_size
+            while part := archive.fileobj.read(_PART):
+                most -= len(part)
+                if most < 0:
+                    raise tarfile.ReadError(f"it grows to more than {_MOST_RATIO:,} times its size")
+                if shutil.disk_usage(scratch).free < _LEAST_FREE:
+                    raise OSError(errno.ENOSPC, f"less than {format_bytes(_LEAST_FREE)} free in {scratch}")
+                file.write(part)
     except (EOFError, OSError, tarfile.ReadError, zlib.error, lzma.LZMAError) as error:
         plain.unlink(missing_ok=True)
         raise UserError(

@@ -8,6 +8,7 @@ import pytest
 from archives import IGNORED, NAMES, OTHERS, assert_holds, content_of, fill_with, make_tar, opened
 from making import user_error
 
+from rvae_jax.data.prepare.sources import tars
 from rvae_jax.data.prepare.sources.source import UnusableError
 
 
@@ -167,3 +168,31 @@ def test_a_tar_with_zeros_for_its_end_is_refused(tmp_path):
     second = (1 << 20) + 512
     path.write_bytes(whole[:second] + bytes(len(whole) - second))
     assert "not a complete tar" in user_error(opened, path)
+
+
+@pytest.mark.parametrize("size", [-512, -1024, -1])
+def test_a_member_of_negative_size_is_refused(size, tmp_path):
+    """CVE-2025-8194: Python 3.11's tarfile does not end."""
+    path = tmp_path / "cats.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("a.png"))
+    member = tarfile.TarInfo("b.png")
+    member.size = size
+    path.write_bytes(path.read_bytes()[:512] + member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    assert "cats.tar: not a complete tar" in user_error(opened, path)
+
+
+def test_a_tar_that_grows_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tars, "_MOST_RATIO", 20)
+    path = tmp_path / "bomb.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("a.png")
+        member.size = 5_000_000
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+    assert "it grows to more than 20 times its size" in user_error(opened, path)
+
+
+def test_unpacking_leaves_room_on_the_disk(tmp_path, monkeypatch):
+    path = make_tar(tmp_path / "cats.tar.gz", NAMES, "w:gz")
+    monkeypatch.setattr(tars, "_LEAST_FREE", 1 << 62)
+    assert "cannot be unpacked" in user_error(opened, path) and "free in" in user_error(opened, path)

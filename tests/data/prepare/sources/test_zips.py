@@ -5,6 +5,7 @@ import pytest
 from archives import IGNORED, NAMES, OTHERS, assert_holds, content_of, make_zip, opened
 from making import user_error
 
+from rvae_jax.data.prepare.sources import source
 from rvae_jax.data.prepare.sources.source import UnusableError
 
 
@@ -61,6 +62,15 @@ def test_backslashes_in_a_zip_of_windows_are_slashes(tmp_path):
     assert source.ignored == {"hidden": 1}
     assert_holds(pickle.loads(pickle.dumps(source)), ["train/x/a.png", "test/b.png"])
     assert_holds(opened(_zip_of(3, tmp_path / "unix.zip", "train\\a.png", "b/c.png")), ["train\\a.png", "b/c.png"])
+
+
+def test_a_member_that_claims_to_be_huge_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "MAX_BYTES", 100_000)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", content_of("a.png"))
+        archive.writestr("bomb.png", bytes(100_001))
+    found = opened(tmp_path / "bomb.zip")
+    assert list(found.files) == ["a.png"] and found.ignored == {"larger than 0.1 MB": 1}
 
 
 def test_a_wrong_checksum_in_a_zip_makes_a_picture_unusable(tmp_path):
