@@ -110,13 +110,17 @@ def _train(
     shapes = run.layout.with_shardings(jax.eval_shape(run.program.create_state, run.init_key))
     opening.require_space(run, shapes)
     opening.describe(run, shapes)
-    with processes.together():
-        trackers = open_trackers(track if processes.is_first() else [], run.config, run.workdir)
-    state = _restore_or_initialize(run, checkpoints, shapes, init_from)
-    first_step = int(state.step)
-    if before is not None and first_step > 0:
-        opening.describe_new_length(before, run.config, first_step)
-    with MetricWriter(run.workdir, first_step, trackers) if processes.is_first() else SilentWriter() as writer:
+    with contextlib.ExitStack() as stack:
+        with processes.together():
+            # Before the state is computed, which may take minutes: a service may refuse.
+            trackers = open_trackers(track if processes.is_first() else [], run.config, run.workdir)
+        stack.callback(trackers.close)
+        state = _restore_or_initialize(run, checkpoints, shapes, init_from)
+        first_step = int(state.step)
+        if before is not None and first_step > 0:
+            opening.describe_new_length(before, run.config, first_step)
+        writer = MetricWriter(run.workdir, first_step, trackers) if processes.is_first() else SilentWriter()
+        stack.enter_context(writer)
         held_out, log = HeldOut(run, writer), StepLog(run, checkpoints, first_step, writer)
         stopped_by = None
         if first_step < run.config.steps:

@@ -58,8 +58,9 @@ class Trackers:
         self._call("image", step, name, image)
 
     def close(self) -> None:
-        """Ends the sessions."""
+        """Ends the sessions; does nothing after the first call."""
         self._call("close")
+        self._trackers = {}
 
     def _call(self, method: str, *arguments: Any) -> None:
         for name, tracker in [*self._trackers.items()]:
@@ -74,11 +75,11 @@ def open_trackers(names: Sequence[str], config: Config, workdir: epath.Path) -> 
     """Opens the run's counterpart in each of the named services.
 
     Raises:
-      UserError: there is no service of a name, its package is not installed, or it refuses.
+      UserError: there is no service of a name, its package is not installed, it refuses, or ``IDS_FILE`` is damaged.
     """
     require_available(names)
     path = workdir / IDS_FILE
-    ids = json.loads(path.read_text()) if names and path.exists() else {}
+    ids = _read_ids(path) if names else {}
     trackers = {}
     for name in names:
         try:
@@ -89,6 +90,19 @@ def open_trackers(names: Sequence[str], config: Config, workdir: epath.Path) -> 
     if names:
         write_atomically(path, (json.dumps(ids) + "\n").encode())
     return Trackers(trackers)
+
+
+def _read_ids(path: epath.Path) -> dict[str, str]:
+    """The numbers of the run by the service's name; none if there is no file yet."""
+    try:
+        ids = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:  # of JSON, of the encoding
+        ids = one_line(error)
+    if isinstance(ids, dict) and all(isinstance(each, str) for each in ids.values()):
+        return ids
+    raise UserError(f"{path} is damaged ({ids}); put back a copy, or delete it: the run then begins anew there")
 
 
 def require_available(names: Sequence[str]) -> None:

@@ -37,6 +37,8 @@ def start(data_dir, workdir, steps, after):
 def finish(data_dir, workdir, steps):
     run = subprocess.run(command(data_dir, workdir, steps), cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
+    for noise in ("Traceback", "Exception ignored", "Event loop"):
+        assert noise not in run.stderr
     return run.stdout
 
 

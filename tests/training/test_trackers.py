@@ -76,6 +76,26 @@ def test_a_service_that_fails_is_left_out_and_the_run_goes_on(folder, monkeypatc
     assert "Warning: --track=mlflow failed, and the run goes on without it: no route to host" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"mlflow": 3}', b"\xff"])
+def test_damaged_numbers_of_the_run_are_named(content, folder):
+    (folder / "trackers.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"trackers\.json is damaged \(.*\); put back a copy, or delete it"):
+        trackers.open_trackers(["mlflow"], Config(), folder)
+
+
+def test_a_session_ends_once():
+    ended = []
+
+    class Service:
+        def close(self):
+            ended.append("now")
+
+    opened = trackers.Trackers({"wandb": Service()})
+    opened.close()
+    opened.close()
+    assert ended == ["now"]
+
+
 def test_what_cannot_be_opened_ends_in_one_line(folder, monkeypatch):
     with pytest.raises(UserError, match="--track=wandbs: expected wandb or mlflow"):
         trackers.open_trackers(["wandbs"], Config(), folder)
