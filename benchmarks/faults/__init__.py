@@ -1,0 +1,1 @@
+"""What survives damage, kills and full disks: ``python -m benchmarks.faults``."""

@@ -1,0 +1,197 @@
+"""Damages runs, exports and data sets at random, kills training, fills its disk, and counts what comes of it.
+
+    python -m benchmarks.faults --folder=runs/faults --minutes=60
+
+The folder gets a small run on the ORL faces and its exports, then a copy for every trial. A trial that ends badly (a
+wrong result without a word, lost rows, a traceback, a hang of more than a minute) is described in failures.jsonl, with
+the seed that repeats it; results.json and table.md have the counts. The exit status is 1 if there was one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from benchmarks import machine
+from benchmarks.faults import processes, targets, trial
+from benchmarks.faults.damage import WAYS
+from rvae_jax import command_line
+from rvae_jax.errors import UserError
+
+_PROCESSES = ("a run, killed three times", "a run on a disk that fills")
+_LONGER = 40  # steps of the runs that are killed
+
+
+def main() -> None:
+    """Runs the campaign."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=pathlib.Path, required=True, help="where everything is kept")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long it goes on (10)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first trial; each has the next one (0)")
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    # Processes share what they compile, apart from the user's own cache.
+    os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "xla")}
+    with command_line.exit_on_user_error():
+        prepare(folder)
+        campaign = Campaign(folder)
+        end = time.monotonic() + 60 * arguments.minutes
+        seed = arguments.seed
+        while time.monotonic() < end:
+            campaign.run(seed)
+            seed += 1
+        campaign.write()
+    print(campaign.table(), end="")
+    sys.exit(campaign.bad > 0)
+
+
+def prepare(folder: pathlib.Path) -> None:
+    """Makes what is damaged, unless it is there.
+
+    Raises:
+      UserError: a command failed.
+    """
+    whole = folder / "whole"
+    if (whole / "done").exists():
+        return
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir(parents=True)
+    run, export = whole / targets.RUN, [sys.executable, "-m", "rvae_jax.export", f"--workdir={whole / targets.RUN}"]
+    lines = [processes.command(whole, run, targets.STEPS)]
+    lines += [[*export, f"--format={name}", f"--output={whole / name}"] for name in ("safetensors", "keras")]
+    for line in lines:
+        machine.say(" ".join(line[2:4]))
+        if (done := subprocess.run(line, capture_output=True, text=True, check=False)).returncode:
+            raise UserError(f"{' '.join(line)} failed: {done.stdout[-500:]}{done.stderr[-500:]}")
+    shutil.copy(run / "config.json", whole / "config.json")
+    (whole / "done").touch()
+
+
+class Campaign:
+    """Trials, one after the other, and their outcomes."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        """Uses everything once without damage: the results to expect."""
+        self._folder, self._whole, self._copy = folder, folder / "whole", folder / "copy"
+        self._counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+        self._most_memory: dict[str, int] = {}
+        self._expected, self._usual_memory = {}, {}
+        for target in targets.TARGETS:
+            machine.say(f"without damage: {target.name}")
+            self._renew()
+            found = trial.attempt(target.read, self._copy, limit_s=10 * trial.HANG_S)
+            if found.status != 0:
+                raise UserError(f"{target.name} failed without damage: {found.said[-1000:]}")
+            self._expected[target.name], self._usual_memory[target.name] = found.result, found.peak
+        machine.say("a run that nothing disturbs")
+        began, workdir = time.monotonic(), folder / "undisturbed"
+        shutil.rmtree(workdir, ignore_errors=True)
+        if (done := processes.train(self._whole, workdir, _LONGER)).returncode:
+            raise UserError(f"the run that nothing disturbs failed: {done.stderr[-1000:]}")
+        self._usual_s = time.monotonic() - began
+        self._size = sum(path.stat().st_size for path in workdir.rglob("*") if path.is_file())
+        self._process_kinds = _PROCESSES if processes.can_mount() else _PROCESSES[:1]
+
+    @property
+    def bad(self) -> int:
+        """The number of trials that ended badly."""
+        return sum(count for each in self._counts.values() for name, count in each.items() if name not in trial.GOOD)
+
+    def run(self, seed: int) -> None:
+        """One trial."""
+        rng = np.random.default_rng(seed)
+        choices = [target for target in targets.TARGETS for _ in range(target.weight)] + list(self._process_kinds)
+        chosen = choices[rng.integers(len(choices))]
+        if isinstance(chosen, str):
+            self._run_process(chosen, rng, seed)
+        else:
+            self._run_damage(chosen, rng, seed)
+
+    def _run_damage(self, target: targets.Target, rng: np.random.Generator, seed: int) -> None:
+        self._renew()
+        files = sorted({path for pattern in target.files for path in self._copy.glob(pattern) if path.is_file()})
+        path = files[rng.integers(len(files))]
+        way = list(WAYS)[rng.integers(len(WAYS))]
+        WAYS[way](path, rng)
+        found = trial.attempt(target.read, self._copy)
+        outcome = _judged(target, found, self._expected[target.name])
+        more = found.peak - self._usual_memory[target.name]
+        self._most_memory[target.name] = max(more, self._most_memory.get(target.name, 0))
+        self._note(target.name, outcome, seed, f"{path.relative_to(self._copy)}: {way}", found.said)
+
+    def _run_process(self, kind: str, rng: np.random.Generator, seed: int) -> None:
+        workdir = self._folder / "process"
+        if kind == _PROCESSES[0]:
+            outcome = processes.killed(self._whole, workdir, _LONGER, rng, self._usual_s)
+            left = workdir
+        else:
+            size = int(self._size * rng.uniform(0.05, 1.2))
+            outcome = processes.on_small_disk(self._whole, workdir, _LONGER, size)
+            left = workdir / "kept" / "run"
+        if outcome == trial.WHOLE:
+            compare = {path: trial.attempt(_result, path) for path in (self._folder / "undisturbed", left)}
+            expected, found = (each.result for each in compare.values())
+            if found != expected:
+                outcome = trial.LOST if found and found[0] == expected[0] else trial.WRONG
+        said = (workdir / "said").read_text() if (workdir / "said").exists() else ""
+        self._note(kind, outcome, seed, kind, said)
+
+    def _renew(self) -> None:
+        shutil.rmtree(self._copy, ignore_errors=True)
+        shutil.copytree(self._whole, self._copy)
+
+    def _note(self, kind: str, outcome: str, seed: int, what: str, said: str) -> None:
+        self._counts[kind][outcome] += 1
+        if outcome in trial.GOOD:
+            return
+        machine.say(f"seed {seed}: {kind}: {what}: {outcome}")
+        row = {"seed": seed, "kind": kind, "what": what, "outcome": outcome, "said": said[-3000:]}
+        with (self._folder / "failures.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def table(self) -> str:
+        """The counts, as Markdown."""
+        lines = [f"{machine.describe()}", "", f"| what | trials | {' | '.join(trial.ALL)} | memory, GB more |"]
+        lines.append("|---" * (len(trial.ALL) + 3) + "|")
+        for kind, counts in sorted(self._counts.items()):
+            cells = [kind, str(sum(counts.values())), *(str(counts[name]) for name in trial.ALL)]
+            cells.append(f"{self._most_memory[kind] / 1e9:.2f}" if kind in self._most_memory else "")
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
+
+    def write(self) -> None:
+        """Writes results.json and table.md."""
+        content = {"counts": self._counts, "memory": self._most_memory}
+        (self._folder / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+        (self._folder / "table.md").write_text(self.table())
+
+
+def _result(workdir: pathlib.Path) -> object:
+    return processes.result_of(workdir, _LONGER)
+
+
+def _judged(target: targets.Target, found: trial.Attempt, expected: object) -> str:
+    """The outcome; a data set may lack what is damaged, and a resumed run must have lost no row."""
+    outcome = found.outcome(expected)
+    if outcome != trial.WRONG:
+        return outcome
+    if target.read is targets.read_images and set(found.result) < set(expected):
+        return trial.REFUSED  # image by image; training counts and names them
+    if target.read is targets.resume and found.result[0] == expected[0]:
+        return trial.LOST
+    return outcome
+
+
+if __name__ == "__main__":
+    main()

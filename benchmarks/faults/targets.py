@@ -1,0 +1,116 @@
+"""What is damaged, and how it is used afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from rvae_jax import config as config_lib
+from rvae_jax.data import reading
+from rvae_jax.evaluation import results
+from rvae_jax.formats import keras_layout
+from rvae_jax.storage import stored_model
+from rvae_jax.storage.checksums import checksums
+from rvae_jax.training.loop import train
+from rvae_jax.training.metric_log import METRICS_FILE, read_metrics
+
+STEPS = 8  # of the run that is damaged
+RUN, DATA = "run", "data"  # folders of the campaign
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Something to damage.
+
+    Attributes:
+      name: what it is, and how it is used.
+      files: patterns of the files that are damaged, below the campaign's folder.
+      read: uses them; returns what it found, of JSON types.
+      weight: how often it is tried, beside the others.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    read: Callable[[pathlib.Path], Any]
+    weight: int
+
+
+def _weights(path: epath.PathLike, step: int | None = None) -> Any:
+    model = stored_model.read(path, step)
+    moments = (
+        None if model.moments is None else [hashlib.sha256(np.asarray(m).tobytes()).hexdigest() for m in model.moments]
+    )
+    return [model.step, checksums(model.weights), moments]
+
+
+def resume(folder: pathlib.Path) -> Any:
+    """Trains one step more; the weights of that step, and whether rows that could be read have gone."""
+    run = folder / RUN
+    there = _rows(run)
+    config = config_lib.replace_fields(_config(folder), {"steps": STEPS + 1, "data.data_dir": str(folder / DATA)})
+    train(config, run)
+    kept = {json.dumps(row, sort_keys=True) for row in read_metrics(epath.Path(run))}
+    # A run that went back to an earlier checkpoint repeats what came after it.
+    lost = [row for row in there if row not in kept and not _is_repeated(row, kept)]
+    return [checksums(stored_model.read(run, STEPS + 1).weights), len(lost)]
+
+
+def _config(folder: pathlib.Path) -> config_lib.Config:
+    """As somebody would give it on the command line, whatever became of the one in the work directory."""
+    return config_lib.from_dict(json.loads((folder / "config.json").read_text()))
+
+
+def _rows(run: pathlib.Path) -> list[str]:
+    path = run / METRICS_FILE
+    rows = []
+    for line in path.read_bytes().split(b"\n") if path.is_file() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= STEPS:
+            rows.append(json.dumps(row, sort_keys=True))
+    return rows
+
+
+def _is_repeated(row: str, kept: set[str]) -> bool:
+    names, step = json.loads(row).keys(), json.loads(row)["step"]
+    return any(json.loads(other)["step"] == step and json.loads(other).keys() == names for other in kept)
+
+
+def read_images(folder: pathlib.Path) -> Any:
+    """Hashes of the images that can be read."""
+    config = config_lib.replace_fields(_config(folder), {"data.data_dir": str(folder / DATA)})
+    images = reading.read_split(config, "train")
+    return sorted(hashlib.sha256(image.tobytes()).hexdigest() for image in images)
+
+
+def _keras(folder: pathlib.Path) -> Any:
+    return checksums(keras_layout.read(epath.Path(folder / "keras/author.weights.h5"), _config(folder)))
+
+
+def _evaluation(folder: pathlib.Path) -> Any:
+    found = results.read(epath.Path(folder / RUN), STEPS)
+    return None if found is None else results.to_dict(found)
+
+
+TARGETS = (
+    Target("checkpoint, loaded", (f"{RUN}/checkpoints/{STEPS}/**/*",), lambda folder: _weights(folder / RUN, STEPS), 6),
+    Target(
+        "work directory, loaded",
+        (f"{RUN}/*.json", f"{RUN}/*.safetensors", f"{RUN}/{METRICS_FILE}"),
+        lambda folder: _weights(folder / RUN, STEPS),
+        4,
+    ),
+    Target("work directory, resumed", (f"{RUN}/**/*",), resume, 4),
+    Target("exported safetensors, loaded", ("safetensors/*",), lambda folder: _weights(folder / "safetensors"), 4),
+    Target("exported Keras file, read", ("keras/*",), _keras, 2),
+    Target("data set, read", (f"{DATA}/orl/**/*",), read_images, 2),
+)
