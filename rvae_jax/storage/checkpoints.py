@@ -21,7 +21,7 @@ from rvae_jax.distributed import processes
 from rvae_jax.errors import UserError
 from rvae_jax.storage import weights as weights_lib
 from rvae_jax.storage import workdir as workdir_lib
-from rvae_jax.storage.checksums import checksums
+from rvae_jax.storage.checksums import checksums, difference
 from rvae_jax.system.absl_logs import absl_verbosity
 from rvae_jax.system.files import is_remote
 
@@ -183,13 +183,9 @@ class Checkpoints:
         found = checksums(items)
         try:
             args = ocp.args.Composite(**{_CHECKSUMS: ocp.args.JsonRestore()})
-            saved = self._manager.restore(step, args=args)[_CHECKSUMS]
-            differing = [name for name, checksum in found.items() if saved.get(name) != checksum]
+            return difference(found, self._manager.restore(step, args=args)[_CHECKSUMS])
         except Exception as error:  # see ``restore_latest``
             return f"its checksums cannot be read ({_first_line(error)})"
-        if not differing:
-            return None
-        return f"{len(differing)} of {len(found)} arrays are not as they were saved, such as {differing[0]}"
 
     def weight_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the item ``weights`` of ``step``, by a name such as ``vae/params/sampler/z_mean/kernel``."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from rvae_jax.distributed import processes
 
+_HEADER = "checksums"  # in the header of a .safetensors file
 _MODULUS = 1 << 64
 _THREADS = 8
 
@@ -36,6 +39,35 @@ def checksums(tree: Any) -> dict[str, str]:
         mine = dict(zip(leaves, pool.map(_sum_here, leaves.values()), strict=True))
     everyone = processes.exchange(mine)
     return {name: f"{sum(each[name] for each in everyone) % _MODULUS:016x}" for name in leaves}
+
+
+def with_checksums(header: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The header of a ``.safetensors`` file, with checksums of it and of the file's arrays."""
+    return {**header, _HEADER: json.dumps(_of_file(header, arrays))}
+
+
+def damage(header: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str | None:
+    """What is wrong with the content of a ``.safetensors`` file, in words; None if nothing, or it has no checksums."""
+    if _HEADER not in header:
+        return None
+    try:
+        return difference(_of_file(header, arrays), dict(json.loads(header[_HEADER])))
+    except (ValueError, TypeError):  # of JSON, of another form
+        return "its checksums cannot be read"
+
+
+def _of_file(header: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    texts = {f"header/{name}": np.frombuffer(text.encode(), np.uint8) for name, text in header.items()}
+    texts.pop(f"header/{_HEADER}", None)
+    return checksums({**texts, **arrays})
+
+
+def difference(found: Mapping[str, str], saved: Mapping[str, str]) -> str | None:
+    """In words, which of the arrays do not have the checksums that they were saved with; None if all do."""
+    differing = [name for name, checksum in found.items() if saved.get(name) != checksum]
+    if not differing:
+        return None
+    return f"{len(differing)} of {len(found)} arrays are not as they were saved, such as {differing[0]}"
 
 
 def _sum_here(array: jax.Array | np.ndarray) -> int:

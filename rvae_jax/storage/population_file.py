@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 from etils import epath
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from rvae_jax.errors import UserError
-from rvae_jax.storage.tensor_file import MOMENTS, MeanAndCovariance
-from rvae_jax.system.files import write_atomically
+from rvae_jax.storage.checksums import damage, with_checksums
+from rvae_jax.storage.tensor_file import MOMENTS, MeanAndCovariance, local_copy
+from rvae_jax.system.files import require_regular, write_atomically
 
 FILE = "population.safetensors"
 _STEP = "step"
@@ -18,7 +19,7 @@ _STEP = "step"
 def write(workdir: epath.Path, step: int, moments: MeanAndCovariance) -> None:
     """Writes mean ``[d]`` and covariance ``[d, d]`` of the codes by the checkpoint of ``step``."""
     arrays = dict(zip(MOMENTS, moments, strict=True)) | {_STEP: np.array(step)}
-    write_atomically(workdir / FILE, save(arrays))
+    write_atomically(workdir / FILE, save(arrays, with_checksums({}, arrays)))
 
 
 def read(workdir: epath.Path, step: int, latent_dim: int) -> MeanAndCovariance | None:
@@ -30,8 +31,12 @@ def read(workdir: epath.Path, step: int, latent_dim: int) -> MeanAndCovariance |
     path = workdir / FILE
     if not path.exists():
         return None
+    require_regular(path)
     try:
-        arrays = load(path.read_bytes())
+        with local_copy(path) as local, safe_open(local, "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            if (reason := damage(file.metadata() or {}, arrays)) is not None:
+                raise _damaged(path, reason)
         if int(arrays[_STEP]) != step:
             return None
         mean, covariance = (arrays[name] for name in MOMENTS)

@@ -25,7 +25,7 @@ from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError
 from rvae_jax.storage import weights as weights_lib
-from rvae_jax.storage.checksums import checksums
+from rvae_jax.storage.checksums import damage, with_checksums
 from rvae_jax.system.files import is_remote, require_regular
 
 FORMAT = "rvae_jax 1"
@@ -34,7 +34,6 @@ FORMAT = "rvae_jax 1"
 MeanAndCovariance = tuple[np.ndarray, np.ndarray]
 MOMENTS = ("population.mean", "population.covariance")  # their names in a file
 
-_CHECKSUMS = "checksums"
 _PREFIXES = {
     "vae/params/": "",
     "vae/batch_stats/": "",
@@ -57,8 +56,7 @@ def to_bytes(config: Config, weights: dict[str, Any], step: int, moments: MeanAn
     if moments is not None:
         arrays |= {name: value.astype(np.float32) for name, value in zip(MOMENTS, moments, strict=True)}
     header = {"format": FORMAT, "step": str(step), "config": json.dumps(config_lib.to_dict(config))}
-    header[_CHECKSUMS] = json.dumps(checksums(arrays))
-    return save(arrays, header)
+    return save(arrays, with_checksums(header, arrays))
 
 
 def read(
@@ -86,7 +84,8 @@ def read(
             d = config.model.latent_dim
             shapes |= zip(MOMENTS, ((d,), (d, d)), strict=True)
         arrays = _read_all(path, file, shapes)
-        _require_undamaged(path, arrays, file.metadata())
+        if (reason := damage(file.metadata(), arrays)) is not None:
+            raise UserError(f"{path} is damaged: {reason}; export it again, or fetch it again")
     weights = weights_lib.unflatten({name: arrays[readable] for name, readable in names.items()})
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     moments = tuple(arrays[name] for name in MOMENTS) if has_moments else None
@@ -132,28 +131,11 @@ def _read_all(path: epath.Path, file: Any, expected: dict[str, tuple[int, ...]])
     return arrays
 
 
-def _require_undamaged(path: epath.Path, arrays: dict[str, np.ndarray], header: dict[str, str]) -> None:
-    """Raises unless the arrays have their checksums; files of earlier versions have none."""
-    if _CHECKSUMS not in header:
-        return
-    found = checksums(arrays)
-    try:
-        saved = dict(json.loads(header[_CHECKSUMS]))
-    except (ValueError, TypeError):
-        saved = {}
-    differing = [name for name, checksum in found.items() if saved.get(name) != checksum]
-    if differing:
-        raise UserError(
-            f"{path} is damaged: {len(differing)} of {len(found)} arrays are not as they were saved, such as"
-            f" {differing[0]}; export it again, or fetch it again"
-        )
-
-
 @contextlib.contextmanager
 def _opened(path: epath.Path) -> Iterator[Any]:
     require_regular(path)
     try:
-        with _local(path) as local, safe_open(local, "numpy") as file:
+        with local_copy(path) as local, safe_open(local, "numpy") as file:
             yield file
     except SafetensorError as error:
         raise UserError(
@@ -162,7 +144,7 @@ def _opened(path: epath.Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _local(path: epath.Path) -> Iterator[Path]:
+def local_copy(path: epath.Path) -> Iterator[Path]:
     """The file itself, or a local copy of one in an object store."""
     if not is_remote(path):
         yield Path(path)

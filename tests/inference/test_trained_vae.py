@@ -51,7 +51,6 @@ def test_moments_of_another_step_are_not_taken(tmp_path):
         (lambda content: content[:-3], r"population.safetensors is damaged \(.*\); delete it"),
         (lambda content: b"", "is damaged"),
         (lambda content: content.replace(b"population.mean", b"population.meow"), "is damaged"),
-        (lambda content: content[:-8] + np.array(np.nan).tobytes(), "not finite"),
     ],
 )
 def test_damaged_moments_are_named(tmp_path, damage, message):
@@ -64,6 +63,15 @@ def test_damaged_moments_are_named(tmp_path, damage, message):
     population_file.write(path, 7, (np.zeros(2), np.eye(2)))
     with pytest.raises(UserError, match=r"shapes \(2,\) and \(2, 2\) for 3 latent dimensions"):
         population_file.read(path, 7, 3)
+    population_file.write(path, 7, (np.array([0, np.nan]), np.eye(2)))
+    with pytest.raises(UserError, match="not finite"):
+        population_file.read(path, 7, 2)
+    population_file.write(path, 7, (np.zeros(2), np.eye(2)))
+    content = file.read_bytes()
+    for place in range(len(content) - 40, len(content)):  # of the covariance
+        file.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(UserError, match="damaged"):
+            population_file.read(path, 7, 2)
 
 
 def test_images_that_are_not_floats_are_refused(healthy):
