@@ -2,9 +2,10 @@
 
     python -m benchmarks.faults --folder=runs/faults --minutes=60
 
-The folder gets a small run on the ORL faces and its exports, then a copy for every trial. A trial that ends badly (a
-wrong result without a word, lost rows, a traceback, a hang of more than a minute and ten times its usual time) is described in failures.jsonl, with
-the seed that repeats it; results.json and table.md have the counts. The exit status is 1 if there was one.
+The folder gets a small run on the ORL faces and its exports, then a copy for every trial. A trial that ends badly is
+described in failures.jsonl, with the seed that repeats it: a wrong result without a word, lost rows, a traceback, or a
+hang of more than a minute and ten times the usual time. results.json and table.md have the counts. The exit status is 1
+if there was one. Run nothing else beside it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rvae_jax.errors import UserError, install
+from rvae_jax.data.catalog import default_data_dir
+from rvae_jax.errors import UserError, install, one_line
 
 PEOPLE = 40
 PICTURES = 10  # of each person
@@ -93,9 +94,15 @@ def prepare(data_dir: str | None) -> None:
       data_dir: folder of prepared TFDS data sets, or None for TFDS's own default.
 
     Raises:
-      UserError: the pictures are missing or damaged.
+      UserError: the pictures are missing or damaged, or what is prepared is.
     """
-    folder = Path(Orl(data_dir=data_dir).data_dir)
+    try:
+        folder = Path(Orl(data_dir=data_dir).data_dir)
+    except Exception as error:  # whatever TFDS meets in damaged files
+        where = default_data_dir(data_dir) / "orl"
+        raise UserError(
+            f"{where} is damaged ({one_line(error, limit=200)}); delete that folder: it is then prepared again"
+        ) from None
     if folder.is_dir():
         return
     print(f"Preparing the ORL faces in {folder}")

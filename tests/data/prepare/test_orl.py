@@ -20,7 +20,7 @@ from rvae_jax.config import Config, DataConfig
 from rvae_jax.data import catalog
 from rvae_jax.data.prepare import orl
 from rvae_jax.data.prepare.on_demand import prepare_for
-from rvae_jax.errors import install
+from rvae_jax.errors import UserError, install
 
 ROOT = Path(__file__).parents[3]
 
@@ -108,6 +108,15 @@ def test_orl_prepares_itself_once_and_says_so(tmp_path, capfd):
     assert [path.name for path in (tmp_path / "new/orl").iterdir()] == ["1.0.0"]
     assert len(_open(tmp_path / "new", "train")) == 360
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"name": 3}'])
+def test_orl_of_which_the_description_is_damaged_is_named(content, tmp_path):
+    folder = tmp_path / "orl" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"orl is damaged \(.*\); delete that folder: it is then prepared again"):
+        orl.prepare(str(tmp_path))
 
 
 def test_orl_that_was_killed_leaves_nothing_that_looks_complete(tmp_path):
