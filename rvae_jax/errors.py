@@ -1,4 +1,4 @@
-"""Errors that are not the program's fault, and what messages quote: other libraries' errors, and commands."""
+"""Errors that are not the program's fault, and what messages quote: others' errors, names, and commands."""
 
 import contextlib
 import importlib.metadata
@@ -19,6 +19,11 @@ class MissingError(ImportError):
 def one_line(error: BaseException, limit: int = 300) -> str:
     """An error's text on one line of at most ``limit`` characters; the name of its type if it has no text."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def printable(name: str) -> str:
+    """A name of a file for a terminal: what is no text, or would control the terminal, is spelled out."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
 
 
 def command(name: str) -> str:

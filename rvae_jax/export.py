@@ -51,7 +51,7 @@ def main() -> None:
         model = stored_model.read(arguments.workdir, arguments.step)
         print(f"Exporting the {model.source}", flush=True)
         folder = open_workdir(arguments.output or model.folder / FOLDER, "--output")
-        name = arguments.name or re.sub(r"[^\w.-]+", "-", model.folder.resolve().name, flags=re.ASCII)
+        name = arguments.name or _as_name(model.folder.resolve().name)
         make = getattr(export, arguments.format)
         if arguments.format == "hub":
             make = functools.partial(make, name=name, license=arguments.license, data_dir=arguments.data_dir)
@@ -66,6 +66,11 @@ def main() -> None:
             )
     if arguments.format == "hub" and not arguments.push:
         print(f"To share it: hf upload USER/{name} {shlex.quote(str(folder))}")
+
+
+def _as_name(text: str) -> str:
+    """A name that the hub takes."""
+    return re.sub(r"\W+", "-", text, flags=re.ASCII).strip("-")[:96] or "model"
 
 
 if __name__ == "__main__":

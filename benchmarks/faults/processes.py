@@ -18,6 +18,7 @@ from rvae_jax.storage.checksums import checksums
 from rvae_jax.training.metric_log import read_metrics
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_STATUSES = (0, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 LIMIT_S = 300.0  # for a complete run
 NOISE = ("Traceback", "Exception ignored", "Event loop is closed")
 
@@ -79,8 +80,10 @@ def killed(folder: pathlib.Path, workdir: pathlib.Path, steps: int, rng: np.rand
             except subprocess.TimeoutExpired:
                 process.kill()
                 return trial.HANG
-        if any(noise in said for noise in NOISE):
+        if any(noise in said for noise in NOISE) or process.returncode not in _STATUSES:
             return trial.TRACEBACK
+        if "saving, then stopping" in said and "Stopped by" not in said.partition("saving, then stopping")[2]:
+            return trial.LOST
     last = train(folder, workdir, steps)
     if last.returncode or any(noise in last.stdout + last.stderr for noise in NOISE):
         return trial.TRACEBACK

@@ -46,7 +46,7 @@ def validate_networks(config: Config) -> None:
 
 def _check_encoder_and_decoder(config: Config) -> None:
     model = config.model
-    _require_positive_numbers(config, "model.image_shape")
+    _require_sizes(config, "model.image_shape")
     _require(
         config,
         "model.latent_dim",
@@ -61,7 +61,7 @@ def _check_encoder_and_decoder(config: Config) -> None:
 
 def _check_levels(config: Config) -> None:
     model = config.model
-    _require_positive_numbers(config, "model.widths")
+    _require_sizes(config, "model.widths")
     levels = len(model.widths)
     _require(
         config,
@@ -90,7 +90,7 @@ def _check_levels(config: Config) -> None:
 def _check_stages(config: Config) -> None:
     model = config.model
     for name in ("encoder_filters", "decoder_filters"):
-        _require_positive_numbers(config, f"model.{name}")
+        _require_sizes(config, f"model.{name}")
     height, width, channels = model.image_shape
     stages = len(model.encoder_filters) - 1
     _require(config, "model.encoder_filters", stages >= 1, "one number for the stem and at least one for a stage")
@@ -129,7 +129,7 @@ def _check_discriminator(config: Config) -> None:
     )
     filters, strides = config.model.discriminator_filters, config.model.discriminator_strides
     for name in ("discriminator_filters", "discriminator_strides"):
-        _require_positive_numbers(config, f"model.{name}")
+        _require_sizes(config, f"model.{name}")
     _require(
         config,
         "model.discriminator_strides",
@@ -343,7 +343,7 @@ def _check_data(config: Config) -> None:
     _require(config, "data.jitter", 0 <= jitter < 0.5, "at least 0 and less than 0.5")
 
 
-def _require_positive_numbers(config: Config, field: str) -> None:
+def _require_sizes(config: Config, field: str) -> None:
     value = get_field(config, field)
     is_usual = 1 <= len(value) <= _MOST_STAGES and 1 <= min(value) <= max(value) <= _MOST
     _require(config, field, is_usual, f"at most {_MOST_STAGES} numbers from 1 to {_MOST:,}")

@@ -21,6 +21,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._previous: dict[int, Any] = {}
+        self._is_asked = False
 
     def __enter__(self) -> StopRequest:
         """Installs the signal handlers."""
@@ -44,8 +45,13 @@ class StopRequest:
         return self.signal is not None
 
     def _note(self, number: int, _: object) -> None:
+        if self._is_asked:
+            # The handler stays to here: whoever looks whether a signal ends the command must not take the first for it.
+            signal.signal(number, self._previous[number])
+            signal.raise_signal(number)
+            return
+        self._is_asked = True
         name = signal.Signals(number).name
-        signal.signal(number, self._previous[number])
         if processes.is_several():
             os.kill(os.getpid(), signal.SIGTERM)
         else:

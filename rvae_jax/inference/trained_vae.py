@@ -13,7 +13,7 @@ from etils import epath
 
 from rvae_jax.config import Config, replace_fields
 from rvae_jax.data.pixels import to_float
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, printable
 from rvae_jax.inference import samplers
 from rvae_jax.inference.batching import Batched
 from rvae_jax.inference.samplers import SamplerName
@@ -201,7 +201,7 @@ class TrainedVAE:
 
         names, images, skipped = reading.read_folder(Path(folder), self.config)
         if skipped:
-            print(f"Warning: {len(skipped):,} left out, which {output} lists as skipped: {skipped[0]}")
+            print(f"Warning: {len(skipped):,} left out, which {output} lists as skipped: {printable(skipped[0])}")
         mean, log_var = self.encode(to_float(images))
         content = io.BytesIO()
         np.savez(content, names=names, mean=mean, log_var=log_var, skipped=np.array(skipped, str))

@@ -19,8 +19,8 @@ the loss inside the differentiated function, and averages the gradients::
 
 Under ``jit`` with global arrays there is nothing to average, and ``axis_name`` stays None.
 
-An empty batch and complex numbers raise a ``ValueError``. A number that is not finite (NaN, or infinite) makes every
-value that depends on it not finite, and its own gradient NaN.
+An empty batch and complex numbers raise a ``ValueError``. A number that is not finite (NaN, or infinite) makes what
+is computed from it not finite: no guard or comparison hides it.
 
 Range: values and gradients are finite for ``|mean| <= 1e15``, any finite ``log_var``, ``|logits| <= 1e30`` and images
 up to 1e8. Guards ensure this. A guard limits the value, while the gradient is the one at the limit, so that it still

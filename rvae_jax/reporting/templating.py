@@ -22,8 +22,8 @@ def environment(*, autoescape: bool) -> jinja2.Environment:
 
 
 def as_markdown(text: str) -> str:
-    """Text as it is, on one line, in Markdown: of its signs none formats, links or ends a cell of a table."""
-    return re.sub(r"([\\`*_{}\[\]<>()#!|])", r"\\\1", " ".join(text.split()))
+    """Text as it is, on one line, in Markdown: none of its signs formats or ends a cell of a table."""
+    return re.sub(r"([\\`*_{}\[\]<>()#!|~&])", r"\\\1", " ".join(text.split()))
 
 
 def format_number(value: Any) -> str:

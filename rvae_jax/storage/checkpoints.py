@@ -21,11 +21,11 @@ from rvae_jax.distributed import processes
 from rvae_jax.errors import UserError
 from rvae_jax.storage import weights as weights_lib
 from rvae_jax.storage import workdir as workdir_lib
-from rvae_jax.storage.checksums import checksums, difference
+from rvae_jax.storage.checksums import checksums, checksums_here, difference
 from rvae_jax.system.absl_logs import absl_verbosity
 from rvae_jax.system.files import is_remote
 
-_CHECKSUMS = "checksums"
+_CHECKSUMS, _JSON_FILE = "checksums", "metadata"  # the item, and Orbax's name of the file in it
 SELECTION_METRIC = "selection_l1"
 _MOST_ATTEMPTS = 10  # to read a checkpoint of a run that goes on
 
@@ -132,7 +132,7 @@ class Checkpoints:
         for step in reversed(steps):
             items, reason = None, None
             try:
-                items = self._restore(step, like)
+                items = self._read(step, like)
             except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
                 reason = _first_line(error)
             reasons = [each for each in processes.exchange(reason) if each is not None]
@@ -161,30 +161,44 @@ class Checkpoints:
         Raises:
           UserError: the arrays are not those that were saved.
         """
-        items = self._restore(step, like)
-        if (reason := self._damage(step, items)) is not None:
-            others = [each for each in self.steps() if each != step] or "none"
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} is damaged: {reason}; there are other checkpoints of steps"
-                f" {others}"
-            )
+        items = self._read(step, like)
+        self._require_undamaged(step, self._damage(step, items))
         return items
 
-    def _restore(self, step: int, like: Items) -> Items:
+    def restore_here(self, step: int, like: Items) -> Items:
+        """As ``restore``, where this process gets all of the arrays; the others need not take part."""
+        items = self._read(step, like)
+        self._require_undamaged(step, self._compare(step, checksums_here(items)))
+        return items
+
+    def _require_undamaged(self, step: int, reason: str | None) -> None:
+        if reason is None:
+            return
+        others = [each for each in self.steps() if each != step] or "none"
+        raise UserError(
+            f"checkpoint {self.folder / str(step)} is damaged: {reason}; rename that folder to go on without it (there"
+            f" are other checkpoints of steps {others})"
+        )
+
+    def _read(self, step: int, like: Items) -> Items:
         args = ocp.args.Composite(**{name: ocp.args.StandardRestore(_abstract(item)) for name, item in like.items()})
         items = self._manager.restore(step, args=args)
         return {name: items[name] for name in like}
 
     def _damage(self, step: int, items: Items) -> str | None:
         """What is wrong with restored arrays by their checksums, the same in all processes; None if nothing is."""
-        if not processes.exchange((self.folder / str(step) / _CHECKSUMS).exists())[0]:
-            print(f"Checkpoint {self.folder / str(step)} is of an earlier version, without checksums; not checked.")
+        reasons = processes.exchange(self._compare(step, checksums(items)))
+        return next((each for each in reasons if each is not None), None)
+
+    def _compare(self, step: int, found: dict[str, str]) -> str | None:
+        """How checksums differ from those that were saved, in words; None if they do not, or none were saved."""
+        folder = self.folder / str(step) / _CHECKSUMS
+        if not folder.exists():
+            print(f"Checkpoint {folder.parent} is of an earlier version, without checksums; not checked.")
             return None
-        found = checksums(items)
         try:
-            args = ocp.args.Composite(**{_CHECKSUMS: ocp.args.JsonRestore()})
-            return difference(found, self._manager.restore(step, args=args)[_CHECKSUMS])
-        except Exception as error:  # see ``restore_latest``
+            return difference(found, dict(json.loads((folder / _JSON_FILE).read_bytes())))
+        except (OSError, ValueError, TypeError, RecursionError) as error:  # of JSON, of another form
             return f"its checksums cannot be read ({_first_line(error)})"
 
     def weight_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
@@ -199,7 +213,7 @@ class Checkpoints:
 
 
 def complete_steps(workdir: epath.Path) -> list[int]:
-    """Steps whose checkpoint is complete on the disk, oldest first; a save that is under way does not count."""
+    """Steps whose checkpoint is complete, oldest first, in a local folder; a save that is under way does not count."""
     folder = workdir / "checkpoints"
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdigit())
@@ -265,7 +279,7 @@ def _read_weights(
             f"checkpoint {path} is of another configuration than {path.parents[1] / workdir_lib.CONFIG_FILE}",
             f"put back the run's own {workdir_lib.CONFIG_FILE}",
         )
-        found = checkpoints.restore(step, {"weights": like})["weights"]
+        found = checkpoints.restore_here(step, {"weights": like})["weights"]
         weights_lib.require_finite(weights_lib.flatten(found), f"checkpoint {path}")
         return found
     except UserError:
@@ -290,7 +304,7 @@ def _require_selection_errors(folder: epath.Path) -> None:
             reason = None if isinstance(value, int | float) else f"{SELECTION_METRIC} is {value!r}, expected a number"
         except FileNotFoundError:  # deleted meanwhile
             continue
-        except (ValueError, TypeError, KeyError) as error:  # of JSON, of the encoding, of another form
+        except (OSError, ValueError, TypeError, KeyError) as error:  # of JSON, of the encoding, of another form
             reason = _first_line(error)
         if reason:
             raise UserError(

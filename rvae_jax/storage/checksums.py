@@ -26,19 +26,31 @@ def checksums(tree: Any) -> dict[str, str]:
     summed where it is, and the result is the same for every sharding.
 
     Args:
-      tree: arrays of JAX or NumPy; with several processes, each calls this with its parts of the same arrays.
+      tree: arrays of JAX; with several processes, all of them call this together, each with its parts of the arrays.
 
     Returns:
       16 hexadecimal digits for each array, in every process.
     """
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    leaves = _by_name(tree)
     with ThreadPoolExecutor(_THREADS) as pool:
-        mine = dict(zip(leaves, pool.map(_sum_here, leaves.values()), strict=True))
-    everyone = processes.exchange(mine)
-    return {name: f"{sum(each[name] for each in everyone) % _MODULUS:016x}" for name in leaves}
+        mine = np.array([*pool.map(_sum_of_parts, leaves.values())], np.uint64)
+    total = processes.gather(mine[None]).sum(axis=0)
+    return {name: _as_text(int(each)) for name, each in zip(leaves, total, strict=True)}
+
+
+def checksums_here(tree: Any) -> dict[str, str]:
+    """As ``checksums``, of arrays that this process has in full, and without the other processes."""
+    leaves = _by_name(tree)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return dict(zip(leaves, pool.map(lambda leaf: _as_text(_sum(np.asarray(leaf))), leaves.values()), strict=True))
+
+
+def difference(found: Mapping[str, str], saved: Mapping[str, str]) -> str | None:
+    """In words, which of the arrays do not have the checksums that they were saved with; None if all do."""
+    differing = [name for name, checksum in found.items() if saved.get(name) != checksum]
+    if not differing:
+        return None
+    return f"{len(differing)} of {len(found)} arrays are not as they were saved, such as {differing[0]}"
 
 
 def with_checksums(header: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -52,40 +64,39 @@ def damage(header: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str |
         return None
     try:
         return difference(_of_file(header, arrays), dict(json.loads(header[_HEADER])))
-    except (ValueError, TypeError):  # of JSON, of another form
+    except (ValueError, TypeError, RecursionError):  # of JSON, of another form
         return "its checksums cannot be read"
 
 
 def _of_file(header: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     texts = {f"header/{name}": np.frombuffer(text.encode(), np.uint8) for name, text in header.items()}
     texts.pop(f"header/{_HEADER}", None)
-    return checksums({**texts, **arrays})
+    return checksums_here({**texts, **arrays})
 
 
-def difference(found: Mapping[str, str], saved: Mapping[str, str]) -> str | None:
-    """In words, which of the arrays do not have the checksums that they were saved with; None if all do."""
-    differing = [name for name, checksum in found.items() if saved.get(name) != checksum]
-    if not differing:
-        return None
-    return f"{len(differing)} of {len(found)} arrays are not as they were saved, such as {differing[0]}"
+def _by_name(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _sum_here(array: jax.Array | np.ndarray) -> int:
+def _as_text(total: int) -> str:
+    return f"{total:016x}"
+
+
+def _sum_of_parts(array: jax.Array) -> int:
     """The part of the sum that this process has; of equal copies, one counts."""
-    if not isinstance(array, jax.Array):
-        return _sum(np.asarray(array), (0,) * np.ndim(array), np.shape(array))
     shards = (shard for shard in array.addressable_shards if shard.replica_id == 0)
-    return sum(
-        _sum(np.asarray(shard.data), tuple(part.start or 0 for part in shard.index), array.shape) for shard in shards
-    )
+    parts = (_sum(np.asarray(s.data), tuple(part.start or 0 for part in s.index), array.shape) for s in shards)
+    return sum(parts) % _MODULUS
 
 
-def _sum(part: np.ndarray, start: tuple[int, ...], shape: tuple[int, ...]) -> int:
-    """The sum of a part of an array of ``shape`` that begins at ``start``.
+def _sum(part: np.ndarray, start: tuple[int, ...] | None = None, shape: tuple[int, ...] | None = None) -> int:
+    """The sum of a part of an array of ``shape`` that begins at ``start``; by default, of a complete array.
 
     An element's number i is the sum over the axes of stride times position. So sums across all other axes are enough:
     no array of products is made.
     """
+    start, shape = start or (0,) * part.ndim, shape or part.shape
     words = part.view(f"u{part.dtype.itemsize}")
     total = int(words.sum(dtype=np.uint64))
     for axis, first in enumerate(start):
@@ -93,4 +104,4 @@ def _sum(part: np.ndarray, start: tuple[int, ...], shape: tuple[int, ...]) -> in
         sums = words.sum(axis=others, dtype=np.uint64)
         positions = np.arange(first, first + len(sums), dtype=np.uint64)
         total += 2 * math.prod(shape[axis + 1 :]) * int((positions * sums).sum())
-    return total
+    return total % _MODULUS

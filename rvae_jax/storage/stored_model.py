@@ -11,7 +11,7 @@ from etils import epath
 
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, printable
 from rvae_jax.storage import hub, population_file, tensor_file
 from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.workdir import CONFIG_FILE
@@ -112,6 +112,6 @@ def _described(path: epath.Path) -> str:
         return "does not exist"
     if not path.is_dir():
         return "is a file of another kind"
-    names = sorted(each.name for each in path.iterdir())
+    names = sorted(printable(each.name) for each in path.iterdir())
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"holds {', '.join(names[:_LISTED])}{more}" if names else "is an empty folder"

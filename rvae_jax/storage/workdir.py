@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from rvae_jax.system.files import is_remote, require_regular, require_writable, 
 CONFIG_FILE = "config.json"
 LOCK_FILE = "training.lock"
 
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems, such as some of clusters
 _SHOWN = 3  # fields that differ
 _MOST_BYTES = 1 << 20  # of config.json, which has a few thousand
 
@@ -130,17 +132,19 @@ def training_lock(workdir: epath.Path) -> Iterator[None]:
         if processes.is_first():
             make_folder(workdir)
         if processes.is_first() and not is_remote(workdir):
-            lock = filelock.FileLock(workdir / LOCK_FILE)
+            lock = filelock.FileLock(workdir / LOCK_FILE, fallback_to_soft=False)
             try:
                 lock.acquire(blocking=False)
-            except NotImplementedError:  # file systems without locks, such as some of clusters
-                print(f"Warning: {workdir} cannot be locked: see to it that no second command trains there")
-                lock = None
             except filelock.Timeout:
                 raise UserError(
                     f"--workdir={workdir}: another process is training there; wait for it, stop it, or give another"
                     " --workdir"
                 ) from None
+            except OSError as error:
+                if error.errno not in _WITHOUT_LOCKS:
+                    raise
+                print(f"Warning: {workdir} cannot be locked: see to it that no second command trains there")
+                lock = None
     try:
         yield
     finally:

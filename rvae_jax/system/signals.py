@@ -8,6 +8,7 @@ import threading
 from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
+_ending = threading.Lock()
 
 
 def exit_at_once() -> None:
@@ -39,6 +40,8 @@ def _watch() -> None:
 
 
 def _exit(number: int, _: FrameType | None) -> None:
+    if not _ending.acquire(blocking=False):  # the other thread is here
+        return
     with contextlib.suppress(Exception):  # it may be in use
         sys.stdout.flush()
     os.write(2, f"Stopped by {signal.Signals(number).name}.\n".encode())

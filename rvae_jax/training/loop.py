@@ -84,7 +84,7 @@ def train(
 def _naming_errors_of_the_system(workdir: epath.Path) -> Iterator[None]:
     """Turns a full disk, or a folder that is gone or read-only, into a UserError that says which checkpoints are left.
 
-    It is around the checkpoints, so that a save that failed is not counted.
+    Enter it before the checkpoints are opened: when it lists them, they are closed, and a save that failed has ended.
     """
     try:
         yield

@@ -47,10 +47,9 @@ class MetricWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes all files and trackers."""
+        """Closes all files."""
         self._file.close()
         self._events.close()
-        self._trackers.close()
         self.publish()
         if self._local is not None:
             self._local.cleanup()

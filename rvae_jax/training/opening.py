@@ -20,7 +20,7 @@ from rvae_jax.data.prepare.on_demand import prepare_for
 from rvae_jax.data.prepare.sources.source import is_picture
 from rvae_jax.data.records import DamagedError, Images
 from rvae_jax.distributed import processes, sharding
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, printable
 from rvae_jax.storage import environment
 from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.checkpoints import Checkpoints
@@ -97,8 +97,8 @@ def _require_no_pictures(workdir: epath.Path) -> None:
         return
     if pictures := [entry.name for entry in workdir.iterdir() if is_picture(entry.name)]:
         raise UserError(
-            f"--workdir={workdir} holds no run, but pictures, such as {min(pictures)}; expected a folder for the run;"
-            " the pictures to train on are given by --config.data.folder"
+            f"--workdir={workdir} holds no run, but pictures, such as {printable(min(pictures))}; expected a folder for"
+            " the run; the pictures to train on are given by --config.data.folder"
         )
 
 

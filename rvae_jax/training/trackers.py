@@ -58,9 +58,8 @@ class Trackers:
         self._call("image", step, name, image)
 
     def close(self) -> None:
-        """Ends the sessions; does nothing after the first call."""
+        """Ends the sessions."""
         self._call("close")
-        self._trackers = {}
 
     def _call(self, method: str, *arguments: Any) -> None:
         for name, tracker in [*self._trackers.items()]:
@@ -95,14 +94,14 @@ def open_trackers(names: Sequence[str], config: Config, workdir: epath.Path) -> 
 def _read_ids(path: epath.Path) -> dict[str, str]:
     """The numbers of the run by the service's name; none if there is no file yet."""
     try:
-        ids = json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except ValueError as error:  # of JSON, of the encoding
-        ids = one_line(error)
-    if isinstance(ids, dict) and all(isinstance(each, str) for each in ids.values()):
-        return ids
-    raise UserError(f"{path} is damaged ({ids}); put back a copy, or delete it: the run then begins anew there")
+    except (OSError, ValueError) as error:  # of JSON, of the encoding
+        found = one_line(error)
+    if isinstance(found, dict) and all(isinstance(each, str) for each in found.values()):
+        return found
+    raise UserError(f"{path} is damaged ({found}); put back a copy, or delete it: the run then begins anew there")
 
 
 def require_available(names: Sequence[str]) -> None:

@@ -106,9 +106,9 @@ def test_names_change_nothing_of_the_model_card(run, monkeypatch, tmp_path, caps
     odd = run.rename(run.parent / "my run; rm -rf $x")
     run_export(monkeypatch, "--format=hub", f"--workdir={odd}", f"--output={tmp_path / 'my export'}")
     text = (tmp_path / "my export" / "README.md").read_text()
-    assert "\n# my-run-rm--rf-x\n" in text
+    assert "\n# my-run-rm-rf-x\n" in text
     assert r"| data | a\|\<script\> \# b\]\(http://x\), split train |" in text
-    assert f"hf upload USER/my-run-rm--rf-x '{tmp_path / 'my export'}'" in capsys.readouterr().out
+    assert f"hf upload USER/my-run-rm-rf-x '{tmp_path / 'my export'}'" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run_export(monkeypatch, "--format=hub", f"--workdir={odd}", "--name=a/b c")
     assert "expected letters, digits" in capsys.readouterr().err

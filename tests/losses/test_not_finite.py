@@ -28,7 +28,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("name", "index"), PLACES)
-def test_a_number_that_is_not_finite_shows_in_the_value(name, index):
+def test_a_number_that_is_not_finite_shows_in_a_value(name, index):
     arrays = arrays_of(CASES[name])
     function = jax.jit(CASES[name].function)
     for number in (np.nan, np.inf, -np.inf):

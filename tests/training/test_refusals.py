@@ -177,9 +177,10 @@ def test_a_second_command_does_not_change_the_configuration_of_the_first(finishe
     assert (workdir / "config.json").read_bytes() == before
 
 
-def test_a_file_system_without_locks_is_warned_of(finished, data_dir, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_warned_of(finished, data_dir, tmp_path, monkeypatch, capsys, number):
     def acquire(self, **_):
-        raise NotImplementedError
+        raise OSError(number, "no locks")
 
     monkeypatch.setattr("filelock.FileLock.acquire", acquire)
     train(tiny_config(data_dir), shutil.copytree(finished[0], tmp_path / "run"))

@@ -11,7 +11,7 @@ from typing import Any
 
 from rvae_jax.data.prepare.shards import Report
 from rvae_jax.data.prepare.sources.source import Source
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, printable
 from rvae_jax.system.files import write_atomically
 
 Skipped = Sequence[Sequence[str]]  # name and reason of each
@@ -40,12 +40,7 @@ def frequent_reasons(skipped: Skipped) -> str:
     for row in skipped:
         by_kind.setdefault(_kind_of_reason(row[1]), []).append(row)
     most = sorted(by_kind.values(), key=len, reverse=True)[:3]
-    return ", ".join(f"{len(rows):,} such as {_printable(rows[0][0])} ({rows[0][1]})" for rows in most)
-
-
-def _printable(name: str) -> str:
-    """A name of a file for a terminal: what is no text, or would control the terminal, is spelled out."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
+    return ", ".join(f"{len(rows):,} such as {printable(rows[0][0])} ({rows[0][1]})" for rows in most)
 
 
 def _kind_of_reason(reason: str) -> str:

@@ -100,6 +100,8 @@ def prepare(data_dir: str | None) -> None:
         folder = Path(Orl(data_dir=data_dir).data_dir)
     except Exception as error:  # whatever TFDS meets in damaged files
         where = default_data_dir(data_dir) / "orl"
+        if isinstance(error, OSError | ImportError) or not where.exists():
+            raise
         raise UserError(
             f"{where} is damaged ({one_line(error, limit=200)}); delete that folder: it is then prepared again"
         ) from None

@@ -11,7 +11,7 @@ import numpy as np
 from rvae_jax.data.prepare.decode import deep_values
 from rvae_jax.data.prepare.deep import Range
 from rvae_jax.data.prepare.sources.source import Source, UnusableError, order_key
-from rvae_jax.errors import UserError, command
+from rvae_jax.errors import UserError, command, printable
 
 _SAMPLE = 128  # pictures
 _VALUES = 1 << 14  # of each, at most
@@ -77,8 +77,8 @@ def warn_if_narrow(source: Source, found: Look) -> None:
     if found.narrow:
         print(
             f"Warning: {source.title}: of {found.of} pictures looked at, {found.pictures} have more than 8 bits (as has"
-            f" {found.example}) and use {found.low:.9g} to {found.high:.9g} of 0 to {found.most}: they become dark or"
-            f" flat. To stretch them, prepare them by {command('prepare')} with --range=auto, or --range={found}"
+            f" {printable(found.example)}) and use {found.low:.9g} to {found.high:.9g} of 0 to {found.most}: they"
+            f" become dark or flat. To stretch them, {command('prepare')} takes --range=auto, or --range={found}"
         )
 
 

@@ -12,8 +12,6 @@ from rvae_jax.data.prepare.sources import kinds
 from rvae_jax.data.prepare.sources.tables import Table, normalized
 from rvae_jax.system.units import format_bytes
 
-MAX_BYTES = 1_000_000_000  # of a picture's file; an archive may claim any number, and is read into memory
-
 SPLITS = ("train", "validation", "test")
 
 Labels = Mapping[str, Table]  # a name such as "attributes" to the table under it
@@ -95,22 +93,25 @@ def is_picture(name: str) -> bool:
     return not is_hidden(name) and name.lower().endswith(kinds.SUFFIXES)
 
 
-def pictures_among(sizes: Mapping[str, int], others: Iterable[str] = ()) -> tuple[dict[str, int], dict[str, int]]:
+def pictures_among(
+    sizes: Mapping[str, int], others: Iterable[str] = (), most_bytes: int | None = None
+) -> tuple[dict[str, int], dict[str, int]]:
     """Tells pictures from other files.
 
     Args:
       sizes: name to size of all files.
       others: the kinds of what else is there.
+      most_bytes: size beyond which a file is left out, or None.
 
     Returns:
-      The pictures, sorted; and how many files of each other kind there are, ``others`` and those of more than
-      ``MAX_BYTES`` included.
+      The pictures, sorted; and how many files of each other kind there are, ``others`` and those that are too large
+      included.
     """
     pictures = {name: size for name, size in sorted(sizes.items()) if is_picture(name)}
     ignored = Counter(_kind(name) for name in sizes if name not in pictures)
-    files = {name: size for name, size in pictures.items() if size <= MAX_BYTES}
+    files = {name: size for name, size in pictures.items() if most_bytes is None or size <= most_bytes}
     if len(files) < len(pictures):
-        ignored[f"larger than {format_bytes(MAX_BYTES)}"] = len(pictures) - len(files)
+        ignored[f"larger than {format_bytes(most_bytes)}"] = len(pictures) - len(files)
     ignored.update(others)
     return files, dict(sorted(ignored.items()))
 

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rvae_jax.data.prepare.sources.source import Source, UnusableError, pictures_among
-from rvae_jax.errors import UserError, one_line
+from rvae_jax.errors import UserError, one_line, printable
 from rvae_jax.system.units import format_bytes
 
 _LONGEST_END = 1 << 20  # bytes of zeros after a tar
 _MOST_RATIO = 1000  # of a tar to its compressed form; pictures are compressed already
 _LEAST_FREE = 1_000_000_000  # bytes that unpacking leaves on the disk
 _PART = 1 << 20  # bytes
+_MOST_BYTES = 1_000_000_000  # of a file: the archive may claim any number, and a file is read into memory
 
 
 def is_tar(path: Path) -> bool:
@@ -55,7 +56,7 @@ def open_tar(path: Path, scratch: Path, modified: str) -> Source:
             others.append("sparse file")
         elif member.isfile():
             found[name] = member
-    files, ignored = pictures_among({name: member.size for name, member in found.items()}, others)
+    files, ignored = pictures_among({name: member.size for name, member in found.items()}, others, _MOST_BYTES)
     places = {name: (found[name].offset_data, size) for name, size in files.items()}
     return Source(f"the archive {path.name}", files, _TarReader(plain, places), ignored, modified=modified)
 
@@ -67,12 +68,12 @@ def _members(path: Path) -> dict[str, tarfile.TarInfo | None]:
       tarfile.ReadError: it is damaged or incomplete.
     """
     members: dict[str, tarfile.TarInfo | None] = {}
-    end = -1
+    place = -1
     with tarfile.open(path, "r:") as archive:
         for member in archive:
-            if member.size < 0 or archive.offset <= end:  # Python 3.11's tarfile would go round for ever
-                raise tarfile.ReadError(f"{member.name} has a size of {member.size:,} bytes")
-            end = archive.offset
+            if member.size < 0 or archive.offset <= place:  # Python 3.11's tarfile would go round for ever
+                raise tarfile.ReadError(f"{printable(member.name)} has a size of {member.size:,} bytes")
+            place = archive.offset
             name = posixpath.normpath(member.name)
             # A hard link leads to an earlier member, perhaps of its own name: a file that was added twice.
             members[name] = members.get(posixpath.normpath(member.linkname)) if member.islnk() else member

@@ -12,6 +12,8 @@ from pathlib import Path
 from rvae_jax.data.prepare.sources.source import Source, UnusableError, pictures_among
 from rvae_jax.errors import UserError
 
+MOST_BYTES = 1_000_000_000  # of a file: the archive may claim any number, and a file is read into memory
+
 
 def open_zip(path: Path, modified: str) -> Source:
     """The pictures in a zip; ``modified`` is the source's.
@@ -24,7 +26,7 @@ def open_zip(path: Path, modified: str) -> Source:
             sizes = {name: info.file_size for name, info in _members(archive).items()}
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"{path}: the zip cannot be read ({error}); expected a complete zip of a usual kind") from None
-    files, ignored = pictures_among(sizes)
+    files, ignored = pictures_among(sizes, most_bytes=MOST_BYTES)
     return Source(f"the archive {path.name}", files, _ZipReader(path), ignored, modified=modified)
 
 

@@ -5,7 +5,7 @@ import pytest
 from archives import IGNORED, NAMES, OTHERS, assert_holds, content_of, make_zip, opened
 from making import user_error
 
-from rvae_jax.data.prepare.sources import source
+from rvae_jax.data.prepare.sources import zips
 from rvae_jax.data.prepare.sources.source import UnusableError
 
 
@@ -65,7 +65,7 @@ def test_backslashes_in_a_zip_of_windows_are_slashes(tmp_path):
 
 
 def test_a_member_that_claims_to_be_huge_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(zips, "MOST_BYTES", 100_000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", content_of("a.png"))
         archive.writestr("bomb.png", bytes(100_001))
