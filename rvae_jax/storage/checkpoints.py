@@ -220,15 +220,12 @@ def complete_steps(workdir: epath.Path) -> list[int]:
 
 
 @quiet_orbax()
-def load_weights(
-    workdir: epath.Path, step: int | None = None, sharding: jax.sharding.Sharding | None = None
-) -> tuple[Config, dict[str, Any], int]:
-    """Reads a run's configuration and the item ``weights`` of one of its checkpoints.
+def load_weights(workdir: epath.Path, step: int | None = None) -> tuple[Config, dict[str, Any], int]:
+    """Reads a run's configuration and the item ``weights`` of one of its checkpoints, to this process's first device.
 
     Args:
       workdir: the run's work directory.
       step: step of the checkpoint, or None for the best.
-      sharding: where the weights go, or None for the first device.
 
     Returns:
       Configuration, weights as ``training.state.TrainState.weights`` has them, and their step.
@@ -242,7 +239,7 @@ def load_weights(
         with Checkpoints(workdir, read_only=True) as checkpoints:
             try:
                 found = _chosen_step(checkpoints, step)
-                return config, _read_weights(checkpoints, config, found, sharding), found
+                return config, _read_weights(checkpoints, config, found), found
             except UserError:
                 # A run in training deletes old checkpoints, and the best one when it finds a better.
                 is_deleted = step is None and found is not None and not (checkpoints.folder / str(found)).exists()
@@ -262,10 +259,8 @@ def _chosen_step(checkpoints: Checkpoints, step: int | None) -> int:
     return step
 
 
-def _read_weights(
-    checkpoints: Checkpoints, config: Config, step: int, sharding: jax.sharding.Sharding | None
-) -> dict[str, Any]:
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+def _read_weights(checkpoints: Checkpoints, config: Config, step: int) -> dict[str, Any]:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         weights_lib.expected_weights(config),

@@ -6,7 +6,6 @@ import dataclasses
 import os
 from typing import Any
 
-import jax
 from etils import epath
 
 from rvae_jax import config as config_lib
@@ -43,26 +42,25 @@ class StoredModel:
     moments: tensor_file.MeanAndCovariance | None = None
 
 
-def read(path: epath.PathLike, step: int | None = None, sharding: jax.sharding.Sharding | None = None) -> StoredModel:
-    """Reads a model.
+def read(path: epath.PathLike, step: int | None = None) -> StoredModel:
+    """Reads a model, to this process's first device.
 
     Args:
       path: a run's work directory, a directory that ``rvae_jax.export`` made, or a ``.safetensors`` file; local or in
         an object store; or an export on the Hugging Face hub, ``hf://USER/NAME``.
       step: step of the checkpoint, or None for the best of a work directory, the only one of an export.
-      sharding: where the weights go, or None for the first device.
 
     Raises:
       UserError: there is no model, none of that step, or it cannot be read.
     """
     if hub.is_on_hub(path):
         folder = hub.fetch(path, [TENSORS_FILE, CONFIG_FILE])
-        return _read_tensors(folder / TENSORS_FILE, step, sharding, folder, os.fspath(path))
+        return _read_tensors(folder / TENSORS_FILE, step, folder, os.fspath(path))
     path = workdir_lib.open_workdir(path)
     if path.suffix == ".safetensors" and not path.is_dir():
-        return _read_tensors(path, step, sharding, path.parent, f"file {path}")
+        return _read_tensors(path, step, path.parent, f"file {path}")
     if is_export(path):
-        model = _read_tensors(path / TENSORS_FILE, step, sharding, path, f"exported directory {path}")
+        model = _read_tensors(path / TENSORS_FILE, step, path, f"exported directory {path}")
         _require_same_config(path, model.config)
         return model
     if not (path / CONFIG_FILE).exists():
@@ -72,7 +70,7 @@ def read(path: epath.PathLike, step: int | None = None, sharding: jax.sharding.S
         )
     from rvae_jax.storage.checkpoints import load_weights  # imports Orbax, which an export does not need
 
-    config, weights, step = load_weights(path, step, sharding)
+    config, weights, step = load_weights(path, step)
     moments = population_file.read(path, step, config.model.latent_dim)
     return StoredModel(config, weights, step, path, f"work directory {path}, step {step}", moments)
 
@@ -82,12 +80,10 @@ def is_export(path: epath.Path) -> bool:
     return (path / TENSORS_FILE).exists() and not (path / "checkpoints").exists()
 
 
-def _read_tensors(
-    file: epath.Path, step: int | None, sharding: jax.sharding.Sharding | None, folder: epath.Path, source: str
-) -> StoredModel:
+def _read_tensors(file: epath.Path, step: int | None, folder: epath.Path, source: str) -> StoredModel:
     if not file.exists():
         raise UserError(f"{file} does not exist; expected a .safetensors file that rvae_jax.export wrote")
-    config, weights, there, moments = tensor_file.read(file, sharding)
+    config, weights, there, moments = tensor_file.read(file)
     if step not in (None, there):
         raise UserError(f"{file} is of step {there}, and step {step} was asked for; export that step")
     return StoredModel(config, weights, there, folder, f"{source}, step {there}", moments)

@@ -59,14 +59,11 @@ def to_bytes(config: Config, weights: dict[str, Any], step: int, moments: MeanAn
     return save(arrays, with_checksums(header, arrays))
 
 
-def read(
-    path: epath.Path, sharding: jax.sharding.Sharding | None = None
-) -> tuple[Config, dict[str, Any], int, MeanAndCovariance | None]:
-    """Reads what ``to_bytes`` made.
+def read(path: epath.Path) -> tuple[Config, dict[str, Any], int, MeanAndCovariance | None]:
+    """Reads what ``to_bytes`` made, to this process's first device.
 
     Args:
       path: the file.
-      sharding: where the weights go, or None for the first device.
 
     Returns:
       The arguments of ``to_bytes``.
@@ -87,9 +84,8 @@ def read(
         if (reason := damage(file.metadata(), arrays)) is not None:
             raise UserError(f"{path} is damaged: {reason}; export it again, or fetch it again")
     weights = weights_lib.unflatten({name: arrays[readable] for name, readable in names.items()})
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     moments = tuple(arrays[name] for name in MOMENTS) if has_moments else None
-    return config, jax.device_put(weights, sharding), step, moments
+    return config, jax.device_put(weights, jax.local_devices()[0]), step, moments
 
 
 def _readable(name: str) -> str:

@@ -156,13 +156,15 @@ def _initialize(run: Run, shapes: TrainState, init_from: epath.PathLike | None) 
     source = None
     if init_from is not None:
         with processes.together():
-            source = stored_model.read(init_from, sharding=run.layout.replicated)
+            source = stored_model.read(init_from)
     if state.linear_path and not (source and _has_same_linear_path(run.config, source.config)):
         # The analysis returns arrays with shardings of its own; the step expects those of `shapes`.
         state = jax.device_put(set_linear_path(run, state), shardings)
     if source is None:
         return state
-    weights, left_out = take_over(state.weights, source.weights)
+    # All processes have read it by now; to put it on the devices of all, they must act together.
+    theirs = jax.device_put(jax.device_get(source.weights), run.layout.replicated)
+    weights, left_out = take_over(state.weights, theirs)
     print(f"Starts from {source.source}; not taken over: {len(left_out) or 'nothing'}")
     for line in left_out:
         print(f"  {line}")
