@@ -12,7 +12,11 @@ from rvae_jax.storage import stored_model
 from rvae_jax.storage.checkpoints import Checkpoints
 from rvae_jax.training.loop import train
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [
+    pytest.mark.usefixtures("one_device"),
+    # Orbax reads arrays side by side, and raises the first error alone.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def files_of(checkpoint):
