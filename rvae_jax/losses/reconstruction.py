@@ -99,7 +99,8 @@ def perceptual_reconstruction(x_hat: jax.Array, x: jax.Array, distance: ImageDis
     """
     _arrays.require_same_shape("perceptual_reconstruction", x_hat=x_hat, x=x)
     _arrays.require_batch_axis("perceptual_reconstruction", x=x)
-    result = distance(_arrays.at_least_float32(x_hat), _arrays.at_least_float32(x))
+    # The images as they are, so that XLA finds what others compute of them, too, such as features.
+    result = distance(_arrays.as_float(x_hat), _arrays.as_float(x))
     _arrays.require_shape("perceptual_reconstruction", "distance's result", result, jnp.shape(x)[:1])
     return _arrays.at_least_float32(result)
 

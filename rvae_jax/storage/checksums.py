@@ -26,7 +26,7 @@ def checksums(tree: Any) -> dict[str, str]:
     summed where it is, and the result is the same for every sharding.
 
     Args:
-      tree: arrays of JAX; with several processes, all of them call this together, each with its parts of the arrays.
+      tree: arrays of JAX or NumPy; several processes call this together, each with its parts of JAX's arrays.
 
     Returns:
       16 hexadecimal digits for each array, in every process.
@@ -83,8 +83,10 @@ def _as_text(total: int) -> str:
     return f"{total:016x}"
 
 
-def _sum_of_parts(array: jax.Array) -> int:
+def _sum_of_parts(array: jax.Array | np.ndarray) -> int:
     """The part of the sum that this process has; of equal copies, one counts."""
+    if not isinstance(array, jax.Array):  # NumPy's, of which every process has a copy
+        return _sum(np.asarray(array)) if processes.is_first() else 0
     shards = (shard for shard in array.addressable_shards if shard.replica_id == 0)
     parts = (_sum(np.asarray(s.data), tuple(part.start or 0 for part in s.index), array.shape) for s in shards)
     return sum(parts) % _MODULUS
