@@ -3,8 +3,7 @@
     python -m rvae_jax.main --config=configs/orl.py --workdir=runs/orl
     python -m rvae_jax.main --config=orl:paper --config.steps=2000 --config.model.latent_dim=64 --workdir=runs/mine
 
-Every field of a configuration has a flag, --config.FIELD=VALUE. After a wrong name, the message
-lists the right ones.
+Every field of a configuration has a flag, --config.FIELD=VALUE; a wrong name is answered with those that there are.
 """
 
 from rvae_jax.hardware import huge_pages

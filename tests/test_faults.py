@@ -23,7 +23,7 @@ def test_every_way_changes_a_file(way, tmp_path):
 # In a process of its own, which has not used JAX: a trial is a fork.
 SCRIPT = """
 import json, pathlib, time
-from benchmarks.faults.trial import attempt
+from benchmarks.faults.trial import attempt, compare
 from rvae_jax.errors import UserError
 
 def refuse(folder):
@@ -40,7 +40,7 @@ def use_memory(folder):
 
 readers = [str, refuse, refuse_at_length, fail, lambda folder: time.sleep(60), use_memory]
 attempts = [attempt(read, pathlib.Path("here"), limit_s=2) for read in readers]
-print(json.dumps([[each.outcome("here"), each.peak, each.said] for each in attempts]))
+print(json.dumps([[each.outcome("here", compare), each.peak, each.said] for each in attempts]))
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 import signal
@@ -14,11 +15,12 @@ from etils import epath
 
 from benchmarks.faults import trial
 from rvae_jax.storage import stored_model
-from rvae_jax.storage.checksums import checksums
+from rvae_jax.storage.checksums import checksums_here
 from rvae_jax.training.metric_log import read_metrics
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-_STATUSES = (0, -signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+# Of a run that a signal has ended: by itself, or before the program had begun; 0 if it was faster.
+_STATUSES = (0, *(128 + number for number in SIGNALS), *(-number for number in SIGNALS))
 LIMIT_S = 300.0  # for a complete run
 NOISE = ("Traceback", "Exception ignored", "Event loop is closed")
 
@@ -50,7 +52,7 @@ def command(folder: pathlib.Path, workdir: pathlib.Path, steps: int) -> list[str
 def result_of(workdir: pathlib.Path, steps: int) -> list[object]:
     """What a run has left: its weights, and the losses of every step."""
     losses = {row["step"]: row["loss/total"] for row in read_metrics(epath.Path(workdir)) if "loss/total" in row}
-    return [checksums(stored_model.read(workdir, steps).weights), losses]
+    return [checksums_here(stored_model.read(workdir, steps).weights), losses]
 
 
 def train(folder: pathlib.Path, workdir: pathlib.Path, steps: int) -> subprocess.CompletedProcess[str]:
@@ -91,7 +93,7 @@ def killed(folder: pathlib.Path, workdir: pathlib.Path, steps: int, rng: np.rand
 
 
 def can_mount() -> bool:
-    """Whether this user may mount a small disk, in a name space of its own."""
+    """Whether this user may mount a small disk, in a namespace of its own."""
     test = ["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     try:
         return subprocess.run(test, capture_output=True, check=False).returncode == 0
@@ -117,21 +119,13 @@ def on_small_disk(folder: pathlib.Path, workdir: pathlib.Path, steps: int, size:
         each.mkdir(parents=True)
     names = {"SIZE": str(size), "DISK": disk, "KEPT": kept, "SAID": workdir / "said", "STATUS": workdir / "status"}
     variables = [f"{name}={value}" for name, value in names.items()]
-    line = [
-        "unshare",
-        "-Urm",
-        "env",
-        *variables,
-        "sh",
-        "-c",
-        _ON_SMALL_DISK,
-        "sh",
-        *command(folder, disk / "run", steps),
-    ]
-    try:
-        status = subprocess.run(line, capture_output=True, check=False, timeout=LIMIT_S).returncode
-    except subprocess.TimeoutExpired:
-        return trial.HANG
+    line = ["unshare", "-Urm", "env", *variables, "sh", "-c", _ON_SMALL_DISK, "sh"]
+    with subprocess.Popen([*line, *command(folder, disk / "run", steps)], start_new_session=True) as process:
+        try:
+            status = process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return trial.HANG
     said = (workdir / "said").read_text()
     first = (workdir / "status").read_text().strip()
     if status or first not in ("0", "1") or any(noise in said for noise in NOISE):

@@ -47,13 +47,18 @@ class Attempt:
     said: str
     peak: int
 
-    def outcome(self, expected: Any) -> str:
-        """One of ``ALL``, where ``expected`` is read without damage."""
+    def outcome(self, expected: Any, compare: Callable[[Any, Any], str]) -> str:
+        """One of ``ALL``; ``expected`` is read without damage."""
         if self.status is None:
             return HANG
         if self.status == 0:
-            return WHOLE if self.result == expected else WRONG
+            return compare(self.result, expected)
         return REFUSED if self.status == _REFUSED else TRACEBACK
+
+
+def compare(found: Any, expected: Any) -> str:
+    """The outcome of a reading that did not fail."""
+    return WHOLE if found == expected else WRONG
 
 
 def attempt(read: Callable[[pathlib.Path], Any], folder: pathlib.Path, limit_s: float = HANG_S) -> Attempt:

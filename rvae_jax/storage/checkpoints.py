@@ -6,7 +6,6 @@ state; and ``checksums``, by which damage to the arrays is seen when they are re
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 from typing import Any
@@ -82,8 +81,11 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Closes them; after an error, that of a save under way does not take its place."""
-        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
+        try:
             self.close()
+        except Exception:
+            if kind is None:
+                raise
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, oldest first."""

@@ -34,7 +34,7 @@ def read(workdir: epath.Path, step: int, latent_dim: int) -> MeanAndCovariance |
     require_regular(path)
     try:
         with local_copy(path) as local, safe_open(local, "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            arrays = {name: file.get_tensor(name) for name in (_STEP, *MOMENTS)}
             if (reason := damage(file.metadata() or {}, arrays)) is not None:
                 raise _damaged(path, reason)
         if int(arrays[_STEP]) != step:

@@ -47,7 +47,7 @@ def require_regular(path: epath.PathLike, most_bytes: int | None = None) -> None
     path = epath.Path(path)
     if is_remote(path) or not path.exists():
         return
-    status = os.stat(path)  # noqa: PTH116 - epath has no mode
+    status = Path(path).stat()
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is no regular file; expected one, and no folder, pipe or device")
     if most_bytes is not None and status.st_size > most_bytes:

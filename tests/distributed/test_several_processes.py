@@ -177,13 +177,14 @@ def test_data_that_one_process_lacks_ends_all(start_processes, data_dir, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_several_processes_start_from_an_export_and_all_say_if_one_lacks_it(start_processes, alone, tmp_path):
+def test_several_processes_start_from_a_model_and_all_say_if_one_lacks_it(start_processes, alone, tmp_path):
     model, export = stored_model.read(alone), tmp_path / "model.safetensors"
     export.write_bytes(tensor_file.to_bytes(model.config, model.weights, model.step, model.moments))
-    flags = f"--init_from={export}", "--config.steps=1"
-    said, _ = finish(start_processes(2, tmp_path / "run", *flags, devices=1))
-    assert f"Starts from file {export}" in said and "not taken over: nothing" in said
-    assert (tmp_path / "run/population.safetensors").exists()
+    for source in (export, alone):
+        run = tmp_path / f"from_{source.name}"
+        said, _ = finish(start_processes(2, run, f"--init_from={source}", "--config.steps=1", devices=1))
+        assert "Starts from " in said and str(source) in said and "not taken over: nothing" in said
+        assert (run / "population.safetensors").exists()
     lacking = [f"--init_from={export}", f"--init_from={tmp_path / 'none.safetensors'}"]
     two = start_processes(2, tmp_path / "other", "--config.steps=1", devices=1, own_flags=lacking)
     for said in finish(two, status=1):

@@ -43,7 +43,7 @@ def _is_short(data: bytes) -> bool:
             except zlib.error:  # a wrong checksum at the end, which is no pixel
                 return found < expected
             content = inflater.unconsumed_tail
-    return found < expected
+    return found + len(inflater.flush()) < expected
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -175,5 +175,11 @@ def test_a_png_that_ends_in_black_is_complete(interlaced):
         assert "truncated" in reason_for(png(11, 13, 8, 2, rows[:-40], interlaced=True))
 
 
+@pytest.mark.parametrize("shape", [(341, 1024), (1000, 701), (1500, 2000)])
+def test_a_large_black_png_is_complete(shape):
+    """Its pixels are counted in parts of a megabyte."""
+    assert not decoded(encode(np.zeros((*shape, 3), np.uint8))).any()
+
+
 def test_a_palette_picture_without_a_palette_is_refused():
     assert reason_for(png(40, 40, 8, 3, (b"\0" + b"\1" * 40) * 40)) == "its colours are missing: it has no palette"

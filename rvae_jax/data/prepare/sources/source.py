@@ -12,6 +12,8 @@ from rvae_jax.data.prepare.sources import kinds
 from rvae_jax.data.prepare.sources.tables import Table, normalized
 from rvae_jax.system.units import format_bytes
 
+MOST_BYTES = 1_000_000_000  # of a file in an archive, which may claim any number and is read into memory
+
 SPLITS = ("train", "validation", "test")
 
 Labels = Mapping[str, Table]  # a name such as "attributes" to the table under it

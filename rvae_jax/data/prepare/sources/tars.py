@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from rvae_jax.data.prepare.sources.source import Source, UnusableError, pictures_among
+from rvae_jax.data.prepare.sources.source import MOST_BYTES, Source, UnusableError, pictures_among
 from rvae_jax.errors import UserError, one_line, printable
 from rvae_jax.system.units import format_bytes
 
@@ -20,7 +20,6 @@ _LONGEST_END = 1 << 20  # bytes of zeros after a tar
 _MOST_RATIO = 1000  # of a tar to its compressed form; pictures are compressed already
 _LEAST_FREE = 1_000_000_000  # bytes that unpacking leaves on the disk
 _PART = 1 << 20  # bytes
-_MOST_BYTES = 1_000_000_000  # of a file: the archive may claim any number, and a file is read into memory
 
 
 def is_tar(path: Path) -> bool:
@@ -56,7 +55,7 @@ def open_tar(path: Path, scratch: Path, modified: str) -> Source:
             others.append("sparse file")
         elif member.isfile():
             found[name] = member
-    files, ignored = pictures_among({name: member.size for name, member in found.items()}, others, _MOST_BYTES)
+    files, ignored = pictures_among({name: member.size for name, member in found.items()}, others, MOST_BYTES)
     places = {name: (found[name].offset_data, size) for name, size in files.items()}
     return Source(f"the archive {path.name}", files, _TarReader(plain, places), ignored, modified=modified)
 

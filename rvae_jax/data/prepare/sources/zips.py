@@ -9,10 +9,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from rvae_jax.data.prepare.sources.source import Source, UnusableError, pictures_among
+from rvae_jax.data.prepare.sources.source import MOST_BYTES, Source, UnusableError, pictures_among
 from rvae_jax.errors import UserError
-
-MOST_BYTES = 1_000_000_000  # of a file: the archive may claim any number, and a file is read into memory
 
 
 def open_zip(path: Path, modified: str) -> Source:
