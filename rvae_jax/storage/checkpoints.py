@@ -6,8 +6,10 @@ state; and ``checksums``, by which damage to the arrays is seen when they are re
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -30,8 +32,26 @@ _MOST_ATTEMPTS = 10  # to read a checkpoint of a run that goes on
 
 Items = dict[str, Any]
 
-# Orbax logs each file that it touches, and the traceback of each error that it then raises, which we report ourselves.
-quiet_orbax = functools.partial(absl_verbosity, "fatal")
+
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[None]:
+    """Without what Orbax prints beside the errors that it raises, which we report ourselves.
+
+    It logs each file that it touches, and each error. After a write that failed, the writes beside it find asyncio's
+    loop closed, which each reports to ``sys.unraisablehook``.
+    """
+    before = sys.unraisablehook
+
+    def report(unraisable: sys.UnraisableHookArgs) -> None:
+        if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
+            before(unraisable)
+
+    sys.unraisablehook = report
+    try:
+        with absl_verbosity("fatal"):
+            yield
+    finally:
+        sys.unraisablehook = before
 
 
 class Checkpoints:

@@ -26,7 +26,7 @@ from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.checkpoints import Checkpoints
 from rvae_jax.system.files import is_remote
 from rvae_jax.system.units import format_bytes
-from rvae_jax.training.metric_log import read_metrics
+from rvae_jax.training.metric_log import METRICS_FILE, read_metrics
 from rvae_jax.training.objective import ramps
 from rvae_jax.training.optimizer import learning_rate_schedule
 from rvae_jax.training.run import Run
@@ -56,6 +56,7 @@ def open_run(
     with processes.together():
         config_lib.validate(config, device_count)
         _require_no_pictures(workdir)
+        _require_places(workdir)
         config = prepare_for(config, before_work=lambda resolved: workdir_lib.require_same(workdir, resolved))
         splits = {
             "train": config.data.train_split,
@@ -100,6 +101,15 @@ def _require_no_pictures(workdir: epath.Path) -> None:
             f"--workdir={workdir} holds no run, but pictures, such as {printable(min(pictures))}; expected a folder for"
             " the run; the pictures to train on are given by --config.data.folder"
         )
+
+
+def _require_places(workdir: epath.Path) -> None:
+    """Raises if there is a file where a run needs a folder, or a folder where it needs a file."""
+    for folder in ("checkpoints", "pictures", "tensorboard"):
+        if (workdir / folder).is_file():
+            raise UserError(f"{workdir / folder} is a file, where a run has a folder; move it away")
+    if (workdir / METRICS_FILE).is_dir():
+        raise UserError(f"{workdir / METRICS_FILE} is a folder, where a run has a file; move it away")
 
 
 def _fingerprint(images: Images) -> str:

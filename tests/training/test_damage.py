@@ -2,6 +2,8 @@
 
 import gc
 import shutil
+import sys
+import types
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ from small_runs import tiny_config
 
 from rvae_jax.errors import UserError
 from rvae_jax.storage import stored_model
-from rvae_jax.storage.checkpoints import Checkpoints
+from rvae_jax.storage.checkpoints import Checkpoints, quiet_orbax
 from rvae_jax.training.loop import train
 
 pytestmark = [
@@ -105,3 +107,13 @@ def test_a_damaged_selection_error_is_named(run, data_dir, content):
             use()
     shutil.rmtree(path.parent)
     assert Checkpoints(run, read_only=True).best_step() == 8
+
+
+def test_closed_loops_after_a_failed_write_are_not_reported_and_other_errors_are(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(str(unraisable.exc_value)))
+    before = sys.unraisablehook
+    with quiet_orbax():
+        for text in ("Event loop is closed", "another"):
+            sys.unraisablehook(types.SimpleNamespace(exc_type=RuntimeError, exc_value=RuntimeError(text)))
+    assert sys.unraisablehook is before and reported == ["another"]

@@ -55,6 +55,13 @@ def test_a_folder_of_pictures_is_no_work_directory(data_dir, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["me.JPG"]
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "pictures", "tensorboard", "metrics.jsonl"])
+def test_a_file_in_the_place_of_a_folder_or_a_folder_in_that_of_a_file_is_named(name, data_dir, tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir() if name == "metrics.jsonl" else (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"{name} is a (file|folder), where a run has a (file|folder); move it away"):
+        train(tiny_config(data_dir), tmp_path)
+
+
 def test_of_many_fields_that_differ_the_first_are_named_and_all_counted(finished, data_dir):
     changes = {"seed": 7, "batch_size": 32, "optimizer.learning_rate": 0.5, "loss.beta": 3.0}
     with pytest.raises(UserError, match=r"16 there and 32 here.* and so on, 4 fields in all; use another") as refused:
