@@ -52,8 +52,8 @@ def _resume(folder: pathlib.Path) -> Any:
     """Trains one step more; the weights of that step, and whether rows that could be read have gone."""
     run = folder / RUN
     there = _rows(run)
-    config = config_lib.replace_fields(_config(folder), {"steps": STEPS + 1, "data.data_dir": str(folder / DATA)})
-    train(config, run)
+    changes = {"steps": STEPS + 1, "resume": "last_complete", "data.data_dir": str(folder / DATA)}
+    train(config_lib.replace_fields(_config(folder), changes), run)
     kept = {json.dumps(row, sort_keys=True) for row in read_metrics(epath.Path(run))}
     # A run that went back to an earlier checkpoint repeats what came after it.
     lost = [row for row in there if row not in kept and not _is_repeated(row, kept)]

@@ -248,6 +248,8 @@ class Config:
       select: which checkpoint is the run's result: ``l1``, the one with the least mean absolute error on the selection
         images, or ``last``. A discriminator and a perceptual term improve the pictures and raise that error: with them
         ``l1`` would choose a checkpoint from before they count.
+      resume: what a run goes on from: ``newest``, its newest checkpoint, and an error if that is damaged; or
+        ``last_complete``, the newest that is not damaged. The ones that are damaged are renamed then.
       parallel: how the step runs on several devices: ``jit`` over a mesh with global arrays, or ``pmap``; see
         ``distributed.sharding``. Both compute the same.
       shard_optimizer: whether each device keeps only a part of the optimizer's state (ZeRO-1); needs ``jit``.
@@ -269,6 +271,7 @@ class Config:
     eval_every: float = 5_000
     keep_checkpoints: int = 2
     select: Literal["l1", "last"] = "l1"
+    resume: Literal["newest", "last_complete"] = "newest"
     parallel: Literal["jit", "pmap"] = "jit"
     shard_optimizer: bool = False
     accumulate_steps: int = 1
@@ -299,6 +302,7 @@ MAY_CHANGE = frozenset(
         "log_every",
         "eval_every",
         "keep_checkpoints",
+        "resume",
         "parallel",
         "shard_optimizer",
         "accumulate_steps",

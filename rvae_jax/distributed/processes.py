@@ -228,15 +228,16 @@ def require_shared(folder: epath.Path, patience_s: float = 10.0) -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends this process with ``status``, after a short wait for the other processes to end, too.
+    """Ends this process at once with ``status``, of several processes after a short wait for the others to end, too.
 
-    A regular exit would wait for them for minutes, and then end with another status.
+    A regular exit would wait for the others for minutes, and then end with another status. It would also wait for
+    threads of libraries that still write, and that print their own reports of a disk that is full.
     """
-    if not is_several():
-        sys.exit(status)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    shutdown = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-    shutdown.start()
-    shutdown.join(_LEAVE_TIMEOUT_S)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # they may be files on the disk that is full
+            stream.flush()
+    if is_several():
+        shutdown = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        shutdown.start()
+        shutdown.join(_LEAVE_TIMEOUT_S)
     os._exit(status)

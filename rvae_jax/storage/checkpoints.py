@@ -138,17 +138,16 @@ class Checkpoints:
         """Waits until everything is on disk; raises the error of a save that was under way."""
         self._manager.wait_until_finished()
 
-    def restore_latest(self, like: Items) -> Items | None:
-        """Restores the newest checkpoint that can be read; None if there is no checkpoint.
-
-        A checkpoint that any process cannot read is renamed to ``<step>.unreadable``, with a message, and the one
-        before it is tried.
+    def restore_latest(self, like: Items, *, skip_damaged: bool = False) -> Items | None:
+        """Restores the newest checkpoint; None if there is no checkpoint.
 
         Args:
           like: the arrays, or shapes with shardings, of what is restored.
+          skip_damaged: whether a checkpoint that any process cannot read is renamed to ``<step>.unreadable``, with a
+            message, and the one before it is tried.
 
         Raises:
-          UserError: there are checkpoints, and none can be read.
+          UserError: the newest checkpoint cannot be read or, with ``skip_damaged``, none can.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -161,6 +160,9 @@ class Checkpoints:
             reason = reasons[0] if reasons else self._damage(step, items)
             if reason is None:
                 return items
+            if not skip_damaged:
+                advice = "put back a copy, or go on from the newest complete one with --config.resume=last_complete"
+                raise self._damaged(step, reason, advice)
             self._set_aside(step, reason)
         if steps:
             raise UserError(
@@ -184,22 +186,23 @@ class Checkpoints:
           UserError: the arrays are not those that were saved.
         """
         items = self._read(step, like)
-        self._require_undamaged(step, self._damage(step, items))
-        return items
+        return self._undamaged(step, items, self._damage(step, items))
 
     def restore_here(self, step: int, like: Items) -> Items:
         """As ``restore``, where this process gets all of the arrays; the others need not take part."""
         items = self._read(step, like)
-        self._require_undamaged(step, self._compare(step, checksums_here(items)))
-        return items
+        return self._undamaged(step, items, self._compare(step, checksums_here(items)))
 
-    def _require_undamaged(self, step: int, reason: str | None) -> None:
+    def _undamaged(self, step: int, items: Items, reason: str | None) -> Items:
         if reason is None:
-            return
+            return items
+        raise self._damaged(step, reason, "rename that folder to go on without it")
+
+    def _damaged(self, step: int, reason: str, advice: str) -> UserError:
         others = [each for each in self.steps() if each != step] or "none"
-        raise UserError(
-            f"checkpoint {self.folder / str(step)} is damaged: {reason}; rename that folder to go on without it (there"
-            f" are other checkpoints of steps {others})"
+        return UserError(
+            f"checkpoint {self.folder / str(step)} is damaged: {reason}; {advice} (there are other checkpoints of steps"
+            f" {others})"
         )
 
     def _read(self, step: int, like: Items) -> Items:

@@ -137,7 +137,7 @@ def _restore_or_initialize(
     run: Run, checkpoints: Checkpoints, shapes: TrainState, init_from: epath.PathLike | None
 ) -> TrainState:
     # Shapes, and not an initial state, beside the restored one: the two might not fit into memory together.
-    items = checkpoints.restore_latest(shapes.to_items())
+    items = checkpoints.restore_latest(shapes.to_items(), skip_damaged=run.config.resume == "last_complete")
     if items is None:
         return _initialize(run, shapes, init_from)
     state = TrainState.from_items(items)

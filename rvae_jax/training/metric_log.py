@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from rvae_jax.system.files import is_remote, write_atomically
+from rvae_jax.training.event_file import EventFile
 from rvae_jax.training.trackers import Trackers
 
 METRICS_FILE = "metrics.jsonl"
@@ -25,8 +26,6 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: epath.Path, first_step: int, trackers: Trackers) -> None:
-        import tensorboardX  # imports PyTorch if it is installed, which takes seconds
-
         self._workdir = workdir
         self._trackers = trackers
         self._local = None
@@ -40,7 +39,7 @@ class MetricWriter:
         self._folder = folder
         self._file = (folder / METRICS_FILE).open("a")
         purge_step = first_step + 1 if first_step else None
-        self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+        self._events = EventFile(folder / "tensorboard", purge_step)
 
     def __enter__(self) -> MetricWriter:
         """The writer."""
@@ -59,13 +58,13 @@ class MetricWriter:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            self._events.scalar(step, name, value)
         self._events.flush()
         self._trackers.scalars(step, values)
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Writes a picture, ``[h, w, c]`` uint8."""
-        self._events.add_image(name, image, step, dataformats="HWC")
+        self._events.image(step, name, image)
         self._trackers.image(step, name, image)
 
     def publish(self) -> None:

@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -36,9 +38,16 @@ def test_one_process_exchanges_nothing():
     processes.require_shared(epath.Path("/nowhere"))
     with pytest.raises(UserError, match=r"^mine$"), processes.together():
         raise UserError("mine")
-    with pytest.raises(SystemExit) as ended:
-        processes.leave(3)
-    assert ended.value.code == 3
+
+
+def test_leaving_waits_for_no_thread_and_calls_nothing_at_exit():
+    script = (
+        "import atexit, threading, time; from rvae_jax.distributed import processes;"
+        " atexit.register(print, 'at exit'); threading.Thread(target=time.sleep, args=(600,)).start();"
+        " print('last', end=''); processes.leave(3)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout) == (3, "last")
 
 
 def test_gathered_rows_are_exact(monkeypatch):

@@ -79,7 +79,7 @@ def test_arrays_that_are_not_those_saved_are_named_and_the_checkpoint_before_is_
     exchange_values(workdir, 8)
     with pytest.raises(UserError, match=r"8 is damaged: \d+ of \d+ arrays are not as they .* such as weights/"):
         stored_model.read(workdir, 8)
-    train(tiny_config(data_dir, steps=9), workdir)
+    train(tiny_config(data_dir, steps=9, resume="last_complete"), workdir)
     said = capsys.readouterr().out
     assert "8 is unreadable (" in said and " arrays are not as they were saved" in said and "step 6/9" in said
     assert (workdir / "checkpoints" / "8.unreadable").is_dir()

@@ -133,11 +133,15 @@ def test_another_configuration_is_refused_by_field(finished, data_dir):
         train(config, workdir)
 
 
-def test_unreadable_checkpoint_falls_back_to_the_one_before(finished, data_dir, tmp_path, capsys):
+def test_a_run_goes_back_to_the_checkpoint_before_a_damaged_one_if_it_is_asked_to(finished, data_dir, tmp_path, capsys):
     intact, damaged = (shutil.copytree(finished[0], tmp_path / name) for name in ("intact", "damaged"))
     damage(damaged / "checkpoints" / "8")
-    for workdir in (intact, damaged):
-        train(tiny_config(data_dir, steps=9), workdir)
+    rows = (damaged / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"8 is damaged: .*--config\.resume=last_complete \(there .* of steps \[4\]\)$"):
+        train(tiny_config(data_dir, steps=9), damaged)
+    assert (damaged / "checkpoints" / "8").is_dir() and (damaged / "metrics.jsonl").read_bytes() == rows
+    train(tiny_config(data_dir, steps=9), intact)
+    train(tiny_config(data_dir, steps=9, resume="last_complete"), damaged)
     assert "8 is unreadable" in capsys.readouterr().out
     assert (damaged / "checkpoints" / "8.unreadable").is_dir()
     assert_same_run(intact, damaged, 9)
@@ -148,7 +152,7 @@ def test_no_readable_checkpoint_is_an_error(finished, data_dir, tmp_path):
     for step in (4, 8):
         damage(workdir / "checkpoints" / str(step))
     with pytest.raises(UserError, match="None of the checkpoints"):
-        train(tiny_config(data_dir, steps=12), workdir)
+        train(tiny_config(data_dir, steps=12, resume="last_complete"), workdir)
 
 
 def damage(checkpoint):
