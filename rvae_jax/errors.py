@@ -21,6 +21,12 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """An error's type and the first line of its text, of at most 200 characters."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
 def printable(name: str) -> str:
     """A name of a file for a terminal: what is no text, or would control the terminal, is spelled out."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)

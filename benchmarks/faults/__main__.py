@@ -47,7 +47,7 @@ def main() -> None:
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "xla")}
     with command_line.exit_on_user_error():
         prepare(folder)
-        campaign = Campaign(folder)
+        campaign = Campaign(folder, measure_usual(folder), undisturbed(folder))
         end = time.monotonic() + 60 * arguments.minutes
         seed = arguments.seed
         while time.monotonic() < end:
@@ -88,31 +88,60 @@ class _Usual(NamedTuple):
     limit_s: float
 
 
+def measure_usual(folder: pathlib.Path) -> dict[str, _Usual]:
+    """Uses each target once without damage; what it gives, by its name.
+
+    Raises:
+      UserError: one fails.
+    """
+    usual = {}
+    for target in targets.TARGETS:
+        machine.say(f"without damage: {target.name}")
+        began = time.monotonic()
+        found = trial.attempt(target.read, _fresh_copy(folder), limit_s=10 * trial.HANG_S)
+        if found.status != 0:
+            raise UserError(f"{target.name} failed without damage: {found.said[-1000:]}")
+        limit_s = max(trial.HANG_S, 10 * (time.monotonic() - began))
+        usual[target.name] = _Usual(found.result, found.peak, limit_s)
+    return usual
+
+
+class _Undisturbed(NamedTuple):
+    """A run to its end that nothing disturbs: its folder, its bytes there, and how long it takes."""
+
+    workdir: pathlib.Path
+    size: int
+    seconds: float
+
+
+def undisturbed(folder: pathlib.Path) -> _Undisturbed:
+    """Trains the run that the others are compared with.
+
+    Raises:
+      UserError: it fails.
+    """
+    machine.say("a run that nothing disturbs")
+    began, workdir = time.monotonic(), folder / "undisturbed"
+    shutil.rmtree(workdir, ignore_errors=True)
+    if (done := processes.train(folder / "whole", workdir, _LONGER)).returncode:
+        raise UserError(f"the run that nothing disturbs failed: {done.stderr[-1000:]}")
+    size = sum(path.stat().st_size for path in workdir.rglob("*") if path.is_file())
+    return _Undisturbed(workdir, size, time.monotonic() - began)
+
+
+def _fresh_copy(folder: pathlib.Path) -> pathlib.Path:
+    copy = folder / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    return shutil.copytree(folder / "whole", copy)
+
+
 class Campaign:
     """Trials, one after the other, and their outcomes."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        """Uses everything once without damage: the results to expect."""
-        self._folder, self._whole, self._copy = folder, folder / "whole", folder / "copy"
+    def __init__(self, folder: pathlib.Path, usual: dict[str, _Usual], undisturbed: _Undisturbed) -> None:
+        self._folder, self._usual, self._undisturbed = folder, usual, undisturbed
         self._counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
         self._most_memory: dict[str, int] = {}
-        self._usual: dict[str, _Usual] = {}
-        for target in targets.TARGETS:
-            machine.say(f"without damage: {target.name}")
-            self._renew()
-            began = time.monotonic()
-            found = trial.attempt(target.read, self._copy, limit_s=10 * trial.HANG_S)
-            if found.status != 0:
-                raise UserError(f"{target.name} failed without damage: {found.said[-1000:]}")
-            limit_s = max(trial.HANG_S, 10 * (time.monotonic() - began))
-            self._usual[target.name] = _Usual(found.result, found.peak, limit_s)
-        machine.say("a run that nothing disturbs")
-        began, workdir = time.monotonic(), folder / "undisturbed"
-        shutil.rmtree(workdir, ignore_errors=True)
-        if (done := processes.train(self._whole, workdir, _LONGER)).returncode:
-            raise UserError(f"the run that nothing disturbs failed: {done.stderr[-1000:]}")
-        self._usual_s = time.monotonic() - began
-        self._size = sum(path.stat().st_size for path in workdir.rglob("*") if path.is_file())
         self._process_kinds = _PROCESSES if processes.can_mount() else _PROCESSES[:1]
 
     @property
@@ -131,38 +160,34 @@ class Campaign:
             self._run_damage(chosen, rng, seed)
 
     def _run_damage(self, target: targets.Target, rng: np.random.Generator, seed: int) -> None:
-        self._renew()
-        files = sorted({path for pattern in target.files for path in self._copy.glob(pattern) if path.is_file()})
+        copy = _fresh_copy(self._folder)
+        files = sorted({path for pattern in target.files for path in copy.glob(pattern) if path.is_file()})
         path = files[rng.integers(len(files))]
         way = list(WAYS)[rng.integers(len(WAYS))]
         WAYS[way](path, rng)
         usual = self._usual[target.name]
-        found = trial.attempt(target.read, self._copy, usual.limit_s)
+        found = trial.attempt(target.read, copy, usual.limit_s)
         outcome = found.outcome(usual.result, target.compare)
         more = found.peak - usual.memory
         self._most_memory[target.name] = max(more, self._most_memory.get(target.name, 0))
-        self._note(target.name, outcome, seed, f"{path.relative_to(self._copy)}: {way}", found.said)
+        self._note(target.name, outcome, seed, f"{path.relative_to(copy)}: {way}", found.said)
 
     def _run_process(self, kind: str, rng: np.random.Generator, seed: int) -> None:
-        workdir = self._folder / "process"
+        workdir, whole = self._folder / "process", self._folder / "whole"
         if kind == _PROCESSES[0]:
-            outcome = processes.killed(self._whole, workdir, _LONGER, rng, self._usual_s)
+            outcome = processes.killed(whole, workdir, _LONGER, rng, self._undisturbed.seconds)
             left = workdir
         else:
-            size = int(self._size * rng.uniform(0.05, 1.2))
-            outcome = processes.on_small_disk(self._whole, workdir, _LONGER, size)
+            size = int(self._undisturbed.size * rng.uniform(0.05, 1.2))
+            outcome = processes.on_small_disk(whole, workdir, _LONGER, size)
             left = workdir / "kept" / "run"
         if outcome == trial.WHOLE:
-            compare = {path: trial.attempt(_result, path) for path in (self._folder / "undisturbed", left)}
+            compare = {path: trial.attempt(_result, path) for path in (self._undisturbed.workdir, left)}
             expected, found = (each.result for each in compare.values())
             if found != expected:
                 outcome = trial.LOST if found and found[0] == expected[0] else trial.WRONG
         said = (workdir / "said").read_text() if (workdir / "said").exists() else ""
         self._note(kind, outcome, seed, kind, said)
-
-    def _renew(self) -> None:
-        shutil.rmtree(self._copy, ignore_errors=True)
-        shutil.copytree(self._whole, self._copy)
 
     def _note(self, kind: str, outcome: str, seed: int, what: str, said: str) -> None:
         self._counts[kind][outcome] += 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from rvae_jax.errors import UserError
+from rvae_jax.system.files import read_json
 
 VERSION = "1.0.0"
 RECORD_FILE = "preparation.json"
@@ -29,7 +31,7 @@ def config_name(shape: Shape) -> str:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What the data set in ``folder`` was prepared from, or None where this program did not prepare it."""
     try:
-        record = json.loads((folder / RECORD_FILE).read_text())
-    except (OSError, ValueError):
+        record = read_json(folder / RECORD_FILE)
+    except (OSError, UserError, ValueError):
         return None
-    return record if isinstance(record, dict) and {"fingerprint", "modified"} <= record.keys() else None
+    return record if {"fingerprint", "modified"} <= record.keys() else None

@@ -13,7 +13,8 @@ import dacite
 import numpy as np
 from etils import epath
 
-from rvae_jax.system.files import write_atomically
+from rvae_jax.errors import UserError
+from rvae_jax.system.files import read_json, write_atomically
 
 FILE = "evaluation.json"
 FORMAT = 2  # of the file; 1 had neither grid_energy, seam_energy nor lpips_vgg
@@ -254,8 +255,8 @@ def write(folder: epath.Path, evaluation: Evaluation) -> epath.Path:
 def read(folder: epath.Path, step: int) -> Evaluation | None:
     """Reads ``evaluation.json`` in a folder; None if it is missing, damaged, or of another step or format."""
     try:
-        evaluation = from_dict(json.loads((folder / FILE).read_text()))
-    except (FileNotFoundError, ValueError):  # of JSON, too
+        evaluation = from_dict(read_json(folder / FILE))
+    except (FileNotFoundError, UserError, ValueError):
         return None
     return evaluation if evaluation.model.step == step else None
 

@@ -55,7 +55,7 @@ def import_keras(weights: epath.Path, config: Config, workdir: epath.PathLike) -
     assert not left_out, left_out
     # The configuration is written last: it makes the folder a run, which must not exist without these weights.
     with Checkpoints(workdir, config.keep_checkpoints) as checkpoints:
-        checkpoints.save(state.with_weights(taken).to_items())
+        checkpoints.save(state.with_weights(taken).to_items(), config)
     workdir_lib.claim(workdir, config)
     count = len(jax.tree.leaves(found))
     players = "encoder, sampler, decoder" + (" and discriminator" if "discriminator" in found else "")

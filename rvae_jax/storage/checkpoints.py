@@ -1,13 +1,13 @@
 """Checkpoints of a run, with Orbax: atomic, asynchronous; the newest few and the best are kept.
 
 A checkpoint has two items of arrays: ``weights``, all that using the model needs, and ``training``, the rest of the
-state; and ``checksums``, by which damage to the arrays is seen when they are read.
+state; ``checksums``, by which damage to the arrays is seen when they are read; and ``config``, the configuration that
+they were trained with.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -17,18 +17,19 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.distributed import processes
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, first_line
 from rvae_jax.storage import weights as weights_lib
 from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.checksums import checksums, checksums_here, difference
 from rvae_jax.system.absl_logs import absl_verbosity
-from rvae_jax.system.files import is_remote
+from rvae_jax.system.files import is_remote, read_json
 
-_CHECKSUMS, _JSON_FILE = "checksums", "metadata"  # the item, and Orbax's name of the file in it
+_CHECKSUMS, _CONFIG = "checksums", "config"
+_JSON_FILE = "metadata"  # Orbax's name of the file of an item of JSON
 SELECTION_METRIC = "selection_l1"
-_MOST_ATTEMPTS = 10  # to read a checkpoint of a run that goes on
 
 Items = dict[str, Any]
 
@@ -116,11 +117,12 @@ class Checkpoints:
         best = self._manager.best_step()
         return self._manager.latest_step() if best is None else best
 
-    def save(self, items: Items, selection_error: float | None = None) -> None:
+    def save(self, items: Items, config: Config, selection_error: float | None = None) -> None:
         """Starts to save a state; its arrays may be donated right after. One save is under way at a time.
 
         Args:
           items: the state, see ``training.state.TrainState.to_items``; it is saved under its own step.
+          config: what it was trained with.
           selection_error: mean absolute error on the selection images, or None if this state was not evaluated.
 
         Raises:
@@ -128,6 +130,7 @@ class Checkpoints:
         """
         args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         args[_CHECKSUMS] = ocp.args.JsonSave(checksums(items))
+        args[_CONFIG] = ocp.args.JsonSave(config_lib.to_dict(config))
         self._manager.save(
             int(items["training"]["step"]),
             args=ocp.args.Composite(**args),
@@ -155,7 +158,7 @@ class Checkpoints:
             try:
                 items = self._read(step, like)
             except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
-                reason = _first_line(error)
+                reason = first_line(error)
             reasons = [each for each in processes.exchange(reason) if each is not None]
             reason = reasons[0] if reasons else self._damage(step, items)
             if reason is None:
@@ -222,9 +225,31 @@ class Checkpoints:
             print(f"Checkpoint {folder.parent} is of an earlier version, without checksums; not checked.")
             return None
         try:
-            return difference(found, dict(json.loads((folder / _JSON_FILE).read_bytes())))
-        except (OSError, ValueError, TypeError, RecursionError) as error:  # of JSON, of another form
-            return f"its checksums cannot be read ({_first_line(error)})"
+            return difference(found, read_json(folder / _JSON_FILE))
+        except (OSError, UserError, ValueError) as error:
+            return f"its checksums cannot be read ({first_line(error)})"
+
+    def require_config(self, step: int, config: Config) -> None:
+        """Checks that the arrays of ``step`` were trained with a configuration, where the checkpoint has its own.
+
+        Raises:
+          UserError: it was another one; see ``workdir.lasting_differences``.
+        """
+        path = self.folder / str(step) / _CONFIG / _JSON_FILE
+        if not path.exists():  # of an earlier version
+            return
+        try:
+            there = config_lib.from_dict(read_json(path))
+        except (OSError, UserError, ValueError) as error:
+            raise self._damaged(step, f"{path} cannot be read ({first_line(error)})", "put back a copy") from None
+        if differing := workdir_lib.lasting_differences(config, there):
+            name = differing[0]
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} was trained with {name} ="
+                f" {config_lib.get_field(there, name)!r}, and {workdir_lib.CONFIG_FILE} has"
+                f" {config_lib.get_field(config, name)!r}; put back the run's own {workdir_lib.CONFIG_FILE}, which has"
+                f" the fields of {path}"
+            )
 
     def weight_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the item ``weights`` of ``step``, by a name such as ``vae/params/sampler/z_mean/kernel``."""
@@ -244,72 +269,6 @@ def complete_steps(workdir: epath.Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-@quiet_orbax()
-def load_weights(workdir: epath.Path, step: int | None = None) -> tuple[Config, dict[str, Any], int]:
-    """Reads a run's configuration and the item ``weights`` of one of its checkpoints, to this process's first device.
-
-    Args:
-      workdir: the run's work directory.
-      step: step of the checkpoint, or None for the best.
-
-    Returns:
-      Configuration, weights as ``training.state.TrainState.weights`` has them, and their step.
-
-    Raises:
-      UserError: there is no run, no checkpoint, none of that step, or it cannot be read.
-    """
-    config = workdir_lib.read_config(workdir)
-    for _ in range(_MOST_ATTEMPTS):
-        found = None
-        with Checkpoints(workdir, read_only=True) as checkpoints:
-            try:
-                found = _chosen_step(checkpoints, step)
-                return config, _read_weights(checkpoints, config, found), found
-            except UserError:
-                # A run in training deletes old checkpoints, and the best one when it finds a better.
-                is_deleted = step is None and found is not None and not (checkpoints.folder / str(found)).exists()
-                if not is_deleted:
-                    raise
-    raise UserError(f"{checkpoints.folder}: checkpoints were deleted while they were read; give a step that stays")
-
-
-def _chosen_step(checkpoints: Checkpoints, step: int | None) -> int:
-    steps = checkpoints.steps()
-    if not steps:
-        raise UserError(f"{checkpoints.folder} holds no checkpoint; train there first, or give another work directory")
-    if step is None:
-        return checkpoints.best_step()
-    if step not in steps:
-        raise UserError(f"{checkpoints.folder} holds no checkpoint of step {step}; there are {steps}")
-    return step
-
-
-def _read_weights(checkpoints: Checkpoints, config: Config, step: int) -> dict[str, Any]:
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        weights_lib.expected_weights(config),
-    )
-    path = checkpoints.folder / str(step)
-    try:
-        # Orbax would report another shape from a thread, with a traceback.
-        weights_lib.require_same_shapes(
-            checkpoints.weight_shapes(step),
-            weights_lib.shapes(like),
-            f"checkpoint {path} is of another configuration than {path.parents[1] / workdir_lib.CONFIG_FILE}",
-            f"put back the run's own {workdir_lib.CONFIG_FILE}",
-        )
-        found = checkpoints.restore_here(step, {"weights": like})["weights"]
-        weights_lib.require_finite(weights_lib.flatten(found), f"checkpoint {path}")
-        return found
-    except UserError:
-        raise
-    except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
-        raise UserError(
-            f"checkpoint {path} is unreadable ({_first_line(error)}); give another step of {checkpoints.steps()}"
-        ) from error
-
-
 def _abstract(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
 
@@ -320,12 +279,12 @@ def _require_selection_errors(folder: epath.Path) -> None:
         if not path.parts[-3].isdigit():  # set aside, or not complete
             continue
         try:
-            value = json.loads(path.read_bytes())[SELECTION_METRIC]
+            value = read_json(path)[SELECTION_METRIC]
             reason = None if isinstance(value, int | float) else f"{SELECTION_METRIC} is {value!r}, expected a number"
         except FileNotFoundError:  # deleted meanwhile
             continue
-        except (OSError, ValueError, TypeError, KeyError) as error:  # of JSON, of the encoding, of another form
-            reason = _first_line(error)
+        except (OSError, UserError, ValueError, KeyError) as error:
+            reason = first_line(error)
         if reason:
             raise UserError(
                 f"{path} is damaged ({reason}): it had the selection error of that checkpoint; delete the folder"
@@ -335,8 +294,3 @@ def _require_selection_errors(folder: epath.Path) -> None:
 
 def _selection_error(metrics: dict[str, float]) -> float:
     return metrics[SELECTION_METRIC]
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

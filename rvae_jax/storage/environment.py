@@ -6,10 +6,12 @@ import dataclasses
 import json
 import os
 
+import dacite
 import jax
 from etils import epath
 
-from rvae_jax.system.files import write_atomically
+from rvae_jax.errors import UserError
+from rvae_jax.system.files import read_json, write_atomically
 
 FILE = "environment.json"
 
@@ -39,6 +41,6 @@ def write(workdir: epath.Path, environment: Environment) -> None:
 def read(workdir: epath.Path) -> Environment | None:
     """Reads the file; None if it is missing, as in a run of an earlier version or an imported one, or damaged."""
     try:
-        return Environment(**json.loads((workdir / FILE).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):  # of JSON, of its fields
+        return dacite.from_dict(Environment, read_json(workdir / FILE), dacite.Config(strict=True))
+    except (FileNotFoundError, UserError, ValueError, dacite.DaciteError):
         return None

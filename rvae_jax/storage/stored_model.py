@@ -68,7 +68,7 @@ def read(path: epath.PathLike, step: int | None = None) -> StoredModel:
             f"{path} {_described(path)}; expected the --workdir of a run, with {CONFIG_FILE} and checkpoints, an"
             f" exported directory, with {TENSORS_FILE}, or a .safetensors file"
         )
-    from rvae_jax.storage.checkpoints import load_weights  # imports Orbax, which an export does not need
+    from rvae_jax.storage.run_weights import load_weights  # imports Orbax, which an export does not need
 
     config, weights, step = load_weights(path, step)
     moments = population_file.read(path, step, config.model.latent_dim)

@@ -15,7 +15,7 @@ from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.distributed import processes
 from rvae_jax.errors import UserError, install
-from rvae_jax.system.files import is_remote, require_regular, require_writable, write_atomically
+from rvae_jax.system.files import is_remote, read_json, require_writable, write_atomically
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = "training.lock"
@@ -53,24 +53,34 @@ def read_config(workdir: epath.Path) -> Config:
       UserError: there is none, or it cannot be read.
     """
     path = workdir / CONFIG_FILE
-    require_regular(path, _MOST_BYTES)
     try:
-        config = config_lib.from_dict(json.loads(path.read_text()))
-        config_lib.validate_networks(config)
-        return config
+        content = read_json(path, _MOST_BYTES)
     except FileNotFoundError:
         raise UserError(f"{workdir} holds no run: there is no {CONFIG_FILE}; expected the --workdir of a run") from None
-    except (ValueError, RecursionError) as error:  # of JSON, of the encoding
+    except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); put back a copy, or use another --workdir") from None
+    try:
+        config = config_lib.from_dict(content)
+        config_lib.validate_networks(config)
+        return config
     except UserError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def require_same(workdir: epath.Path, config: Config) -> Config | None:
-    """Raises if ``workdir`` holds a run of another configuration.
+def lasting_differences(config: Config, there: Config) -> list[str]:
+    """The dotted names of the fields in which two configurations of one run differ, outside ``config.MAY_CHANGE``.
 
-    Schedules are compared in the steps that they mean at the length of the run there. So a run goes on by its schedules
-    as they are written, which follow another length, and also by the same schedules written in steps, which stay.
+    Schedules are compared in the steps that they mean at the length of the run ``there``. So a run goes on by its
+    schedules as they are written, which follow another length, and also by the same schedules written in steps, which
+    stay.
+    """
+    same_length = config_lib.replace_fields(config, {"steps": there.steps})
+    found = config_lib.differences(config_lib.in_steps(same_length), config_lib.in_steps(there))
+    return [name for name in found if name not in config_lib.MAY_CHANGE]
+
+
+def require_same(workdir: epath.Path, config: Config) -> Config | None:
+    """Raises if ``workdir`` holds a run of another configuration; see ``lasting_differences``.
 
     Returns:
       The configuration of the run there, or None if there is no run.
@@ -81,9 +91,7 @@ def require_same(workdir: epath.Path, config: Config) -> Config | None:
     if not (workdir / CONFIG_FILE).exists():
         return None
     there = read_config(workdir)
-    same_length = config_lib.replace_fields(config, {"steps": there.steps})
-    found = config_lib.differences(config_lib.in_steps(same_length), config_lib.in_steps(there))
-    differing = [name for name in found if name not in config_lib.MAY_CHANGE]
+    differing = lasting_differences(config, there)
     if differing == ["data.name"] and config.data.folder is not None and config.data.folder == there.data.folder:
         raise UserError(
             f"--workdir={workdir} holds a run on {there.data.name}, but the files in --config.data.folder have changed"

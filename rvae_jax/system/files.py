@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from etils import epath
@@ -52,6 +54,28 @@ def require_regular(path: epath.PathLike, most_bytes: int | None = None) -> None
         raise UserError(f"{path} is no regular file; expected one, and no folder, pipe or device")
     if most_bytes is not None and status.st_size > most_bytes:
         raise UserError(f"{path} has {status.st_size:,} bytes; expected at most {most_bytes:,}")
+
+
+def read_json(path: epath.PathLike, most_bytes: int = 1 << 28) -> dict[str, Any]:
+    """Reads a file that holds one JSON object, as all do that this program writes.
+
+    Args:
+      path: the file.
+      most_bytes: limit of its size.
+
+    Raises:
+      FileNotFoundError: it is not there.
+      UserError: it is no regular file, or too large.
+      ValueError: it holds something else.
+    """
+    require_regular(path, most_bytes)
+    try:
+        content = json.loads(epath.Path(path).read_bytes())
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"expected an object, found {type(content).__name__}")
+    return content
 
 
 def require_writable(folder: epath.Path, given: str) -> None:

@@ -141,6 +141,8 @@ def _restore_or_initialize(
     if items is None:
         return _initialize(run, shapes, init_from)
     state = TrainState.from_items(items)
+    with processes.together():
+        checkpoints.require_config(int(state.step), run.config)
     if init_from is not None:
         raise UserError(
             f"--init_from={init_from}: {run.workdir} already holds a run, at step {int(state.step)}; give a new"
@@ -209,11 +211,11 @@ def _train_steps(
             if is_evaluated:
                 with log.paused():
                     error = held_out.evaluate(state)
-                    checkpoints.save(state.to_items(), error if config.select == "l1" else None)
+                    checkpoints.save(state.to_items(), config, error if config.select == "l1" else None)
                 saved = step
         log.write()
         if int(state.step) > saved:
-            checkpoints.save(state.to_items())
+            checkpoints.save(state.to_items(), config)
         checkpoints.wait()
     return state, stop.signal
 

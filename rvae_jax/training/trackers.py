@@ -19,7 +19,7 @@ from etils import epath
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.errors import UserError, install, one_line
-from rvae_jax.system.files import is_remote, write_atomically
+from rvae_jax.system.files import is_remote, read_json, write_atomically
 
 IDS_FILE = "trackers.json"  # of the runs there, by the service's name
 
@@ -94,10 +94,10 @@ def open_trackers(names: Sequence[str], config: Config, workdir: epath.Path) -> 
 def _read_ids(path: epath.Path) -> dict[str, str]:
     """The numbers of the run by the service's name; none if there is no file yet."""
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:  # of JSON, of the encoding
+    except (OSError, UserError, ValueError) as error:
         found = one_line(error)
     if isinstance(found, dict) and all(isinstance(each, str) for each in found.values()):
         return found

@@ -16,7 +16,8 @@ from small_runs import SMALL
 
 from rvae_jax.distributed import processes
 from rvae_jax.storage import stored_model, tensor_file
-from rvae_jax.storage.checkpoints import Checkpoints, load_weights
+from rvae_jax.storage.checkpoints import Checkpoints
+from rvae_jax.storage.run_weights import load_weights
 from rvae_jax.training.metric_log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]

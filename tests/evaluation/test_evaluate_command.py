@@ -62,10 +62,17 @@ def test_a_run_without_a_checkpoint_is_refused(workdir, monkeypatch):
         run_command(evaluate, monkeypatch, f"--workdir={workdir}")
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(workdir, monkeypatch):
+@pytest.mark.parametrize("has_its_own", [True, False])
+def test_a_checkpoint_of_another_configuration_is_refused(workdir, monkeypatch, has_its_own):
     config = json.loads((workdir / "config.json").read_text())
     config["model"]["latent_dim"] = 9
     (workdir / "config.json").write_text(json.dumps(config))
+    if has_its_own:
+        with pytest.raises(SystemExit, match=r"was trained with model\.latent_dim = \d+, and config\.json has 9; put"):
+            run_command(evaluate, monkeypatch, f"--workdir={workdir}")
+        return
+    for own in workdir.glob("checkpoints/*/config"):  # as in earlier versions
+        shutil.rmtree(own)
     with pytest.raises(SystemExit, match="is of another configuration than") as stopped:
         run_command(evaluate, monkeypatch, f"--workdir={workdir}")
     assert re.search(r"is of shape \(.*\) there and of shape \(.*\) by the configuration", str(stopped.value.code))

@@ -32,7 +32,7 @@ def run(tmp_path):
     state = make_program(config).create_state(jax.random.key(0)).with_weights(random_weights(config))
     workdir = epath.Path(tmp_path / "run")
     checkpoints = Checkpoints(workdir)
-    checkpoints.save(state.to_items())
+    checkpoints.save(state.to_items(), config)
     checkpoints.close()
     claim(workdir, config)
     return workdir
@@ -100,9 +100,10 @@ def test_the_hub_reads_the_model_card(run, monkeypatch, tmp_path):
 
 
 def test_names_change_nothing_of_the_model_card(run, monkeypatch, tmp_path, capsys):
-    config = json.loads((run / "config.json").read_text())
-    config["data"]["name"] = "a|<script>\n# b](http://x)"
-    (run / "config.json").write_text(json.dumps(config))
+    for path in (run / "config.json", run / "checkpoints" / "0" / "config" / "metadata"):
+        config = json.loads(path.read_text())
+        config["data"]["name"] = "a|<script>\n# b](http://x)"
+        path.write_text(json.dumps(config))
     odd = run.rename(run.parent / "my run; rm -rf $x")
     run_export(monkeypatch, "--format=hub", f"--workdir={odd}", f"--output={tmp_path / 'my export'}")
     text = (tmp_path / "my export" / "README.md").read_text()

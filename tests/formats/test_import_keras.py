@@ -27,7 +27,7 @@ from rvae_jax.formats.author_run import import_keras
 from rvae_jax.formats.export import hub, safetensors, write
 from rvae_jax.reporting import page
 from rvae_jax.storage import stored_model
-from rvae_jax.storage.checkpoints import load_weights
+from rvae_jax.storage.run_weights import load_weights
 from rvae_jax.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("one_device")

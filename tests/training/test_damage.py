@@ -98,6 +98,26 @@ def test_a_checkpoint_without_checksums_is_read_with_a_notice(run, capsys):
     assert "8 is of an earlier version, without checksums; not checked." in capsys.readouterr().out
 
 
+def test_a_value_that_changed_in_the_configuration_is_named(run, data_dir):
+    """Also one that changes no shape, and where the configuration is a valid one."""
+    path = run / "config.json"
+    content = path.read_text()
+    path.write_text(content.replace('"variance_target": 1.0', '"variance_target": 0.7'))
+    assert path.read_text() != content
+    with pytest.raises(UserError, match=r"8 was trained with loss\.variance_target = 1\.0, and config\.json has 0\.7"):
+        stored_model.read(run)
+    path.unlink()
+    with pytest.raises(UserError, match=r"8 was trained with loss\.variance_target = 1\.0, and .* has 0\.6"):
+        train(tiny_config(data_dir, steps=9, **{"loss.variance_target": 0.6}), run)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}x", b'{"loss": 7}', b"\xff"])
+def test_a_damaged_configuration_of_a_checkpoint_is_named(run, content):
+    (run / "checkpoints" / "8" / "config" / "metadata").write_bytes(content)
+    with pytest.raises(UserError, match=r"8 is damaged: .*8/config/metadata cannot be read \(.*; put back a copy"):
+        stored_model.read(run)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"selection_l1": "low"}', b"\xff"])
 def test_a_damaged_selection_error_is_named(run, data_dir, content):
     path = run / "checkpoints" / "8" / "metrics" / "metrics"

@@ -20,7 +20,8 @@ from rvae_jax.data.prepare.on_demand import prepare_for
 from rvae_jax.errors import UserError
 from rvae_jax.formats.export import safetensors, write
 from rvae_jax.storage import stored_model
-from rvae_jax.storage.checkpoints import Checkpoints, load_weights
+from rvae_jax.storage.checkpoints import Checkpoints
+from rvae_jax.storage.run_weights import load_weights
 from rvae_jax.training.loop import train
 from rvae_jax.training.metric_log import read_metrics
 

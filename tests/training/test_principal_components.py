@@ -13,7 +13,7 @@ import rvae_jax
 from rvae_jax.config import LossConfig, replace_fields
 from rvae_jax.data import catalog, pipeline
 from rvae_jax.data.pixels import to_float
-from rvae_jax.storage.checkpoints import load_weights
+from rvae_jax.storage.run_weights import load_weights
 from rvae_jax.training.loop import train
 from rvae_jax.training.principal_components import PrincipalComponents, principal_components, start_log_var
 
