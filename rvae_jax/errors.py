@@ -12,6 +12,10 @@ class UserError(Exception):
     """Bad input. The message is one line: which field or file, what was found, what was expected, what to do."""
 
 
+class PassingError(Exception):
+    """The system refused what it may do the next time. The message is one line."""
+
+
 class MissingError(ImportError):
     """A package of an extra is not installed; the message names the extra."""
 

@@ -20,7 +20,7 @@ import sys
 import traceback
 
 from rvae_jax import command_line
-from rvae_jax.errors import UserError, needs
+from rvae_jax.errors import PassingError, UserError, needs
 from rvae_jax.system.absl_logs import absl_verbosity
 from rvae_jax.system.files import cache_folder
 
@@ -75,6 +75,9 @@ def main(_: list[str]) -> None:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         processes.leave(1)
+    except PassingError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        processes.leave(UNEXPECTED)
     except Exception:
         traceback.print_exc()
         processes.leave(UNEXPECTED)

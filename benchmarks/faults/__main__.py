@@ -1,4 +1,4 @@
-"""Damages runs, exports and data sets at random, kills training, fills its disk, and counts what comes of it.
+"""Damages runs, exports and data sets at random, kills training, fills its disk, has the system refuse its calls.
 
     python -m benchmarks.faults --folder=runs/faults --minutes=60
 
@@ -29,7 +29,8 @@ from benchmarks.faults.damage import WAYS
 from rvae_jax import command_line
 from rvae_jax.errors import UserError
 
-_PROCESSES = ("a run, killed three times", "a run on a disk that fills")
+_KILLED, _ON_SMALL_DISK = "a run, killed three times", "a run on a disk that fills"
+_REFUSED = "a run, a call of which the system refuses"
 _LONGER = 40  # steps of the runs that are killed
 
 
@@ -142,7 +143,9 @@ class Campaign:
         self._folder, self._usual, self._undisturbed = folder, usual, undisturbed
         self._counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
         self._most_memory: dict[str, int] = {}
-        self._process_kinds = _PROCESSES if processes.can_mount() else _PROCESSES[:1]
+        self._process_kinds = [_KILLED]
+        self._process_kinds += [_ON_SMALL_DISK] if processes.can_mount() else []
+        self._process_kinds += [_REFUSED] if processes.can_inject() else []
 
     @property
     def bad(self) -> int:
@@ -152,7 +155,7 @@ class Campaign:
     def run(self, seed: int) -> None:
         """One trial."""
         rng = np.random.default_rng(seed)
-        choices = [target for target in targets.TARGETS for _ in range(target.weight)] + list(self._process_kinds)
+        choices = [target for target in targets.TARGETS for _ in range(target.weight)] + self._process_kinds
         chosen = choices[rng.integers(len(choices))]
         if isinstance(chosen, str):
             self._run_process(chosen, rng, seed)
@@ -174,9 +177,11 @@ class Campaign:
 
     def _run_process(self, kind: str, rng: np.random.Generator, seed: int) -> None:
         workdir, whole = self._folder / "process", self._folder / "whole"
-        if kind == _PROCESSES[0]:
+        what, left = kind, workdir
+        if kind == _KILLED:
             outcome = processes.killed(whole, workdir, _LONGER, rng, self._undisturbed.seconds)
-            left = workdir
+        elif kind == _REFUSED:
+            outcome, what = processes.refused(whole, workdir, _LONGER, rng)
         else:
             size = int(self._undisturbed.size * rng.uniform(0.05, 1.2))
             outcome = processes.on_small_disk(whole, workdir, _LONGER, size)
@@ -187,7 +192,7 @@ class Campaign:
             if found != expected:
                 outcome = trial.LOST if found and found[0] == expected[0] else trial.WRONG
         said = (workdir / "said").read_text() if (workdir / "said").exists() else ""
-        self._note(kind, outcome, seed, kind, said)
+        self._note(kind, outcome, seed, what, said)
 
     def _note(self, kind: str, outcome: str, seed: int, what: str, said: str) -> None:
         self._counts[kind][outcome] += 1

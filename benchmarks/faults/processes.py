@@ -1,4 +1,4 @@
-"""Training in processes of their own: killed at random moments, and on a disk that fills."""
+"""Training in processes of their own: killed at random moments, on a disk that fills, and refused by the system."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 
 from benchmarks.faults import trial
+from rvae_jax import main
 from rvae_jax.storage import stored_model
 from rvae_jax.storage.checksums import checksums_here
 from rvae_jax.training.metric_log import read_metrics
@@ -22,6 +23,9 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # Of a run that a signal has ended: by itself, or before the program had begun; 0 if it was faster.
 _STATUSES = (0, *(128 + number for number in SIGNALS), *(-number for number in SIGNALS))
 LIMIT_S = 300.0  # for a complete run
+# Calls of the system that are refused, and about how often a run makes each of them in its busiest thread.
+CALLS = {"write": 300, "fsync": 40, "rename": 30, "mkdir": 20, "unlink": 10}
+ERRORS = ("EIO", "ENOSPC", "EDQUOT", "ESTALE")
 NOISE = ("Traceback", "Exception ignored", "Event loop is closed")
 
 # The demonstration, made so small that it trains in seconds.
@@ -94,9 +98,12 @@ def killed(folder: pathlib.Path, workdir: pathlib.Path, steps: int, rng: np.rand
 
 def can_mount() -> bool:
     """Whether this user may mount a small disk, in a namespace of its own."""
-    test = ["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return _succeeds(["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"])
+
+
+def _succeeds(line: list[str]) -> bool:
     try:
-        return subprocess.run(test, capture_output=True, check=False).returncode == 0
+        return subprocess.run(line, capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
         return False
 
@@ -131,3 +138,32 @@ def on_small_disk(folder: pathlib.Path, workdir: pathlib.Path, steps: int, size:
     if status or first not in ("0", "1") or any(noise in said for noise in NOISE):
         return trial.TRACEBACK
     return trial.WHOLE
+
+
+def can_inject() -> bool:
+    """Whether strace is there, and may refuse calls of a process."""
+    return _succeeds(["strace", "-qqq", "-o", os.devnull, "true"])
+
+
+def refused(folder: pathlib.Path, workdir: pathlib.Path, steps: int, rng: np.random.Generator) -> tuple[str, str]:
+    """Trains while a call of the system is refused, once or from then on; trains again.
+
+    Returns:
+      The outcome, see ``killed``, and what was refused, in strace's words.
+    """
+    shutil.rmtree(workdir, ignore_errors=True)
+    call = list(CALLS)[rng.integers(len(CALLS))]
+    always = "+" if rng.integers(2) else ""
+    fault = f"{call}:error={ERRORS[rng.integers(len(ERRORS))]}:when={rng.integers(1, CALLS[call])}{always}"
+    strace = ["strace", "-f", "--seccomp-bpf", "-qqq", "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={fault}"]
+    try:
+        first = subprocess.run(
+            [*strace, *command(folder, workdir, steps)], capture_output=True, text=True, check=False, timeout=LIMIT_S
+        )
+    except subprocess.TimeoutExpired:
+        return trial.HANG, fault
+    last = train(folder, workdir, steps)
+    (workdir / "said").write_text(first.stdout + first.stderr + last.stdout + last.stderr)
+    noisy = any(noise in (workdir / "said").read_text() for noise in NOISE)
+    fails = first.returncode not in (0, 1, main.UNEXPECTED) or last.returncode
+    return trial.TRACEBACK if noisy or fails else trial.WHOLE, fault

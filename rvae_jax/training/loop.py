@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 from etils import epath
@@ -19,9 +18,8 @@ from rvae_jax.errors import UserError
 from rvae_jax.hardware.xla_options import first_state_options
 from rvae_jax.storage import stored_model
 from rvae_jax.storage import workdir as workdir_lib
-from rvae_jax.storage.checkpoints import Checkpoints, complete_steps, quiet_orbax
+from rvae_jax.storage.checkpoints import Checkpoints, quiet_orbax
 from rvae_jax.storage.transfer import take_over
-from rvae_jax.system.files import is_remote
 from rvae_jax.training import opening
 from rvae_jax.training.compile_step import compile_steps
 from rvae_jax.training.held_out import HeldOut
@@ -30,6 +28,7 @@ from rvae_jax.training.principal_components import set_linear_path
 from rvae_jax.training.run import Run, make_run
 from rvae_jax.training.state import TrainState
 from rvae_jax.training.step_log import StepLog
+from rvae_jax.training.system_errors import system_errors_named
 from rvae_jax.training.trackers import open_trackers, require_available
 
 
@@ -60,6 +59,7 @@ def train(
 
     Raises:
       UserError: what the user can put right; every checkpoint saved before stays intact.
+      PassingError: the system refused what it may do the next time; likewise.
     """
     require_available(track)
     workdir = workdir_lib.open_workdir(workdir)
@@ -69,7 +69,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(workdir_lib.training_lock(workdir))
         before = opening.claim(config, workdir)
-        stack.enter_context(_naming_errors_of_the_system(workdir))
+        stack.enter_context(system_errors_named(workdir))
         checkpoints = stack.enter_context(Checkpoints(workdir, config.keep_checkpoints))
         if opening.is_finished(workdir, checkpoints, config.steps):
             print(
@@ -78,24 +78,6 @@ def train(
             )
             return None
         return _train(make_run(config, workdir, sources, devices), before, checkpoints, init_from, track)
-
-
-@contextlib.contextmanager
-def _naming_errors_of_the_system(workdir: epath.Path) -> Iterator[None]:
-    """Turns a full disk, or a folder that is gone or read-only, into a UserError that says which checkpoints are left.
-
-    Enter it before the checkpoints are opened: when it lists them, they are closed, and a save that failed has ended.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, UserError) or not (reason := _unwritable(error, workdir)):
-            raise
-        saved = ", ".join(map(str, complete_steps(workdir)))
-        there = f"complete checkpoints are there of steps {saved}" if saved else "there is no complete checkpoint"
-        raise UserError(
-            f"--workdir={workdir}: {reason}; {there}. Put that right, and run the same command again"
-        ) from error
 
 
 def _train(
@@ -218,17 +200,3 @@ def _train_steps(
             checkpoints.save(state.to_items(), config)
         checkpoints.wait()
     return state, stop.signal
-
-
-def _unwritable(error: BaseException | None, workdir: epath.Path) -> str | None:
-    """Why the work directory cannot be written to, if an error says so, or None."""
-    if not is_remote(workdir) and not workdir.exists():
-        return "the folder is gone"
-    while error is not None:
-        number = getattr(error, "errno", None)
-        if number == errno.ENOSPC or "No space left on device" in str(error):
-            return "no space left on the device"
-        if number in (errno.EROFS, errno.EACCES, errno.EPERM) and str(workdir) in str(getattr(error, "filename", "")):
-            return f"it cannot be written to ({error.strerror})"
-        error = error.__cause__ or error.__context__
-    return None
