@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,14 +118,16 @@ def open_celebamask_hq(folder: Path) -> Source:
     source = open_path(folder / _MASK_HQ_PICTURES, Path())
     labels, splits = {}, None
     if (folder / _MASK_HQ_ATTRIBUTES).is_file():
-        attributes = _flags(*_read_words(folder / _MASK_HQ_ATTRIBUTES, ""))
+        with _well_formed(folder / _MASK_HQ_ATTRIBUTES):
+            attributes = _flags(*_read_words(folder / _MASK_HQ_ATTRIBUTES, ""))
         missing = next((name for name in source.files if name not in attributes), None)
         if missing:
             raise UserError(f"{folder / _MASK_HQ_ATTRIBUTES}: no line for {missing}; expected a line for each picture")
         labels = {"attributes": attributes}
     if (folder / _MASK_HQ_MAPPING).is_file():
-        lines = (folder / _MASK_HQ_MAPPING).read_text().splitlines()[1:]
-        numbers = {f"{words[0]}.jpg": int(words[1]) + 1 for words in map(str.split, lines) if words}
+        with _well_formed(folder / _MASK_HQ_MAPPING):
+            lines = (folder / _MASK_HQ_MAPPING).read_text().splitlines()[1:]
+            numbers = {f"{words[0]}.jpg": int(words[1]) + 1 for words in map(str.split, lines) if words}
         if set(source.files) <= set(numbers):
             splits = {name: _celeba_split(numbers[name]) for name in source.files}
     return dataclasses.replace(_celeba_hq(source), title="CelebAMask-HQ", labels=labels, splits=splits)
@@ -245,6 +248,15 @@ def _read_words(path: Path, prefix: str, header: bool = True) -> tuple[list[str]
     columns = lines[1].split() if header else []
     rows = (line.split() for line in lines[2 if header else 0 :])
     return columns, {prefix + words[0]: words[1:] for words in rows if words}
+
+
+@contextlib.contextmanager
+def _well_formed(path: Path) -> Iterator[None]:
+    """Turns what lines of another form lead to into a UserError."""
+    try:
+        yield
+    except (IndexError, OverflowError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); expected the data set's own file") from None
 
 
 def _integers(columns: Sequence[str], rows: dict[str, list[str]]) -> Table:

@@ -20,13 +20,15 @@ _LONGEST_END = 1 << 20  # bytes of zeros after a tar
 _MOST_RATIO = 1000  # of a tar to its compressed form; pictures are compressed already
 _LEAST_FREE = 1_000_000_000  # bytes that unpacking leaves on the disk
 _PART = 1 << 20  # bytes
+# What tarfile and the decompressors raise; ValueError and OSError also of numbers in the headers.
+_DAMAGE = (EOFError, OSError, OverflowError, ValueError, tarfile.TarError, zlib.error, lzma.LZMAError)
 
 
 def is_tar(path: Path) -> bool:
     """Whether a file is a tar, compressed or not, and perhaps damaged."""
     try:
         return tarfile.is_tarfile(path)
-    except (EOFError, zlib.error, lzma.LZMAError):  # compressed and damaged
+    except (EOFError, OverflowError, ValueError, zlib.error, lzma.LZMAError):  # it is one, and damaged
         return True
 
 
@@ -36,16 +38,11 @@ def open_tar(path: Path, scratch: Path, modified: str) -> Source:
     Raises:
       UserError: it cannot be read, or is incomplete.
     """
-    plain = path
-    with path.open("rb") as file:
-        try:
-            tarfile.open(fileobj=file, mode="r:").close()
-        except tarfile.ReadError:
-            plain = _unpacked(path, scratch)
     try:
+        plain = path if _is_plain(path) else _unpacked(path, scratch)
         members = _members(plain)
-    except tarfile.ReadError as error:
-        raise UserError(f"{path}: not a complete tar ({error}); expected one complete archive") from None
+    except _DAMAGE as error:
+        raise UserError(f"{path}: not a complete tar ({one_line(error)}); expected one complete archive") from None
     found, others = {}, []
     for name in members:
         member = _followed(name, members)
@@ -58,6 +55,15 @@ def open_tar(path: Path, scratch: Path, modified: str) -> Source:
     files, ignored = pictures_among({name: member.size for name, member in found.items()}, others, MOST_BYTES)
     places = {name: (found[name].offset_data, size) for name, size in files.items()}
     return Source(f"the archive {path.name}", files, _TarReader(plain, places), ignored, modified=modified)
+
+
+def _is_plain(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            tarfile.open(fileobj=file, mode="r:").close()
+        except tarfile.ReadError:
+            return False
+    return True
 
 
 def _members(path: Path) -> dict[str, tarfile.TarInfo | None]:
@@ -127,7 +133,7 @@ def _unpacked(path: Path, scratch: Path) -> Path:
                 if shutil.disk_usage(scratch).free < _LEAST_FREE:
                     raise OSError(errno.ENOSPC, f"less than {format_bytes(_LEAST_FREE)} free in {scratch}")
                 file.write(part)
-    except (EOFError, OSError, tarfile.ReadError, zlib.error, lzma.LZMAError) as error:
+    except _DAMAGE as error:
         plain.unlink(missing_ok=True)
         raise UserError(
             f"{path}: cannot be unpacked ({one_line(error)}); expected a complete archive, and room for it"

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 from rvae_jax.data.prepare.sources.source import MOST_BYTES, Source, UnusableError, pictures_among
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, one_line
 
 
 def open_zip(path: Path, modified: str) -> Source:
@@ -22,8 +22,10 @@ def open_zip(path: Path, modified: str) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {name: info.file_size for name, info in _members(archive).items()}
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise UserError(f"{path}: the zip cannot be read ({error}); expected a complete zip of a usual kind") from None
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # the last of names that are no text
+        raise UserError(
+            f"{path}: the zip cannot be read ({one_line(error)}); expected a complete zip of a usual kind"
+        ) from None
     files, ignored = pictures_among(sizes, most_bytes=MOST_BYTES)
     return Source(f"the archive {path.name}", files, _ZipReader(path), ignored, modified=modified)
 
@@ -54,5 +56,5 @@ class _ZipReader:
             raise UnusableError("encrypted")
         try:
             return archive.read(members[name])
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise UnusableError(f"cannot be unpacked: {error}") from None
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise UnusableError(f"cannot be unpacked: {one_line(error)}") from None

@@ -86,3 +86,21 @@ def test_celebamask_hq_may_lack_its_lists(mask_hq, data_dir):
 def test_a_picture_without_attributes_is_told(mask_hq):
     (mask_hq / "CelebA-HQ-img/6.jpg").write_bytes(make_jpeg(6, 64, 64))
     assert "no line for 6.jpg" in error_of(faces.open_celebamask_hq, mask_hq)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("CelebAMask-HQ-attribute-anno.txt", b""),
+        ("CelebAMask-HQ-attribute-anno.txt", b"\xff\xfe"),
+        ("CelebAMask-HQ-attribute-anno.txt", b"1\nBald Young\n0.jpg 1"),
+        ("CelebAMask-HQ-attribute-anno.txt", b"1\nBald\n0.jpg yes"),
+        ("CelebAMask-HQ-attribute-anno.txt", b"1\nBald\n0.jpg 1" + b"0" * 30),
+        ("CelebA-HQ-to-CelebA-mapping.txt", b"idx orig_idx\n0"),
+        ("CelebA-HQ-to-CelebA-mapping.txt", b"idx orig_idx\n0 x"),
+    ],
+)
+def test_a_list_of_another_form_is_named_in_one_line(name, content, mask_hq):
+    (mask_hq / name).write_bytes(content)
+    message = error_of(faces.open_celebamask_hq, mask_hq)
+    assert f"{mask_hq / name}: cannot be read (" in message and "\n" not in message

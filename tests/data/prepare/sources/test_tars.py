@@ -182,6 +182,25 @@ def test_a_member_of_negative_size_is_refused(size, tmp_path):
     assert "cats.tar: not a complete tar" in user_error(opened, path)
 
 
+NUMBERS = [
+    *({"GNU.sparse.map": "a"}, {"GNU.sparse.map": "0,5", "GNU.sparse.size": "x"}),
+    {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "5"},
+    *({"size": str(10**30)}, {"size": str(2**63 - 1)}, {"size": str(2**62)}),
+]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("numbers", NUMBERS, ids=repr)
+def test_numbers_in_a_header_that_are_none_or_too_large_are_refused(numbers, is_first, tmp_path):
+    path = tmp_path / "cats.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("b.png",) if is_first else ("a.png", "b.png"):
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = 5, numbers if name == "b.png" else {}
+            archive.addfile(member, io.BytesIO(bytes(5)))
+    assert "cats.tar: not a complete tar" in user_error(opened, path)
+
+
 def test_a_tar_that_grows_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tars, "_MOST_RATIO", 20)
     path = tmp_path / "bomb.tar.gz"

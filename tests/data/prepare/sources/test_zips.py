@@ -96,3 +96,15 @@ def test_a_zip_of_an_unknown_version_is_refused(tmp_path):
     data[data.index(b"PK\x01\x02") + 6] = 99
     path.write_bytes(data)
     assert "9.9" in user_error(opened, path)
+
+
+def test_names_in_a_zip_that_are_no_text_are_refused(tmp_path):
+    path = make_zip(tmp_path / "cats.zip", ["ü.png", "a.png"])
+    whole, name = path.read_bytes(), "ü".encode()
+    path.write_bytes(whole.replace(name, b"\xff\xff"))
+    assert "cats.zip: the zip cannot be read ('utf-8' codec" in user_error(opened, path)
+    path.write_bytes(whole.replace(name, b"\xff\xff", 1))  # beside the picture alone, and not in the directory
+    source = opened(path)
+    assert source.read("a.png") == content_of("a.png")
+    with pytest.raises(UnusableError, match="cannot be unpacked: 'utf-8' codec"):
+        source.read("ü.png")
