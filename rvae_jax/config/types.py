@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, Union, get_args, get_origin
 
 from rvae_jax.config.schema import RENAMED, Config
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, printable
 
 _NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", type(None): "None"}
 
@@ -60,7 +60,8 @@ def unknown_field(name: str, part: str, known: Iterable[str]) -> str:
         return f"configuration field {name} does not exist; it is called {RENAMED[name]} now"
     known = list(known)
     meant = "".join(f"did you mean {similar}? " for similar in difflib.get_close_matches(part, known, n=1))
-    return f"configuration field {name} does not exist; {meant}there are {', '.join(known) or 'none below it'}"
+    there = ", ".join(known) or "none below it"
+    return f"configuration field {printable(name)} does not exist; {meant}there are {there}"
 
 
 def _types_of(section: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from safetensors.numpy import save
 
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, one_line
 from rvae_jax.storage import weights as weights_lib
 from rvae_jax.storage.checksums import damage, with_checksums
 from rvae_jax.system.files import is_remote, require_regular
@@ -135,7 +135,7 @@ def _opened(path: epath.Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise UserError(
-            f"{path} is not a complete .safetensors file ({error}); export it again, or fetch it again"
+            f"{path} is not a complete .safetensors file ({one_line(error)}); export it again, or fetch it again"
         ) from None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from flax import traverse_util
 
 from rvae_jax.config import Config
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, printable
 from rvae_jax.models import init_variables, make_models
 
 Shape = tuple[int, ...]
@@ -80,4 +80,4 @@ def require_same_shapes(there: Mapping[str, Shape], expected: Mapping[str, Shape
     for name in sorted(there.keys() | expected.keys()):
         if there.get(name) != expected.get(name):
             found, wanted = (describe(each.get(name)) for each in (there, expected))
-            raise UserError(f"{source}: {name} is {found} there and {wanted} by the configuration; {remedy}")
+            raise UserError(f"{source}: {printable(name)} is {found} there and {wanted} by the configuration; {remedy}")

@@ -101,6 +101,7 @@ def test_files_of_other_programs_or_networks_are_refused(tmp_path):
         ({name: None}, f"{name} is missing there and of shape \\(3, 3, 1, 4\\) by the configuration"),
         ({name: np.zeros((3, 3, 1, 5), np.float32)}, f"{name} is of shape \\(3, 3, 1, 5\\) there"),
         ({"more": np.zeros(2, np.float32)}, "more is of shape \\(2,\\) there and missing by the configuration"),
+        ({"a\nb": np.zeros(2, np.float32)}, r"a\\nb is of shape \(2,\) there and missing by the configuration"),
         ({"population.mean": np.zeros(24, np.float32)}, "population.covariance is missing there and of shape"),
         ({name: arrays[name].astype(np.float16)}, f"{name} is F16; expected F32"),
         ({name: arrays[name] * np.float32("nan")}, f"{name} has values that are not finite; expected a model that"),

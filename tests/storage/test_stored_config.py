@@ -18,6 +18,7 @@ WRONG = {
     "a list": (b"[]", r"is not JSON \(expected an object, found list\)"),
     "a number": (b"7", r"is not JSON \(expected an object, found int\)"),
     "an unknown field": ({"modle": {}}, "cannot be read: .*did you mean model"),
+    "a name of two lines": ({"modle\n": {}}, r"cannot be read: configuration field modle\\n does not exist"),
     "an unknown kind": ({"model": {"norm": "layer"}}, "norm='layer': expected 'frozen' or 'batch'"),
     "text for a number": ({"model": {"latent_dim": "12"}}, "latent_dim='12': expected a whole number"),
     "a million blocks": ({"model": {"encoder_identity_blocks": 10**6}}, "encoder_identity_blocks=1000000: expected"),

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, one_line, printable
 
 
 class Table:
@@ -80,12 +80,12 @@ def read_boxes(path: Path, files: Mapping[str, int]) -> Table:
     """
     header, rows = _read_rows(path, files)
     expected = ["left", "top", "width", "height"]
-    found = ", ".join(header)
+    found = printable(", ".join(header))
     if header == expected:
         try:
             boxes = np.array([values for _, _, values in rows], float)
         except ValueError as error:
-            found += f" with {error}"
+            found += f" with {one_line(error)}"
         else:
             usable = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1)
             areas = np.where(usable, boxes[:, 2] * boxes[:, 3], 0)
@@ -103,10 +103,10 @@ def _read_rows(path: Path, files: Mapping[str, int]) -> tuple[list[str], list[tu
         return full_names.get(normalized(row[0].strip().removeprefix("./")))
 
     if picture(header):
-        raise UserError(f"{path}: its first line names the picture {header[0]}; expected a header above it")
+        raise UserError(f"{path}: its first line names the picture {printable(header[0])}; expected a header above it")
     twice = next((column for column in header if header.count(column) > 1), None)
     if twice is not None:
-        raise UserError(f"{path}: two columns have the name {twice}; expected another for each")
+        raise UserError(f"{path}: two columns have the name {printable(twice)}; expected another for each")
     known = [(line, name, row[1:]) for line, row in rows if (name := picture(row))]
     if not known:
         raise UserError(

@@ -147,6 +147,12 @@ def _csv_error(tmp_path, *lines):
     return message
 
 
+@pytest.mark.parametrize("header", ['name,"x\ny","x\ny"', '"a.png\n",1,2'])
+def test_a_message_is_one_line_whatever_the_header_has(header, tmp_path):
+    path = _csv(tmp_path, header, "b/c.png,3,4")
+    assert "\n" not in user_error(tables.read_table, path, FILES)
+
+
 def test_ragged_rows_are_refused(tmp_path):
     assert "line 3 has 1 columns, expected 2" in _csv_error(tmp_path, "name,x", "a.png,1", "b/c.png")
     assert "line 2 has 3 columns, expected 2" in _csv_error(tmp_path, "name,x", "a.png,1,2", "b/c.png,1")
@@ -197,11 +203,13 @@ def test_the_largest_box_of_a_picture_counts(tmp_path):
         ["name,left,top,width,height,score", "a.png,1,2,3,4,5"],
         ["name,left,top,width,height", "a.png,1,2,3,4px"],
         ["name,left,top,width,height", "a.png,1,2,,4"],
+        ["name,left,top,width,height", 'a.png,1,2,"3\n4",4'],
+        ['name,left,top,width,"he\night"', "a.png,1,2,3,4"],
     ],
 )
 def test_other_columns_than_those_of_a_box_are_refused(lines, tmp_path):
     message = user_error(tables.read_boxes, _csv(tmp_path, *lines), FILES)
-    assert "expected name, left, top, width, height, in pixels" in message
+    assert "expected name, left, top, width, height, in pixels" in message and "\n" not in message
 
 
 def test_names_in_another_form_of_unicode_are_found(tmp_path):
