@@ -74,7 +74,8 @@ def value_range(data: DataConfig) -> tuple[float, float] | None:
     """The ``--range`` by which a data set was prepared; None where it had none, or is not here."""
     record = read_record(default_data_dir(data.data_dir) / (data.name or "") / VERSION) or {}
     found = record.get("settings", {}).get("value_range")
-    return found and tuple(found)
+    is_range = isinstance(found, list) and len(found) == 2 and all(isinstance(each, int | float) for each in found)
+    return tuple(found) if is_range else None
 
 
 def listing(data_dir: Path) -> Iterator[dict[str, Any]]:

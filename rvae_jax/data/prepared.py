@@ -34,4 +34,5 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = read_json(folder / RECORD_FILE)
     except (OSError, UserError, ValueError):
         return None
-    return record if {"fingerprint", "modified"} <= record.keys() else None
+    kinds = {"fingerprint": str, "modified": str, "source": str, "shape": list, "settings": dict}
+    return record if all(isinstance(record.get(name), kind) for name, kind in kinds.items()) else None

@@ -96,15 +96,27 @@ class Images(Sequence):
 
     def _decode(self, record: bytes) -> np.ndarray:
         example = tf_example_pb2.Example.FromString(record)
-        pixels = np.frombuffer(example.features.feature["image"].bytes_list.value[0], np.uint8)
+        content = example.features.feature["image"].bytes_list.value[0]
+        pixels = np.frombuffer(content, np.uint8)
         if self.is_raw:
             return pixels.reshape(self._shape)
+        _require_whole_chunks(content)
         grey = self._shape[-1] == 1
         colour = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB
         image = cv2.imdecode(pixels, colour | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise ValueError("not a JPEG or PNG")
         return image[:, :, None] if grey else image
+
+
+def _require_whole_chunks(content: bytes) -> None:
+    """Raises a ValueError if a PNG ends within a chunk: OpenCV would make room for all bytes that the chunk claims."""
+    kind, place = b"", 8 if content.startswith(b"\x89PNG\r\n\x1a\n") else len(content)
+    while place < len(content) and kind != b"IEND":  # perhaps with something behind it
+        kind = content[place + 4 : place + 8]
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    if place > len(content):
+        raise ValueError("a PNG that ends within a chunk")
 
 
 def open_prepared(folder: Path, split: str) -> Images:

@@ -262,6 +262,16 @@ def test_a_record_that_is_no_png_is_damaged(value, channels):
         images[1]
 
 
+def test_a_png_whose_chunk_claims_more_than_there_is_takes_no_memory(monkeypatch):
+    png = _png(noise(20, 30, 3))
+    claimed = png.replace(png[33:41], b"\x7f\xff\xff\xffIDAT")
+    images = Images("cats", [_record(png + b"more"), _record(claimed)], tfds.features.Image(shape=(20, 30, 3)))
+    np.testing.assert_array_equal(images[0], noise(20, 30, 3)[:, :, ::-1])
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(DamagedError, match="a PNG that ends within a chunk"):
+        images[1]
+
+
 # Incomplete
 
 

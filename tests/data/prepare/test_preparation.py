@@ -121,7 +121,7 @@ def test_what_is_prepared_can_be_asked_for_where_nothing_may_be_written(pictures
     assert prepare(pictures, data_dir) == made
 
 
-@pytest.mark.parametrize("content", [None, "", '{"no": "fingerprint"}'])
+@pytest.mark.parametrize("content", [None, "", '{"no": "fingerprint"}', '{"fingerprint": "a", "modified": "b"}'])
 def test_a_folder_that_this_program_did_not_make_is_refused(pictures, data_dir, content):
     folder = data_dir / "cats/16/1.0.0"
     folder.mkdir(parents=True)
