@@ -158,9 +158,10 @@ def _prior_mismatch(case: _Case) -> _Finding:
             " Raising loss.population_weight helps where single dimensions differ from the prior. The KL sees"
             " correlation between dimensions only with loss.covariance=full."
         )
-    if generation.prior.fid is not None:
-        floor, prior = generation.real.fid, generation.prior.fid
-        fitted = min(generation.gaussian.fid, generation.mixture.fid)
+    sets = (generation.real, generation.prior, generation.gaussian, generation.mixture)
+    floor, prior, *fits = (each.fid for each in sets)
+    if None not in (floor, prior, *fits):
+        fitted = min(fits)
         return _Finding(
             prior - floor > MOST_PRIOR_FID * (fitted - floor) + PRIOR_FID_MARGIN,
             f"FID is {prior:.1f} for samples from N(0, I), {fitted:.1f} for samples from the better of two"
@@ -187,10 +188,11 @@ def _accuracy(case: _Case) -> tuple[float, float, str]:
     if loss.adversarial == "none" or not loss.adversarial_weight:
         raise _Inapplicable
     start = (1 - _TAIL) * case.config.steps
-    tail = [row for row in case.rows if "discriminator/accuracy_real" in row and row["step"] > start]
+    names = [f"discriminator/accuracy_{side}" for side in ("real", "fake")]
+    tail = [row for row in case.rows if row["step"] > start and all(name in row for name in names)]
     if not tail:
         raise _Undecided("metrics.jsonl has no rows of the last tenth of the run.")
-    real, fake = (float(np.mean([row[f"discriminator/accuracy_{side}"] for row in tail])) for side in ("real", "fake"))
+    real, fake = (float(np.mean([row[name] for row in tail])) for name in names)
     text = (
         f"In the last tenth of the run, the discriminator was right on {real:.0%} of the patches of real images and"
         f" {fake:.0%} of those of reconstructions."
@@ -228,7 +230,7 @@ def _memorisation(case: _Case) -> _Finding:
     evaluation = case.evaluation
     figures = evaluation.memorisation
     if figures is None:
-        raise _Undecided(evaluation.skipped["memorisation"] + ".")
+        raise _Undecided(evaluation.skipped.get("memorisation", "It was not measured") + ".")
     training, held_out = evaluation.reconstruction.l1_training, evaluation.reconstruction.l1
     found = figures.copies - figures.copies_among_held_out > MOST_COPIES or held_out > MOST_OVERFIT * training
     text = (

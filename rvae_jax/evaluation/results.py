@@ -19,6 +19,11 @@ from rvae_jax.system.files import read_json, write_atomically
 FILE = "evaluation.json"
 FORMAT = 2  # of the file; 1 had neither grid_energy, seam_energy nor lpips_vgg
 
+_NUMBERS = {
+    float: lambda value: float(value) if isinstance(value, int) else value,  # an OverflowError for thousands of digits
+    int: lambda value: value if abs(value) < 1 << 63 else None,
+}
+
 _EMPTY_UNLESS_MEASURED = ("memorisation", "likelihood")  # {} in the file
 
 
@@ -230,9 +235,18 @@ def from_dict(content: dict[str, Any]) -> Evaluation:
         content = content | {name: content[name] or None for name in _EMPTY_UNLESS_MEASURED}
         if content["settings"]["format"] not in range(1, FORMAT + 1):
             raise ValueError(f"format {content['settings']['format']}; expected at most {FORMAT}")
-        return dacite.from_dict(Evaluation, content, dacite.Config(cast=[tuple]))
-    except (dacite.DaciteError, KeyError, TypeError) as error:
+        evaluation = dacite.from_dict(Evaluation, content, dacite.Config(_NUMBERS, cast=[tuple]))
+    except (dacite.DaciteError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"not an evaluation: {type(error).__name__}: {error}") from error
+    _require_sizes(evaluation.latent)
+    return evaluation
+
+
+def _require_sizes(latent: LatentSpaceFigures) -> None:
+    """Raises a ValueError unless there were images, and there is a value of each kind for each dimension."""
+    found = {len(values) for values in vars(latent.dimensions).values()}
+    if 0 in found or found != {latent.training.dimensions} or latent.training.images < 1:
+        raise ValueError(f"{found} values for {latent.training.dimensions} dimensions, {latent.training.images} images")
 
 
 def rounded(evaluation: Evaluation) -> Evaluation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from typing import NamedTuple
 
@@ -77,7 +78,7 @@ def facts(subject: Subject) -> dict[str, str]:
     where = environment.read(subject.model.workdir)
     return {
         "started": f"{started:%d %B %Y, %H:%M} UTC" if started else _UNKNOWN,
-        "training time": format_duration(seconds) if seconds else _UNKNOWN,
+        "training time": format_duration(seconds) if 0 < seconds < math.inf else _UNKNOWN,
         "hardware": f"{where.devices}, {where.cores} CPU cores" if where else _UNKNOWN,
         "version": f"rvae_jax {where.rvae_jax}, jax {where.jax}" if where else _UNKNOWN,
     }

@@ -17,6 +17,7 @@ from rvae_jax.reporting.glossary import LOGGED
 from rvae_jax.reporting.headline import chosen_as
 from rvae_jax.reporting.subject import Subject
 
+_MOST_SHOWN = 1e100  # Matplotlib computes with squares of the values
 _MAX_CURVE_POINTS = 500
 _STYLES = ("-", "--", ":", "-.")  # of the runs' lines
 _DASHES = ("", "6 3", "1.5 2", "6 2 1.5 2")  # the same, for the legend
@@ -175,6 +176,7 @@ def _draw_curves(axes: Axes, subject: Subject, names: tuple[str, ...], style: st
         if points:
             steps, values = zip(*points[:: -(-len(points) // _MAX_CURVE_POINTS)], strict=True)
             marker = "o" if len(steps) == 1 else None
+            values = np.where(np.abs(values) < _MOST_SHOWN, values, np.nan)
             axes.plot(steps, values, style, color=color, linewidth=1.4, marker=marker, markersize=3)
 
 

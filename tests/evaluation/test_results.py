@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from etils import epath
 
+from rvae_jax.config import Config
 from rvae_jax.evaluation import results
+from rvae_jax.evaluation.diagnosis import diagnose
 from rvae_jax.evaluation.table import format_table
 
 EARLIER = pathlib.Path(__file__).with_name("evaluation_of_0_1.json")
@@ -69,3 +71,43 @@ def test_the_table_has_every_figure(evaluation):
         for name, value in results.measured(figures).items():
             assert any(line.split()[:1] == [name] and f"{value:.5g}" in line.split() for line in lines), name
     assert any(line.startswith("Not measured: fid: FID, KID") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("latent", "dimensions", "sigma"), [1.0]),
+        (("latent", "training", "dimensions"), 7.0),
+        (("latent", "training", "images"), 0),
+        (("latent", "training", "images"), 10**400),
+        (("latent", "training", "dimensions"), 10**400),
+        (("latent", "dimensions", "var_means"), [10**400] * 8),
+        (("generation", "prior", "sharpness"), 10**400),
+        (("settings", "format"), {}),
+    ],
+)
+def test_a_file_with_figures_that_no_evaluation_has_is_not_read(place, value, evaluation, tmp_path):
+    content = results.to_dict(evaluation)
+    *folders, name = place
+    part = content
+    for folder in folders:
+        part = part[folder]
+    assert name in part
+    part[name] = value
+    (tmp_path / results.FILE).write_text(json.dumps(content))
+    assert results.read(epath.Path(tmp_path), step=4) is None
+
+
+def test_a_diagnosis_says_what_is_missing_in_the_evaluation_or_in_the_rows(evaluation):
+    prior = dataclasses.replace(evaluation.generation.prior, fid=20.0)
+    partial = dataclasses.replace(
+        evaluation,
+        memorisation=None,
+        skipped={},
+        generation=dataclasses.replace(evaluation.generation, prior=prior),
+    )
+    rows = [{"step": 1000, "discriminator/accuracy_real": 0.5}]
+    verdicts = {verdict.problem: verdict for verdict in diagnose(partial, rows, Config(steps=1000))}
+    assert verdicts["memorisation"].finding == "It was not measured."
+    assert verdicts["discriminator too weak"].finding == "metrics.jsonl has no rows of the last tenth of the run."
+    assert "FID" not in verdicts["prior mismatch"].finding

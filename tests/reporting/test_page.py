@@ -220,3 +220,17 @@ def test_the_page_does_not_scroll_sideways(reported, tmp_path, width):
     command = ["chromium", *options, f"--user-data-dir={tmp_path}", f"file://{tmp_path}/frame.html"]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert "<title>0</title>" in dom
+
+
+@pytest.mark.parametrize("value", [1e308, float("nan"), float("inf"), 1e-320])
+def test_numbers_that_no_training_gives_do_not_stop_a_report(value, tmp_path):
+    rows = [
+        {"step": 1, "discriminator/accuracy_real": -value, "images_per_second": value},
+        {"step": 2, "discriminator/accuracy_real": value, "images_per_second": value},
+        {"step": 3, "discriminator/accuracy_real": 1.0},
+    ]
+    model = types.SimpleNamespace(config=Config(), workdir=epath.Path(tmp_path), step=2)
+    subject = types.SimpleNamespace(name="foreign", rows=rows, model=model)
+    assert any("<svg" in plot.svg for plot in plots.curves([subject]))
+    if value != 1e308:
+        assert headline.facts(subject)["training time"] == "not recorded"

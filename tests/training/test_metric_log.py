@@ -9,7 +9,10 @@ from rvae_jax.training.metric_log import METRICS_FILE, UNREADABLE_FILE, MetricWr
 from rvae_jax.training.trackers import Trackers
 
 ROWS = [{"step": step, "loss/total": 1.5 * step} for step in range(1, 7)]
-DAMAGED = [b'{"step": 3, "loss/to', b"\0\0\0", b"\xff\xfe", b"[1, 2]", b'{"loss/total": 1.0}', b"[" * 100_000, b""]
+DAMAGED = [
+    *(b'{"step": 3, "loss/to', b"\0\0\0", b"\xff\xfe", b"[1, 2]", b'{"loss/total": 1.0}', b"[" * 100_000, b""),
+    *(b'{"step": 3, "loss/total": "low"}', b'{"step": 3, "loss/total": null}', b'{"step": 3, "a": 1%s}' % (b"0" * 400)),
+]
 
 
 def lines(rows):
