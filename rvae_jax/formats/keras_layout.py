@@ -19,8 +19,9 @@ import numpy as np
 from etils import epath
 
 from rvae_jax.config import Config, ModelConfig
-from rvae_jax.errors import UserError, one_line
+from rvae_jax.errors import UserError, one_line, printable
 from rvae_jax.storage import weights as weights_lib
+from rvae_jax.system.files import require_regular
 
 ENCODER = "layers/vae/encoder_model"
 DECODER = "layers/vae/decoder_model"
@@ -40,6 +41,8 @@ _OF_BLOCK = {"bn": "batch_normalization", "conv": "conv2d", "convt": "conv2d_tra
 
 # Learning rate of the optimizer that the author's program compiles with and never uses: Keras's default.
 _UNUSED_RATE = 1e-3
+
+_MOST_BYTES = 1 << 31  # of a file, and of its tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +230,7 @@ def read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
     if not path.exists() or path.is_dir():
         found = "is a folder" if path.exists() else "does not exist"
         raise UserError(f"--weights={path} {found}; expected a *.weights.h5 file")
+    require_regular(path, _MOST_BYTES)
     content = io.BytesIO(path.read_bytes())
     if zipfile.is_zipfile(content):
         raise UserError(f"--weights={path} is a *.keras file; unzip it, and give the *.weights.h5 inside")
@@ -234,6 +238,7 @@ def read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
 
     def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
         if isinstance(node, h5py.Dataset) and not name.split("/")[0].endswith("optimizer"):
+            _require_here(path, name, node, sum(tensor.nbytes for tensor in found.values()))
             found[name] = node[()]
 
     try:
@@ -247,12 +252,23 @@ def read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
     return found
 
 
+def _require_here(path: epath.Path, name: str, node: h5py.Dataset, before: int) -> None:
+    """Raises if a data set is in other files, or does not fit beside ``before`` bytes: it may claim any size."""
+    if node.external or node.is_virtual:
+        raise UserError(f"--weights={path}: {printable(name)} is in another file; expected all tensors in this one")
+    if before + node.nbytes > _MOST_BYTES:
+        raise UserError(
+            f"--weights={path}: {printable(name)} is {node.dtype} of shape {node.shape}; expected at most"
+            f" {_MOST_BYTES:,} bytes in all"
+        )
+
+
 def _require_author(path: epath.Path, tensors: Mapping[str, np.ndarray]) -> None:
     if not any(name.startswith((ENCODER, DECODER)) for name in tensors):
         groups = sorted({"/".join(name.split("/")[:2]) for name in tensors})
         raise UserError(
             f"--weights={path} is not from the author's program: expected {ENCODER} and {DECODER} in it, found"
-            f" {', '.join(groups[:6]) or 'nothing'}"
+            f" {printable(', '.join(groups[:6])) or 'nothing'}"
         )
     if not any(name.startswith(SAMPLER) for name in tensors):
         raise UserError(
@@ -286,7 +302,9 @@ def _require_networks(
         for dataset, name in names.items()
         if dataset not in tensors or (tensors[dataset].shape, tensors[dataset].dtype) != (shapes[name], np.float32)
     ]
-    wrong += [f"{dataset} is not in the configuration's networks" for dataset in tensors if dataset not in names]
+    wrong += [
+        f"{printable(dataset)} is not in the configuration's networks" for dataset in tensors if dataset not in names
+    ]
     if wrong:
         others = f", and {len(wrong) - 1} more differ of {len(names)} tensors" if len(wrong) > 1 else ""
         raise UserError(

@@ -7,7 +7,7 @@ from etils import epath
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, one_line
 from rvae_jax.storage.checksums import damage, with_checksums
 from rvae_jax.storage.tensor_file import MOMENTS, MeanAndCovariance, local_copy
 from rvae_jax.system.files import require_regular, write_atomically
@@ -40,8 +40,10 @@ def read(workdir: epath.Path, step: int, latent_dim: int) -> MeanAndCovariance |
         if int(arrays[_STEP]) != step:
             return None
         mean, covariance = (arrays[name] for name in MOMENTS)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, str(error)) from None
+    except (SafetensorError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:  # of odd types
+        raise _damaged(path, one_line(error)) from None
+    if (mean.dtype.kind, covariance.dtype.kind) != ("f", "f"):
+        raise _damaged(path, f"types {mean.dtype} and {covariance.dtype}, expected floating point")
     if (mean.shape, covariance.shape) != ((latent_dim,), (latent_dim, latent_dim)):
         raise _damaged(path, f"shapes {mean.shape} and {covariance.shape} for {latent_dim} latent dimensions")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):

@@ -201,3 +201,37 @@ def test_foreign_files_are_refused(tmp_path):
     refused(text, config_of("square"), "is not an HDF5 file")
     refused(tmp_path / "none.weights.h5", config_of("square"), "does not exist")
     refused(tmp_path, config_of("square"), "is a folder")
+
+
+def in_another_file(file):
+    file.create_dataset(f"{keras_layout.ENCODER}/x", (8,), np.float32, external=[("/etc/hostname", 0, 32)])
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout((8,), np.float32)
+    layout[:] = h5py.VirtualSource("other.h5", "x", (8,))
+    file.create_virtual_dataset(f"{keras_layout.ENCODER}/x", layout)
+
+
+def huge(file):
+    file.create_dataset(f"{keras_layout.ENCODER}/x", (1 << 40,), np.float32, chunks=(1024,))
+
+
+@pytest.mark.parametrize(
+    ("edit", "match"),
+    [
+        (in_another_file, "encoder_model/x is in another file; expected all tensors in this one"),
+        (virtual, "encoder_model/x is in another file; expected all tensors in this one"),
+        (huge, r"encoder_model/x is float32 of shape \(1099511627776,\); expected at most 2,147,483,648 bytes in all"),
+        (lambda file: file.__setitem__("a\nb", 1.0), r"a\\nb is not in the configuration's networks"),
+    ],
+)
+def test_what_a_file_claims_or_fetches_from_elsewhere_is_refused_in_one_line(edit, match, changed):
+    refused(changed(edit), config_of("square"), match)
+
+
+def test_a_name_of_two_lines_is_written_in_one(tmp_path):
+    path = tmp_path / "foreign.weights.h5"
+    with h5py.File(path, "w") as file:
+        file["a\nb/c"] = 1.0
+    refused(path, config_of("square"), r"is not from the author's program: .* found a\\nb/c")

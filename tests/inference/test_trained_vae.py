@@ -1,4 +1,7 @@
+import json
+import math
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from rvae_jax.errors import UserError
 from rvae_jax.formats.export import safetensors, write
 from rvae_jax.inference import samplers
 from rvae_jax.storage import population_file, stored_model
+from rvae_jax.storage.tensor_file import MOMENTS
 
 
 def test_each_sampler_gives_its_own_images(healthy):
@@ -45,12 +49,27 @@ def test_moments_of_another_step_are_not_taken(tmp_path):
     np.testing.assert_array_equal(population_file.read(path, 7, 2)[1], np.eye(2))
 
 
+def _of_types(step, moments):
+    """A file without checksums, of a step of 7 or, as a floating-point number, of infinity."""
+    content = struct.pack("<d", np.inf) if step == "F64" else struct.pack("<Q", 7)
+    content = content[-1:] if step.startswith("F8") else content
+    header, end = {"step": {"dtype": step, "shape": [], "data_offsets": [0, len(content)]}}, len(content)
+    for name, shape in zip(MOMENTS, ([2], [2, 2]), strict=True):
+        header[name] = {"dtype": moments, "shape": shape, "data_offsets": [end, end + 8 * math.prod(shape)]}
+        end += 8 * math.prod(shape)
+    written = json.dumps(header).encode()
+    return struct.pack("<Q", len(written)) + written + content + bytes(end - len(content))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda content: content[:-3], r"population.safetensors is damaged \(.*\); delete it"),
         (lambda content: b"", "is damaged"),
         (lambda content: content.replace(b"population.mean", b"population.meow"), "is damaged"),
+        (lambda content: _of_types("F8_E4M3", "F64"), "is damaged .*has no attribute"),
+        (lambda content: _of_types("F64", "F64"), "is damaged .*infinity"),
+        (lambda content: _of_types("U64", "C64"), "is damaged .*types complex64 and complex64, expected floating"),
     ],
 )
 def test_damaged_moments_are_named(tmp_path, damage, message):

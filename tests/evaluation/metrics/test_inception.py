@@ -76,3 +76,46 @@ def test_another_file_is_refused_and_its_code_does_not_run(tmp_path):
     with pytest.raises(UserError, match=r"the file names os.system"):
         inception.load(evil)
     assert not (tmp_path / "ran").exists()
+
+
+def module(content):
+    """Pickled as TorchScript does it; the content is of a dictionary."""
+    return b"c__torch__.net\nModule\n)\x81}(" + content + b"ub"
+
+
+STRANGE = {
+    "nothing": (b"", "pickle exhausted"),
+    "a name of two lines": (b"\x80\x04X\x03\0\0\0a\nbX\1\0\0\0c\x93.", r"the file names a b\.c"),
+    "a place in memory beyond all others": (b"Nr\xff\xff\xff\x7f.", "place 2,147,483,647 in a pickle of 7 bytes"),
+    "more bytes than there can be": (b"\x8e" + b"\xff" * 8 + b".", "ValueError"),
+    "a module in itself": (
+        module(b"X\3\0\0\0netc__torch__.net\nModule\n)\x81q\0}(X\1\0\0\0ah\0ub") + b".",
+        "RecursionError",
+    ),
+    "nothing to take": (b"R.", "UnpicklingError|IndexError"),
+    "a number": (b"K\1.", "TypeError"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_pickle_of_something_else_is_refused_in_one_line(name, tmp_path):
+    content, match = STRANGE[name]
+    path = tmp_path / "strange.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", content)
+    with pytest.raises(UserError, match=rf"strange\.pt is not the network of .*({match}).*; pip install") as error:
+        inception.load(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["net/data.pkl", inception.FILE])
+def test_more_bytes_than_a_network_has_are_not_read(name, tmp_path, monkeypatch):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, bytes(100_000))
+    monkeypatch.setattr(inception, "_MOST_BYTES", 50_000)
+    with pytest.raises(UserError, match=r"bomb\.pt is not the network of"):
+        inception.load(path)
+    monkeypatch.setattr(inception, "_MOST_BYTES", 50)
+    with pytest.raises(UserError, match=r"bomb\.pt has \d+ bytes; expected at most 50"):
+        inception.load(path)
