@@ -244,7 +244,7 @@ def read_tensors(path: epath.Path) -> dict[str, np.ndarray]:
     try:
         with h5py.File(content, "r") as file:
             file.visititems(visit)
-    except (OSError, RuntimeError, KeyError) as error:  # depending on where the file is damaged
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # depending on where it is damaged
         raise UserError(
             f"--weights={path} is not an HDF5 file, or is incomplete ({one_line(error)}); expected a *.weights.h5 file"
         ) from None

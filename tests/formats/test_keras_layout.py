@@ -187,6 +187,14 @@ def test_a_file_that_is_cut_off_is_refused(share, tmp_path):
     refused(path, config_of("square"), "is not an HDF5 file, or is incomplete")
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "odd.weights.h5"
+    with h5py.File(path, "w") as file:
+        file["a_name/b"] = 1.0
+    path.write_bytes(path.read_bytes().replace(b"a_name", b"a_\xcdame"))
+    refused(path, config_of("square"), "is not an HDF5 file, or is incomplete")
+
+
 def test_foreign_files_are_refused(tmp_path):
     foreign = tmp_path / "foreign.h5"
     with h5py.File(foreign, "w") as file:

@@ -23,7 +23,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from benchmarks.faults.fuzz import mutations
 from benchmarks.faults.fuzz.reader import Reader
-from rvae_jax.config import Config, DataConfig
+from rvae_jax.config import Config, DataConfig, ModelConfig
 from rvae_jax.data import catalog, records
 from rvae_jax.data.prepare import decode
 from rvae_jax.data.prepare.sources import faces, opening, tables
@@ -187,7 +187,8 @@ def _celebamask_hq(folder: pathlib.Path) -> None:
 
 
 def _read_preparation(path: pathlib.Path) -> None:
-    config = Config(data=DataConfig(name="set", data_dir=str(path.parents[3])))
+    data = DataConfig(name="set", data_dir=str(path.parents[3]))
+    config = Config(model=ModelConfig(image_shape=(8, 8, 1)), data=data)
     catalog.resolve(config)
     catalog.value_range(dataclasses.replace(config.data, name="set/8_grey"))
 
