@@ -73,14 +73,11 @@ def main(_: list[str]) -> None:
             sys.stdout = pathlib.Path(os.devnull).open("w")  # noqa: SIM115 - until the end
         stopped_by = train(CONFIG.value, WORKDIR.value, INIT_FROM.value, track=TRACK.value)
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        processes.leave(1)
+        processes.leave(1, f"Error: {error}")
     except PassingError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        processes.leave(UNEXPECTED)
+        processes.leave(UNEXPECTED, f"Error: {error}")
     except Exception:
-        traceback.print_exc()
-        processes.leave(UNEXPECTED)
+        processes.leave(UNEXPECTED, traceback.format_exc())
     if stopped_by is not None:
         sys.exit(128 + stopped_by)
 

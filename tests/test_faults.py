@@ -42,7 +42,7 @@ def use_memory(folder):
     return len(bytearray(b"x") * 300_000_000)
 
 readers = [str, refuse, refuse_at_length, fail, lambda folder: time.sleep(60), use_memory]
-attempts = [attempt(read, pathlib.Path("here"), limit_s=2) for read in readers]
+attempts = [attempt(read, pathlib.Path("here"), limit_s=6) for read in readers]
 print(json.dumps([[each.outcome("here", compare), each.peak, each.said] for each in attempts]))
 """
 

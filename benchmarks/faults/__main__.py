@@ -182,6 +182,9 @@ class Campaign:
             outcome = processes.killed(whole, workdir, _LONGER, rng, self._undisturbed.seconds)
         elif kind == _REFUSED:
             outcome, what = processes.refused(whole, workdir, _LONGER, rng)
+            left = workdir / "run"
+            if outcome is None:  # the run made too few of the calls
+                return
         else:
             size = int(self._undisturbed.size * rng.uniform(0.05, 1.2))
             outcome = processes.on_small_disk(whole, workdir, _LONGER, size)

@@ -141,29 +141,43 @@ def on_small_disk(folder: pathlib.Path, workdir: pathlib.Path, steps: int, size:
 
 
 def can_inject() -> bool:
-    """Whether strace is there, and may refuse calls of a process."""
-    return _succeeds(["strace", "-qqq", "-o", os.devnull, "true"])
+    """Whether strace is there, knows the calls, and may refuse them."""
+    return all(
+        _succeeds([*_strace(call, f"{call}:error=EIO:when=60000", pathlib.Path(os.devnull)), "true"]) for call in CALLS
+    )
 
 
-def refused(folder: pathlib.Path, workdir: pathlib.Path, steps: int, rng: np.random.Generator) -> tuple[str, str]:
+def _strace(call: str, fault: str, log: pathlib.Path) -> list[str]:
+    return ["strace", "-f", "--seccomp-bpf", "-qqq", "-o", str(log), "-e", f"trace={call}", "-e", f"inject={fault}"]
+
+
+def refused(
+    folder: pathlib.Path, workdir: pathlib.Path, steps: int, rng: np.random.Generator
+) -> tuple[str | None, str]:
     """Trains while a call of the system is refused, once or from then on; trains again.
 
     Returns:
-      The outcome, see ``killed``, and what was refused, in strace's words.
+      The outcome, see ``killed``, or None if no call was refused; and what was to be refused, in strace's words.
     """
     shutil.rmtree(workdir, ignore_errors=True)
+    workdir.mkdir()
     call = list(CALLS)[rng.integers(len(CALLS))]
     always = "+" if rng.integers(2) else ""
     fault = f"{call}:error={ERRORS[rng.integers(len(ERRORS))]}:when={rng.integers(1, CALLS[call])}{always}"
-    strace = ["strace", "-f", "--seccomp-bpf", "-qqq", "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={fault}"]
-    try:
-        first = subprocess.run(
-            [*strace, *command(folder, workdir, steps)], capture_output=True, text=True, check=False, timeout=LIMIT_S
-        )
-    except subprocess.TimeoutExpired:
-        return trial.HANG, fault
-    last = train(folder, workdir, steps)
-    (workdir / "said").write_text(first.stdout + first.stderr + last.stdout + last.stderr)
-    noisy = any(noise in (workdir / "said").read_text() for noise in NOISE)
-    fails = first.returncode not in (0, 1, main.UNEXPECTED) or last.returncode
-    return trial.TRACEBACK if noisy or fails else trial.WHOLE, fault
+    said, log, line = workdir / "said", workdir / "strace", command(folder, workdir / "run", steps)
+    statuses = []
+    for words in ([*_strace(call, fault, log), *line], line):
+        with (
+            said.open("a") as file,
+            subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True) as process,
+        ):
+            try:
+                statuses.append(process.wait(LIMIT_S))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                return trial.HANG, fault
+    if "(INJECTED)" not in log.read_text():
+        return None, fault
+    is_noisy = any(noise in said.read_text() for noise in NOISE)
+    fails = statuses[0] not in (0, 1, main.UNEXPECTED) or statuses[1]
+    return trial.TRACEBACK if is_noisy or fails else trial.WHOLE, fault

@@ -227,15 +227,20 @@ def require_shared(folder: epath.Path, patience_s: float = 10.0) -> None:
             mark.unlink()
 
 
-def leave(status: int) -> NoReturn:
-    """Ends this process at once with ``status``, of several processes after a short wait for the others to end, too.
+def leave(status: int, text: str | None = None) -> NoReturn:
+    """Prints an error, and ends this process at once, of several processes after a short wait for the others.
 
     A regular exit would wait for the others for minutes, and then end with another status. It would also wait for
     threads of libraries that still write, and that print their own reports of a disk that is full.
+
+    Args:
+      status: of the process.
+      text: the error, if there is one.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # they may be files on the disk that is full
-            stream.flush()
+    with contextlib.suppress(OSError):  # it may be a file on the disk that is full
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        print("" if text is None else f"{text}\n", end="", file=sys.stderr, flush=True)
     if is_several():
         shutdown = threading.Thread(target=jax.distributed.shutdown, daemon=True)
         shutdown.start()

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
+from rvae_jax.errors import UserError
 from rvae_jax.hardware import accelerators, memory
 from rvae_jax.hardware.speed import Work
 from rvae_jax.planning import isolated
-from rvae_jax.system.files import cache_folder, write_atomically
+from rvae_jax.system.files import cache_folder, read_json, write_atomically
 
 if TYPE_CHECKING:
     import jax
@@ -121,8 +122,8 @@ def compile_for_topology(
     """
     fields = config_lib.to_dict(config)
     cache = _cache_file(fields, topology)
-    if cache.exists():
-        return CompiledStep(**json.loads(cache.read_text()))
+    with contextlib.suppress(OSError, UserError, ValueError, TypeError):  # missing or damaged: it is made anew
+        return CompiledStep(**read_json(cache))
     with _unlimited_stack():
         step = run(_compile_for_topology, fields, topology, what=_share(config, devices), time_limit_s=time_limit_s)
     write_atomically(cache, json.dumps(dataclasses.asdict(step)).encode())

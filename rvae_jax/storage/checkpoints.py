@@ -1,8 +1,8 @@
 """Checkpoints of a run, with Orbax: atomic, asynchronous; the newest few and the best are kept.
 
 A checkpoint has two items of arrays: ``weights``, all that using the model needs, and ``training``, the rest of the
-state; ``checksums``, by which damage to the arrays is seen when they are read; and ``config``, the configuration that
-they were trained with.
+state. Beside them are ``checksums``, by which damage to the arrays is seen when they are read; ``config``, what they
+were trained with; and ``metrics``, the selection error, if it was measured.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from orbax.checkpoint import checkpoint_managers
 from rvae_jax import config as config_lib
 from rvae_jax.config import Config
 from rvae_jax.distributed import processes
-from rvae_jax.errors import UserError, first_line
+from rvae_jax.errors import PassingError, UserError, first_line
 from rvae_jax.storage import weights as weights_lib
 from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.checksums import checksums, checksums_here, difference
 from rvae_jax.system.absl_logs import absl_verbosity
 from rvae_jax.system.files import is_remote, read_json
+from rvae_jax.system.refusals import refusal
 
 _CHECKSUMS, _CONFIG = "checksums", "config"
 _JSON_FILE = "metadata"  # Orbax's name of the file of an item of JSON
@@ -141,38 +142,55 @@ class Checkpoints:
         """Waits until everything is on disk; raises the error of a save that was under way."""
         self._manager.wait_until_finished()
 
-    def restore_latest(self, like: Items, *, skip_damaged: bool = False) -> Items | None:
+    def restore_latest(self, like: Items, config: Config, *, skip_damaged: bool = False) -> Items | None:
         """Restores the newest checkpoint; None if there is no checkpoint.
 
         Args:
           like: the arrays, or shapes with shardings, of what is restored.
-          skip_damaged: whether a checkpoint that any process cannot read is renamed to ``<step>.unreadable``, with a
-            message, and the one before it is tried.
+          config: what it goes on with.
+          skip_damaged: whether a checkpoint that any process cannot read, or whose arrays are not as they were saved,
+            is renamed to ``<step>.unreadable``, with a message, and the one before it is tried.
 
         Raises:
-          UserError: the newest checkpoint cannot be read or, with ``skip_damaged``, none can.
+          UserError: the newest checkpoint is damaged or, with ``skip_damaged``, all are; or it is of another
+            configuration, see ``require_config``.
+          PassingError: the system refused what it may do the next time.
         """
         steps = self.steps()
         for step in reversed(steps):
-            items, reason = None, None
-            try:
-                items = self._read(step, like)
-            except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
-                reason = first_line(error)
-            reasons = [each for each in processes.exchange(reason) if each is not None]
-            reason = reasons[0] if reasons else self._damage(step, items)
-            if reason is None:
+            items, failure = self._try(step, like, config)
+            failure = self._damage(step, items) if failure is None else failure
+            if failure is None:
                 return items
             if not skip_damaged:
                 advice = "put back a copy, or go on from the newest complete one with --config.resume=last_complete"
-                raise self._damaged(step, reason, advice)
-            self._set_aside(step, reason)
+                raise self._damaged(step, failure, advice)
+            self._set_aside(step, failure)
         if steps:
             raise UserError(
                 f"None of the checkpoints in {self.folder} can be read (steps {steps}); they were renamed to"
                 " *.unreadable. Put back a copy, or start again with another --workdir"
             )
         return None
+
+    def _try(self, step: int, like: Items, config: Config) -> tuple[Items | None, str | None]:
+        """The items, or why a process cannot read them; the same in all processes."""
+        items = differing = failure = None
+        try:
+            # Before the arrays: another configuration may have other shapes.
+            differing = self._difference(step, config, "this command has")
+            items = None if differing else self._read(step, like)
+        except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
+            failure = {"reason": first_line(error), "passes": _passes(error)}
+        if differing:
+            raise UserError(f"{differing}; give the run's own configuration, or another --workdir")
+        failures = [each for each in processes.exchange(failure) if each is not None]
+        if any(each["passes"] for each in failures):
+            raise PassingError(
+                f"checkpoint {self.folder / str(step)} could not be read: {failures[0]['reason']}. Run the same command"
+                " again"
+            )
+        return items, failures[0]["reason"] if failures else None
 
     def _set_aside(self, step: int, reason: str) -> None:
         aside = self.folder / f"{step}.unreadable"
@@ -186,20 +204,26 @@ class Checkpoints:
         """Restores the items of ``like`` from the checkpoint of ``step``.
 
         Raises:
-          UserError: the arrays are not those that were saved.
+          UserError: the checkpoint cannot be read, or the arrays are not those that were saved.
         """
-        items = self._read(step, like)
-        return self._undamaged(step, items, self._damage(step, items))
+        try:
+            items = self._read(step, like)
+        except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
+            if _passes(error):
+                raise
+            raise self._damaged(step, first_line(error), "rename that folder to go on without it") from error
+        self._require_undamaged(step, self._damage(step, items))
+        return items
 
     def restore_here(self, step: int, like: Items) -> Items:
         """As ``restore``, where this process gets all of the arrays; the others need not take part."""
         items = self._read(step, like)
-        return self._undamaged(step, items, self._compare(step, checksums_here(items)))
+        self._require_undamaged(step, self._compare(step, checksums_here(items)))
+        return items
 
-    def _undamaged(self, step: int, items: Items, reason: str | None) -> Items:
-        if reason is None:
-            return items
-        raise self._damaged(step, reason, "rename that folder to go on without it")
+    def _require_undamaged(self, step: int, reason: str | None) -> None:
+        if reason is not None:
+            raise self._damaged(step, reason, "rename that folder to go on without it")
 
     def _damaged(self, step: int, reason: str, advice: str) -> UserError:
         others = [each for each in self.steps() if each != step] or "none"
@@ -227,29 +251,40 @@ class Checkpoints:
         try:
             return difference(found, read_json(folder / _JSON_FILE))
         except (OSError, UserError, ValueError) as error:
+            if _passes(error):
+                raise
             return f"its checksums cannot be read ({first_line(error)})"
 
     def require_config(self, step: int, config: Config) -> None:
-        """Checks that the arrays of ``step`` were trained with a configuration, where the checkpoint has its own.
+        """Checks that ``config.json`` has what the arrays of ``step`` were trained with, where the checkpoint says so.
+
+        The fields that may change during a run, and the schedules, which follow its length, are not compared.
 
         Raises:
-          UserError: it was another one; see ``workdir.lasting_differences``.
+          UserError: a field differs, or the checkpoint's own configuration cannot be read.
         """
-        path = self.folder / str(step) / _CONFIG / _JSON_FILE
-        if not path.exists():  # of an earlier version
-            return
         try:
-            there = config_lib.from_dict(read_json(path))
+            differing = self._difference(step, config, f"{workdir_lib.CONFIG_FILE} has")
         except (OSError, UserError, ValueError) as error:
-            raise self._damaged(step, f"{path} cannot be read ({first_line(error)})", "put back a copy") from None
-        if differing := workdir_lib.lasting_differences(config, there):
-            name = differing[0]
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} was trained with {name} ="
-                f" {config_lib.get_field(there, name)!r}, and {workdir_lib.CONFIG_FILE} has"
-                f" {config_lib.get_field(config, name)!r}; put back the run's own {workdir_lib.CONFIG_FILE}, which has"
-                f" the fields of {path}"
-            )
+            raise self._damaged(step, first_line(error), "rename that folder to go on without it") from None
+        if differing:
+            raise UserError(f"{differing}; put back the run's own {workdir_lib.CONFIG_FILE}")
+
+    def _difference(self, step: int, config: Config, whose: str) -> str | None:
+        """In words, the first field in which a configuration differs from the checkpoint's own; None if none does.
+
+        Raises:
+          OSError, UserError, ValueError: the checkpoint's own cannot be read.
+        """
+        folder = self.folder / str(step) / _CONFIG
+        if not folder.exists():  # of an earlier version
+            return None
+        there = config_lib.from_dict(read_json(folder / _JSON_FILE))
+        for name in config_lib.differences(config, there):
+            if name not in config_lib.MAY_CHANGE and name not in config_lib.SCHEDULES:
+                theirs, ours = (config_lib.get_field(each, name) for each in (there, config))
+                return f"checkpoint {folder.parent} was trained with {name} = {theirs!r}, and {whose} {ours!r}"
+        return None
 
     def weight_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the item ``weights`` of ``step``, by a name such as ``vae/params/sampler/z_mean/kernel``."""
@@ -290,6 +325,12 @@ def _require_selection_errors(folder: epath.Path) -> None:
                 f"{path} is damaged ({reason}): it had the selection error of that checkpoint; delete the folder"
                 f" {path.parent}, and the checkpoint is taken as one that was not evaluated"
             )
+
+
+def _passes(error: Exception) -> bool:
+    """Whether reading may succeed the next time, so that nothing of the checkpoint is damaged."""
+    found = refusal(error)
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or (found is not None and found.passes)
 
 
 def _selection_error(metrics: dict[str, float]) -> float:

@@ -67,20 +67,11 @@ def read_config(workdir: epath.Path) -> Config:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def lasting_differences(config: Config, there: Config) -> list[str]:
-    """The dotted names of the fields in which two configurations of one run differ, outside ``config.MAY_CHANGE``.
-
-    Schedules are compared in the steps that they mean at the length of the run ``there``. So a run goes on by its
-    schedules as they are written, which follow another length, and also by the same schedules written in steps, which
-    stay.
-    """
-    same_length = config_lib.replace_fields(config, {"steps": there.steps})
-    found = config_lib.differences(config_lib.in_steps(same_length), config_lib.in_steps(there))
-    return [name for name in found if name not in config_lib.MAY_CHANGE]
-
-
 def require_same(workdir: epath.Path, config: Config) -> Config | None:
-    """Raises if ``workdir`` holds a run of another configuration; see ``lasting_differences``.
+    """Raises if ``workdir`` holds a run of another configuration.
+
+    Schedules are compared in the steps that they mean at the length of the run there. So a run goes on by its schedules
+    as they are written, which follow another length, and also by the same schedules written in steps, which stay.
 
     Returns:
       The configuration of the run there, or None if there is no run.
@@ -91,7 +82,9 @@ def require_same(workdir: epath.Path, config: Config) -> Config | None:
     if not (workdir / CONFIG_FILE).exists():
         return None
     there = read_config(workdir)
-    differing = lasting_differences(config, there)
+    same_length = config_lib.replace_fields(config, {"steps": there.steps})
+    found = config_lib.differences(config_lib.in_steps(same_length), config_lib.in_steps(there))
+    differing = [name for name in found if name not in config_lib.MAY_CHANGE]
     if differing == ["data.name"] and config.data.folder is not None and config.data.folder == there.data.folder:
         raise UserError(
             f"--workdir={workdir} holds a run on {there.data.name}, but the files in --config.data.folder have changed"

@@ -119,12 +119,11 @@ def _restore_or_initialize(
     run: Run, checkpoints: Checkpoints, shapes: TrainState, init_from: epath.PathLike | None
 ) -> TrainState:
     # Shapes, and not an initial state, beside the restored one: the two might not fit into memory together.
-    items = checkpoints.restore_latest(shapes.to_items(), skip_damaged=run.config.resume == "last_complete")
+    skip_damaged = run.config.resume == "last_complete"
+    items = checkpoints.restore_latest(shapes.to_items(), run.config, skip_damaged=skip_damaged)
     if items is None:
         return _initialize(run, shapes, init_from)
     state = TrainState.from_items(items)
-    with processes.together():
-        checkpoints.require_config(int(state.step), run.config)
     if init_from is not None:
         raise UserError(
             f"--init_from={init_from}: {run.workdir} already holds a run, at step {int(state.step)}; give a new"

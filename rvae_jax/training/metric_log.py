@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import tempfile
@@ -47,11 +48,12 @@ class MetricWriter:
 
     def __exit__(self, *_: object) -> None:
         """Closes all files."""
-        self._file.close()
-        self._events.close()
-        self.publish()
-        if self._local is not None:
-            self._local.cleanup()
+        with contextlib.ExitStack() as stack:  # each of them, also after an error of another
+            if self._local is not None:
+                stack.callback(self._local.cleanup)
+            stack.callback(self.publish)
+            stack.callback(self._events.close)
+            stack.callback(self._file.close)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes one row, and flushes it."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-import re
 from collections.abc import Iterator
 
 from etils import epath
@@ -13,9 +10,7 @@ from etils import epath
 from rvae_jax.errors import PassingError, UserError
 from rvae_jax.storage.checkpoints import complete_steps
 from rvae_jax.system.files import is_remote
-
-# They stay until somebody puts them right: starting again would fail again.
-_LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EPIPE)
+from rvae_jax.system.refusals import Refusal, refusal
 
 
 @contextlib.contextmanager
@@ -33,24 +28,27 @@ def system_errors_named(workdir: epath.Path) -> Iterator[None]:
     except (UserError, PassingError):
         raise
     except Exception as error:
-        found = _refusal(error)
-        is_gone = not is_remote(workdir) and not workdir.exists()
-        if found is None and not is_gone:
+        found = Refusal("the folder is gone", None, passes=False) if _is_gone(workdir) else refusal(error)
+        if found is None:
             raise
-        number, reason = (errno.ENOSPC, "the folder is gone") if is_gone else found
-        saved = ", ".join(map(str, complete_steps(workdir)))
-        there = f"complete checkpoints are there of steps {saved}" if saved else "there is no complete checkpoint"
-        kind, advice = (UserError, "Put that right, and run") if number in _LASTING else (PassingError, "Run")
-        raise kind(f"--workdir={workdir}: {reason}; {there}. {advice} the same command again") from error
+        kind, advice = (PassingError, "Run") if found.passes else (UserError, "Put that right, and run")
+        place = found.path or f"--workdir={workdir}"
+        raise kind(f"{place}: {found.reason}; {_left(workdir)}. {advice} the same command again") from error
 
 
-def _refusal(error: BaseException | None) -> tuple[int, str] | None:
-    """The number of the system's error that an error comes from, and the error in words; None if it comes from none."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno is not None:
-            place = "" if error.filename is None else f"{error.filename}: "
-            return error.errno, f"{place}{os.strerror(error.errno)}"
-        if found := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's
-            return int(found[1]), os.strerror(int(found[1]))
-        error = error.__cause__ or error.__context__
-    return None
+def _is_gone(workdir: epath.Path) -> bool:
+    try:
+        return not is_remote(workdir) and not workdir.exists()
+    except OSError:  # the device fails here, too
+        return False
+
+
+def _left(workdir: epath.Path) -> str:
+    """What is left, in words."""
+    if is_remote(workdir):
+        return f"{workdir} has the checkpoints that were complete"
+    try:
+        steps = ", ".join(map(str, complete_steps(workdir)))
+    except OSError:  # the device fails here, too
+        return f"which checkpoints {workdir} has cannot be seen"
+    return f"{workdir} has complete checkpoints of steps {steps}" if steps else f"{workdir} has no complete checkpoint"

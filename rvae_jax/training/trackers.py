@@ -84,6 +84,7 @@ def open_trackers(names: Sequence[str], config: Config, workdir: epath.Path) -> 
         try:
             trackers[name] = _SERVICES[name](config, workdir, ids.get(name))
         except Exception as error:  # each service raises its own: no network, no key
+            Trackers(trackers).close()
             raise UserError(f"--track={name}: {one_line(error)}") from error
         ids[name] = trackers[name].id
     if names:

@@ -44,10 +44,10 @@ def test_leaving_waits_for_no_thread_and_calls_nothing_at_exit():
     script = (
         "import atexit, threading, time; from rvae_jax.distributed import processes;"
         " atexit.register(print, 'at exit'); threading.Thread(target=time.sleep, args=(600,)).start();"
-        " print('last', end=''); processes.leave(3)"
+        " print('last', end=''); processes.leave(3, 'why')"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
-    assert (ended.returncode, ended.stdout) == (3, "last")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "last", "why\n")
 
 
 def test_gathered_rows_are_exact(monkeypatch):

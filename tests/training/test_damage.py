@@ -1,6 +1,8 @@
 """Damaged checkpoints: none is taken for a whole one."""
 
+import errno
 import gc
+import json
 import shutil
 import sys
 import types
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 from small_runs import tiny_config
 
-from rvae_jax.errors import UserError
+from rvae_jax.config import in_steps, replace_fields, to_dict
+from rvae_jax.errors import PassingError, UserError
 from rvae_jax.storage import stored_model
 from rvae_jax.storage.checkpoints import Checkpoints, quiet_orbax
 from rvae_jax.training.loop import train
@@ -106,16 +109,46 @@ def test_a_value_that_changed_in_the_configuration_is_named(run, data_dir):
     assert path.read_text() != content
     with pytest.raises(UserError, match=r"8 was trained with loss\.variance_target = 1\.0, and config\.json has 0\.7"):
         stored_model.read(run)
-    path.unlink()
-    with pytest.raises(UserError, match=r"8 was trained with loss\.variance_target = 1\.0, and .* has 0\.6"):
-        train(tiny_config(data_dir, steps=9, **{"loss.variance_target": 0.6}), run)
+    for name, value in {"loss.variance_target": 0.6, "model.latent_dim": 9}.items():  # the second changes shapes, too
+        for resume in ("newest", "last_complete"):
+            path.unlink()
+            with pytest.raises(UserError, match=rf"8 was trained with {name} = .*, and this command has {value}; give"):
+                train(tiny_config(data_dir, steps=9, resume=resume, **{name: value}), run)
+    assert (run / "checkpoints" / "8").is_dir()
+
+
+def test_what_the_system_refuses_while_a_checkpoint_is_read_is_no_damage(run, data_dir, monkeypatch):
+    def read(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Checkpoints, "_read", read)
+    with pytest.raises(PassingError, match=r"8 could not be read: OSError: .* Run the same command again"):
+        train(tiny_config(data_dir, steps=9, resume="last_complete"), run)
+    assert (run / "checkpoints" / "8").is_dir()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}x", b'{"loss": 7}', b"\xff"])
 def test_a_damaged_configuration_of_a_checkpoint_is_named(run, content):
     (run / "checkpoints" / "8" / "config" / "metadata").write_bytes(content)
-    with pytest.raises(UserError, match=r"8 is damaged: .*8/config/metadata cannot be read \(.*; put back a copy"):
+    with pytest.raises(UserError, match=r"8 is damaged: .*; rename that folder to go on without it"):
         stored_model.read(run)
+
+
+def test_a_missing_configuration_of_a_checkpoint_is_damage(run, data_dir):
+    (run / "checkpoints" / "8" / "config" / "metadata").unlink()
+    with pytest.raises(UserError, match=r"8 is damaged: FileNotFoundError"):
+        stored_model.read(run)
+    with pytest.raises(UserError, match=r"8 is damaged: .*--config\.resume=last_complete"):
+        train(tiny_config(data_dir, steps=9), run)
+
+
+def test_a_checkpoint_of_another_length_of_the_run_is_read(run, data_dir):
+    """Schedules given as shares mean other steps there."""
+    config = tiny_config(data_dir, steps=8, **{"loss.kl_ramp": 0.5, "loss.kl_start": 0.25})
+    longer = replace_fields(config, {"steps": 16})
+    (run / "checkpoints" / "8" / "config" / "metadata").write_text(json.dumps(to_dict(in_steps(config))))
+    (run / "config.json").write_text(json.dumps(to_dict(in_steps(longer))))
+    assert stored_model.read(run).step == 8
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"selection_l1": "low"}', b"\xff"])
