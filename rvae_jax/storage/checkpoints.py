@@ -8,8 +8,9 @@ were trained with; and ``metrics``, the selection error, if it was measured.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -43,17 +44,23 @@ def quiet_orbax() -> Iterator[None]:
     loop closed, which each reports to ``sys.unraisablehook``.
     """
     before = sys.unraisablehook
-
-    def report(unraisable: sys.UnraisableHookArgs) -> None:
-        if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
-            before(unraisable)
-
-    sys.unraisablehook = report
+    sys.unraisablehook = _without_closed_loops(before)
     try:
         with absl_verbosity("fatal"):
             yield
     finally:
         sys.unraisablehook = before
+
+
+@functools.cache  # A thread may be in it when it is replaced, and Python calls a hook without holding it.
+def _without_closed_loops(report: Callable[[Any], object]) -> Callable[[Any], None]:
+    """A hook for ``sys.unraisablehook`` that passes on all but closed event loops."""
+
+    def report_others(unraisable: Any) -> None:
+        if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
+            report(unraisable)
+
+    return report_others
 
 
 class Checkpoints:
