@@ -33,7 +33,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_term(finishe
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     good = weights_and_moments(workdir, 8)
     config = replace_fields(tiny_config(data_dir, steps=12), {"optimizer.learning_rate": 1e20})
-    (workdir / "config.json").write_text(json.dumps(to_dict(config)))
+    for path in (workdir / "config.json", *workdir.glob("checkpoints/*/config/metadata")):
+        path.write_text(json.dumps(to_dict(config)))
     with pytest.raises(UserError, match=r"step 10: loss/\w+ is (nan|inf); stopped; checkpoints of steps 4, 8 are"):
         train(config, workdir)
     assert Checkpoints(workdir, read_only=True).steps() == [4, 8]
