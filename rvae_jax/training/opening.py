@@ -21,7 +21,7 @@ from rvae_jax.data.prepare.sources.source import is_picture
 from rvae_jax.data.records import DamagedError, Images
 from rvae_jax.distributed import processes, sharding
 from rvae_jax.errors import UserError, printable
-from rvae_jax.storage import environment
+from rvae_jax.storage import environment, population_file
 from rvae_jax.storage import workdir as workdir_lib
 from rvae_jax.storage.checkpoints import Checkpoints
 from rvae_jax.system.files import is_remote
@@ -33,6 +33,7 @@ from rvae_jax.training.run import Run
 from rvae_jax.training.state import TrainState
 
 _FEW = 10  # images
+_PARAMETERS_FILE = "parameters.txt"
 
 
 def open_run(
@@ -108,8 +109,9 @@ def _require_places(workdir: epath.Path) -> None:
     for folder in ("checkpoints", "pictures", "tensorboard"):
         if (workdir / folder).is_file():
             raise UserError(f"{workdir / folder} is a file, where a run has a folder; move it away")
-    if (workdir / METRICS_FILE).is_dir():
-        raise UserError(f"{workdir / METRICS_FILE} is a folder, where a run has a file; move it away")
+    for file in (METRICS_FILE, workdir_lib.LOCK_FILE, environment.FILE, _PARAMETERS_FILE, population_file.FILE):
+        if (workdir / file).is_dir():
+            raise UserError(f"{workdir / file} is a folder, where a run has a file; move it away")
 
 
 def _fingerprint(images: Images) -> str:
@@ -151,10 +153,10 @@ def describe(run: Run, shapes: TrainState) -> None:
     print(f"Devices: {devices}, jax {jax.__version__}")
     networks: dict[str, Any] = {name: player.variables for name, player in shapes.players.items()}
     counts = ", ".join(f"{name} {parameter_overview.count_parameters(part):,}" for name, part in networks.items())
-    print(f"Parameters, with statistics: {counts}; listed in {run.workdir / 'parameters.txt'}")
+    print(f"Parameters, with statistics: {counts}; listed in {run.workdir / _PARAMETERS_FILE}")
     if processes.is_first():
         table = parameter_overview.get_parameter_overview(networks, include_stats=False)
-        (run.workdir / "parameters.txt").write_text(table + "\n")
+        (run.workdir / _PARAMETERS_FILE).write_text(table + "\n")
         environment.write(run.workdir, environment.Environment(devices, rvae_jax.__version__))
     sizes = ", ".join(f"{name} {len(source):,}" for name, source in run.sources.items())
     epochs = config.steps * config.batch_size / len(run.sources["train"])

@@ -56,9 +56,12 @@ def test_a_folder_of_pictures_is_no_work_directory(data_dir, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["me.JPG"]
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "pictures", "tensorboard", "metrics.jsonl"])
+FILES = ["metrics.jsonl", "training.lock", "environment.json", "parameters.txt", "population.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "pictures", "tensorboard", *FILES])
 def test_a_file_in_the_place_of_a_folder_or_a_folder_in_that_of_a_file_is_named(name, data_dir, tmp_path):
-    (tmp_path / "metrics.jsonl").mkdir() if name == "metrics.jsonl" else (tmp_path / name).touch()
+    (tmp_path / name).mkdir() if name in FILES else (tmp_path / name).touch()
     with pytest.raises(UserError, match=rf"{name} is a (file|folder), where a run has a (file|folder); move it away"):
         train(tiny_config(data_dir), tmp_path)
 
