@@ -240,7 +240,9 @@ def leave(status: int, text: str | None = None) -> NoReturn:
     with contextlib.suppress(OSError):  # it may be a file on the disk that is full
         sys.stdout.flush()
     with contextlib.suppress(OSError):
-        print("" if text is None else f"{text}\n", end="", file=sys.stderr, flush=True)
+        if text is not None:
+            print(text, file=sys.stderr)
+        sys.stderr.flush()
     if is_several():
         shutdown = threading.Thread(target=jax.distributed.shutdown, daemon=True)
         shutdown.start()

@@ -171,7 +171,7 @@ class Checkpoints:
                 return items
             if not skip_damaged:
                 advice = "put back a copy, or go on from the newest complete one with --config.resume=last_complete"
-                raise self._damaged(step, failure, advice)
+                raise self._damage_error(step, failure, advice)
             self._set_aside(step, failure)
         if steps:
             raise UserError(
@@ -180,12 +180,58 @@ class Checkpoints:
             )
         return None
 
+    def restore(self, step: int, like: Items) -> Items:
+        """Restores the items of ``like`` from the checkpoint of ``step``.
+
+        Raises:
+          UserError: the checkpoint cannot be read, or the arrays are not those that were saved.
+        """
+        try:
+            items = self._read(step, like)
+        except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
+            if _passes(error):
+                raise
+            raise self._damage_error(step, first_line(error), "rename that folder to go on without it") from error
+        self._require_undamaged(step, self._damage(step, items))
+        return items
+
+    def restore_here(self, step: int, like: Items) -> Items:
+        """As ``restore``, where this process gets all of the arrays; the others need not take part."""
+        items = self._read(step, like)
+        self._require_undamaged(step, self._compare(step, checksums_here(items)))
+        return items
+
+    def require_config(self, step: int, config: Config) -> None:
+        """Checks that ``config.json`` has what the arrays of ``step`` were trained with, where the checkpoint says so.
+
+        The fields that may change during a run, and the schedules, which follow its length, are not compared.
+
+        Raises:
+          UserError: a field differs, or the checkpoint's own configuration cannot be read.
+        """
+        try:
+            differing = self._differing_field(step, config, f"{workdir_lib.CONFIG_FILE} has")
+        except (OSError, UserError, ValueError) as error:
+            raise self._damage_error(step, first_line(error), "rename that folder to go on without it") from None
+        if differing:
+            raise UserError(f"{differing}; put back the run's own {workdir_lib.CONFIG_FILE}")
+
+    def weight_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the item ``weights`` of ``step``, by a name such as ``vae/params/sampler/z_mean/kernel``."""
+        with ocp.StandardCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(self.folder / str(step) / "weights").item_metadata
+        return weights_lib.shapes(getattr(metadata, "tree", metadata))
+
+    def close(self) -> None:
+        """Waits for a save that is under way, then closes the folder."""
+        self._manager.close()
+
     def _try(self, step: int, like: Items, config: Config) -> tuple[Items | None, str | None]:
         """The items, or why a process cannot read them; the same in all processes."""
         items = differing = failure = None
         try:
             # Before the arrays: another configuration may have other shapes.
-            differing = self._difference(step, config, "this command has")
+            differing = self._differing_field(step, config, "this command has")
             items = None if differing else self._read(step, like)
         except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
             failure = {"reason": first_line(error), "passes": _passes(error)}
@@ -207,32 +253,11 @@ class Checkpoints:
         processes.barrier(f"rvae_jax checkpoint {step} moved")
         self._manager.reload()
 
-    def restore(self, step: int, like: Items) -> Items:
-        """Restores the items of ``like`` from the checkpoint of ``step``.
-
-        Raises:
-          UserError: the checkpoint cannot be read, or the arrays are not those that were saved.
-        """
-        try:
-            items = self._read(step, like)
-        except Exception as error:  # Orbax, TensorStore and JSON each raise their own.
-            if _passes(error):
-                raise
-            raise self._damaged(step, first_line(error), "rename that folder to go on without it") from error
-        self._require_undamaged(step, self._damage(step, items))
-        return items
-
-    def restore_here(self, step: int, like: Items) -> Items:
-        """As ``restore``, where this process gets all of the arrays; the others need not take part."""
-        items = self._read(step, like)
-        self._require_undamaged(step, self._compare(step, checksums_here(items)))
-        return items
-
     def _require_undamaged(self, step: int, reason: str | None) -> None:
         if reason is not None:
-            raise self._damaged(step, reason, "rename that folder to go on without it")
+            raise self._damage_error(step, reason, "rename that folder to go on without it")
 
-    def _damaged(self, step: int, reason: str, advice: str) -> UserError:
+    def _damage_error(self, step: int, reason: str, advice: str) -> UserError:
         others = [each for each in self.steps() if each != step] or "none"
         return UserError(
             f"checkpoint {self.folder / str(step)} is damaged: {reason}; {advice} (there are other checkpoints of steps"
@@ -262,22 +287,7 @@ class Checkpoints:
                 raise
             return f"its checksums cannot be read ({first_line(error)})"
 
-    def require_config(self, step: int, config: Config) -> None:
-        """Checks that ``config.json`` has what the arrays of ``step`` were trained with, where the checkpoint says so.
-
-        The fields that may change during a run, and the schedules, which follow its length, are not compared.
-
-        Raises:
-          UserError: a field differs, or the checkpoint's own configuration cannot be read.
-        """
-        try:
-            differing = self._difference(step, config, f"{workdir_lib.CONFIG_FILE} has")
-        except (OSError, UserError, ValueError) as error:
-            raise self._damaged(step, first_line(error), "rename that folder to go on without it") from None
-        if differing:
-            raise UserError(f"{differing}; put back the run's own {workdir_lib.CONFIG_FILE}")
-
-    def _difference(self, step: int, config: Config, whose: str) -> str | None:
+    def _differing_field(self, step: int, config: Config, whose: str) -> str | None:
         """In words, the first field in which a configuration differs from the checkpoint's own; None if none does.
 
         Raises:
@@ -292,16 +302,6 @@ class Checkpoints:
                 theirs, ours = (config_lib.get_field(each, name) for each in (there, config))
                 return f"checkpoint {folder.parent} was trained with {name} = {theirs!r}, and {whose} {ours!r}"
         return None
-
-    def weight_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
-        """Shapes of the item ``weights`` of ``step``, by a name such as ``vae/params/sampler/z_mean/kernel``."""
-        with ocp.StandardCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(self.folder / str(step) / "weights").item_metadata
-        return weights_lib.shapes(getattr(metadata, "tree", metadata))
-
-    def close(self) -> None:
-        """Waits for a save that is under way, then closes the folder."""
-        self._manager.close()
 
 
 def complete_steps(workdir: epath.Path) -> list[int]:

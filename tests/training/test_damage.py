@@ -167,6 +167,9 @@ def test_closed_loops_after_a_failed_write_are_not_reported_and_other_errors_are
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(str(unraisable.exc_value)))
     before = sys.unraisablehook
     with quiet_orbax():
+        first = sys.unraisablehook
+    with quiet_orbax():
+        assert sys.unraisablehook is first  # kept: a thread may be in it when it is replaced
         for text in ("Event loop is closed", "another"):
             sys.unraisablehook(types.SimpleNamespace(exc_type=RuntimeError, exc_value=RuntimeError(text)))
     assert sys.unraisablehook is before and reported == ["another"]

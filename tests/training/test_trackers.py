@@ -60,6 +60,26 @@ def test_wandb_keeps_a_run_offline_and_resumes_it(folder, monkeypatch):
     assert len(sorted(folder.glob("wandb/offline-run-*/files/media/images/samples*.png"))) == 2
 
 
+def test_where_a_service_refuses_those_already_opened_are_closed(folder, monkeypatch):
+    closed = []
+
+    class Opened:
+        def __init__(self, *_):
+            self.id = "1"
+
+        def close(self):
+            closed.append(self.id)
+
+    def refuse(*_):
+        raise ConnectionError("no key")
+
+    monkeypatch.setitem(trackers._SERVICES, "wandb", Opened)
+    monkeypatch.setitem(trackers._SERVICES, "mlflow", refuse)
+    with pytest.raises(UserError, match="--track=mlflow: no key"):
+        trackers.open_trackers(["wandb", "mlflow"], Config(), folder)
+    assert closed == ["1"]
+
+
 def test_a_service_that_fails_is_left_out_and_the_run_goes_on(folder, monkeypatch, capsys):
     rows = []
 

@@ -22,7 +22,7 @@ def open_zip(path: Path, modified: str) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {name: info.file_size for name, info in _members(archive).items()}
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # the last of names that are no text
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # of names that are no text, too
         raise UserError(
             f"{path}: the zip cannot be read ({one_line(error)}); expected a complete zip of a usual kind"
         ) from None
