@@ -127,7 +127,7 @@ def measure(config: Config, sizes: list[int]) -> dict[str, Any]:
 def _operations(model: TrainedVAE) -> dict[str, Operation]:
     most = max(_MOST, *map(int, SIZES.value))
     images = np.random.default_rng(0).uniform(-1, 1, (most, *model.config.model.image_shape)).astype(np.float32)
-    codes = model.codes(most)
+    codes = model.codes(most, sampler="prior")
     return {
         "encode": lambda size: model.encode(images[:size]),
         "decode": lambda size: model.decode(codes[:size]),

@@ -4,6 +4,9 @@
 ``--init_from`` read them. ``hub``: the same with a model card, pictures and the evaluation, to be shared.
 ``stablehlo``: ``encoder.jax_export`` and ``decoder.jax_export``, for ``jax.export.deserialize``. ``onnx``:
 ``encoder.onnx`` and ``decoder.onnx``. ``keras``: ``author.weights.h5``, for the author's program.
+
+``--prior=fold`` adds ``generator`` to each: the decoder with the Gaussian of the training images' codes folded into it,
+so that noise from N(0, I) gives the images of ``sample(sampler="gaussian")``.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ def main() -> None:
     add("--format", required=True, choices=FORMATS)
     command_line.add_model_arguments(parser, workdir="of the run; or an exported directory, or a .safetensors file")
     add("--output", help=f"folder to write to, or gs://BUCKET/PATH ({FOLDER}/ in the work directory)")
+    add("--prior", default="normal", choices=("normal", "fold"), help="fold: also write the generator (normal)")
     add("--name", help="hub: name of the model (that of the work directory)")
     add(
         "--license",
@@ -52,7 +56,9 @@ def main() -> None:
         print(f"Exporting the {model.source}", flush=True)
         folder = open_workdir(arguments.output or model.folder / FOLDER, "--output")
         name = arguments.name or _as_name(model.folder.resolve().name)
-        make = getattr(export, arguments.format)
+        make = functools.partial(getattr(export, arguments.format), prior=arguments.prior)
+        if arguments.prior == "fold":
+            model = export.with_moments(model, arguments.data_dir)
         if arguments.format == "hub":
             make = functools.partial(make, name=name, license=arguments.license, data_dir=arguments.data_dir)
         try:

@@ -234,7 +234,7 @@ def neighbours(scene: Scene) -> Figure:
     training = reading.read_split(scene.model.config, "train", _COMPARED)
     if len(training) < 2:
         raise UserError(f"{len(training)} training image; expected at least 2, to compare samples with")
-    drawn = to_uint8(scene.model.sample(3 * grids.SHOWN, scene.seed))
+    drawn = to_uint8(scene.model.sample(3 * grids.SHOWN, scene.seed, "prior"))
     mirrored = scene.model.config.data.flip
     near, indices = memorisation.nearest_training_images(drawn, training, mirrored)
     chosen = np.argsort(memorisation.likeness(near))[: grids.SHOWN]

@@ -10,6 +10,7 @@ from rvae_jax.evaluation.settings import EvaluationSettings
 with needs("evaluate", command=False):
     from rvae_jax.evaluation import results
     from rvae_jax.evaluation.bounds import measure_likelihood
+    from rvae_jax.evaluation.certificate import measure_population
     from rvae_jax.evaluation.copying import measure_memorisation
     from rvae_jax.evaluation.feature_distances import measure_feature_distances, with_distances
     from rvae_jax.evaluation.latent_space import measure_latent_space
@@ -77,6 +78,7 @@ def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, prog
     material = make_material(model, settings, label)
     images = measure_images(material, settings, label, skipped)
     latent = measure_latent_space(material.held_out, material.training, seed)
+    population = measure_population(material, seed, label, skipped)
     memorisation = measure_memorisation(material.images, material.samples["prior"], config.data.flip, skipped)
     likelihood = measure_likelihood(
         model,
@@ -98,6 +100,7 @@ def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, prog
         protocol=record_protocol(config, settings, material.images, images.inception_checksum),
         settings=record_settings(settings),
         skipped=skipped,
+        population=population,
     )
     return results.rounded(evaluation)
 

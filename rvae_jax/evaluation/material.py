@@ -65,6 +65,7 @@ class Material:
       held_out: codes of the held-out images.
       training: codes of the training images.
       reconstructions: of the held-out images, decoded from the posteriors' means.
+      fits: the samplers, those fitted to the training codes among them, by name.
       samples: as many images as there are held-out ones, by the sampler's name.
       matched_reconstructions: of the training images ``images.matched``.
     """
@@ -73,6 +74,7 @@ class Material:
     held_out: Posteriors
     training: Posteriors
     reconstructions: np.ndarray
+    fits: dict[str, samplers.Sampler]
     samples: dict[str, np.ndarray]
     matched_reconstructions: np.ndarray
 
@@ -103,16 +105,17 @@ def material_of(images: ImageSets, encode: Encode, decode: Decode, seed: int, la
     held_out = Posteriors(*encode(images.held_out, label=label("encode held-out images")))
     training = Posteriors(*encode(images.training, label=label("encode training images")))
     reconstructions = decode(held_out.mean, label=label("reconstruct held-out images"))
-    draws = {
+    fits = {
         "prior": samplers.prior(held_out.mean.shape[1]),
         "gaussian": samplers.gaussian(*samplers.mean_and_covariance(*training)),
         "mixture": samplers.mixture(*training, seed=seed),
     }
     samples = {
-        name: decode(draw(len(images.held_out), seed), label=label(f"samples: {name}")) for name, draw in draws.items()
+        name: decode(fit.draw(len(images.held_out), seed), label=label(f"samples: {name}"))
+        for name, fit in fits.items()
     }
     matched = decode(training.mean[images.matched], label=label("reconstruct training images"))
-    return Material(images, held_out, training, reconstructions, samples, matched)
+    return Material(images, held_out, training, reconstructions, fits, samples, matched)
 
 
 def coder_of(model: TrainedVAE) -> tuple[Encode, Decode]:

@@ -14,10 +14,12 @@ import numpy as np
 from etils import epath
 
 from rvae_jax.errors import UserError
+from rvae_jax.inference.samplers import SamplerName
+from rvae_jax.storage.workdir import EVALUATION_FILE
 from rvae_jax.system.files import read_json, write_atomically
 
-FILE = "evaluation.json"
-FORMAT = 2  # of the file; 1 had neither grid_energy, seam_energy nor lpips_vgg
+FILE = EVALUATION_FILE
+FORMAT = 3  # of the file; 1 had neither grid_energy, seam_energy nor lpips_vgg, 2 no population
 
 _NUMBERS = {
     float: lambda value: float(value) if isinstance(value, int) else value,  # an OverflowError for thousands of digits
@@ -127,6 +129,52 @@ class LatentSpaceFigures:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """One part of the population's distance from N(0, I), in nats; see ``metrics.population.Part``."""
+
+    nats: float
+    standard_error: float
+    chance: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+    """How much likelier held-out codes are under a sampler than under N(0, I): the mean, in nats per code."""
+
+    nats: float
+    standard_error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PopulationFigures:
+    """How far the population of the training images' codes is from N(0, I), and which sampler fits it best.
+
+    Attributes:
+      codes: how many training images' codes.
+      held_out_codes: how many held-out images' codes.
+      moments: distance in the means and variances of single dimensions.
+      correlation: distance in correlation.
+      mixture: distance of the mixture of all posteriors.
+      gaussian: gain by the fitted Gaussian.
+      ten_gaussians: gain by the fitted mixture of Gaussians.
+      best_sampler: the simplest sampler that none is better than.
+      axes: a lower bound of the distance from the fitted Gaussian, by lines; None for too few codes.
+      radius: another one, by how far from the centre codes lie.
+    """
+
+    codes: int
+    held_out_codes: int
+    moments: Part
+    correlation: Part
+    mixture: Part
+    gaussian: Gain
+    ten_gaussians: Gain
+    best_sampler: SamplerName
+    axes: Part | None = None
+    radius: Part | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class MemorisationFigures:
     """Shares of images that are copies of training images, and how many training images were searched."""
 
@@ -200,6 +248,7 @@ class Evaluation:
       protocol: what the figures rest on.
       settings: the options.
       skipped: name of each figure that was not measured, and why.
+      population: the certificate; None if not measured.
     """
 
     model: EvaluatedModel
@@ -211,6 +260,17 @@ class Evaluation:
     protocol: Protocol
     settings: RecordedSettings
     skipped: dict[str, str]
+    population: PopulationFigures | None = None
+
+
+def population_parts(figures: PopulationFigures) -> dict[str, Part]:
+    """The parts of the population's distance from N(0, I) that were measured, by name."""
+    return {name: part for name, part in measured(figures).items() if isinstance(part, Part)}
+
+
+def population_gains(figures: PopulationFigures) -> dict[str, Gain]:
+    """What held-out codes gain by each fitted sampler, by name."""
+    return {name: gain for name, gain in measured(figures).items() if isinstance(gain, Gain)}
 
 
 def measured(figures: Any) -> dict[str, Any]:

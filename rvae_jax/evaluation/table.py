@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from rvae_jax.evaluation.results import Evaluation, measured
+from rvae_jax.evaluation.certificate import sentence
+from rvae_jax.evaluation.results import Evaluation, PopulationFigures, measured, population_gains, population_parts
 
 
 def format_table(evaluation: Evaluation) -> str:
@@ -21,6 +23,8 @@ def format_table(evaluation: Evaluation) -> str:
     lines += _columns(list(generation.values()), list(generation))
     lines.append("Latent space; rates in nats per image")
     lines += _columns([latents.held_out, latents.training], ["held-out", "training"])
+    if evaluation.population is not None:
+        lines += _population(evaluation.population)
     for title, figures in (("Memorisation", evaluation.memorisation), ("Likelihood", evaluation.likelihood)):
         if figures is not None:
             lines += [title, *_columns([figures])]
@@ -30,8 +34,26 @@ def format_table(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
+def _population(figures: PopulationFigures) -> list[str]:
+    lines = [f"Population of {figures.codes:,} codes: parts of its distance from N(0, I); nats"]
+    lines += _table(population_parts(figures), ("nats", "error", "by chance"))
+    lines.append(f"Likelihood of {figures.held_out_codes:,} held-out codes, beyond that under N(0, I); nats")
+    lines += _table(population_gains(figures), ("nats", "error"))
+    return [*lines, *textwrap.wrap(sentence(figures), 110, initial_indent="  ", subsequent_indent="  ")]
+
+
+def _table(rows: dict[str, Any], headings: Sequence[str]) -> list[str]:
+    """One line a row, the fields of which are the columns."""
+    columns = zip(*map(dataclasses.astuple, rows.values()), strict=True)
+    columns = [dict(zip(rows, values, strict=True)) for values in columns]
+    return _aligned(columns, headings)
+
+
 def _columns(sets: Sequence[Any], headings: Sequence[str] = ()) -> list[str]:
-    columns = [measured(figures) for figures in sets]
+    return _aligned([measured(figures) for figures in sets], headings)
+
+
+def _aligned(columns: Sequence[dict[str, Any]], headings: Sequence[str]) -> list[str]:
     names = dict.fromkeys(name for column in columns for name in column)
     lines = [" " * 28 + "".join(f"{heading:>12}" for heading in headings)] if headings else []
     for name in names:

@@ -1,4 +1,8 @@
-"""A trained model as the files of each format; ``rvae_jax.export`` is the command."""
+"""A trained model as the files of each format; ``rvae_jax.export`` is the command.
+
+With ``prior="fold"`` each format also has the generator: the decoder with the Gaussian of the training images' codes
+folded into it, so that N(0, I) gives images. The model then needs its moments; see ``with_moments``.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,13 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
 
 from rvae_jax import config as config_lib
-from rvae_jax.config import Config
 from rvae_jax.errors import UserError, needs
+from rvae_jax.inference import folding, trained_vae
 from rvae_jax.models import make_models
 from rvae_jax.storage import tensor_file
 from rvae_jax.storage.stored_model import TENSORS_FILE, StoredModel
@@ -21,37 +25,44 @@ from rvae_jax.storage.workdir import CONFIG_FILE
 from rvae_jax.system.files import write_atomically
 from rvae_jax.training.metric_log import METRICS_FILE, read_metrics
 
+Prior = Literal["normal", "fold"]
+
+_GENERATOR = "generator"
 _PICTURES = ("reconstructions", "samples_prior", "samples_gaussian", "transitions_linear")
 
 # A file's name and content.
 File = tuple[str, bytes]
 
 
-def safetensors(model: StoredModel) -> Iterator[File]:
+def safetensors(model: StoredModel, prior: Prior = "normal") -> Iterator[File]:
     """All weights, the moments of the codes if the model has them, and the configuration without local paths."""
     paths = ("data.data_dir", "data.folder") if model.config.data.name else ("data.data_dir",)
     config = config_lib.replace_fields(model.config, dict.fromkeys(paths))
-    yield TENSORS_FILE, tensor_file.to_bytes(config, model.weights, model.step, model.moments)
+    content = tensor_file.Content(config, model.weights, model.step, model.moments, model.best_sampler)
+    yield TENSORS_FILE, tensor_file.to_bytes(content)
     yield CONFIG_FILE, (json.dumps(config_lib.to_dict(config), indent=2) + "\n").encode()
+    if prior == "fold":
+        yield f"{_GENERATOR}.safetensors", tensor_file.decoder_to_bytes(_folded(model), model.step)
 
 
-def stablehlo(model: StoredModel) -> Iterator[File]:
+def stablehlo(model: StoredModel, prior: Prior = "normal") -> Iterator[File]:
     """Encoder and decoder, in the data type of the configuration."""
     with needs("interop", command=False):
         from rvae_jax.formats import stablehlo
-    for network in _networks(model.config):
-        content = stablehlo.to_bytes(network.function, evaluation_variables(model.weights), network.item)
+    for network in _networks(model, prior):
+        content = stablehlo.to_bytes(network.function, network.variables, network.item)
         yield f"{network.name}.jax_export", content
 
 
-def onnx(model: StoredModel) -> Iterator[File]:
+def onnx(model: StoredModel, prior: Prior = "normal") -> Iterator[File]:
     """Encoder and decoder, in float32."""
     with needs("interop", command=False):
         from rvae_jax.formats import onnx_graph
-    for network in _networks(config_lib.replace_fields(model.config, {"model.dtype": "float32"})):
+    config = config_lib.replace_fields(model.config, {"model.dtype": "float32"})
+    for network in _networks(dataclasses.replace(model, config=config), prior):
         graph = onnx_graph.to_onnx(
             network.function,
-            evaluation_variables(model.weights),
+            network.variables,
             network.item,
             input_name=network.input,
             output_names=network.outputs,
@@ -60,14 +71,20 @@ def onnx(model: StoredModel) -> Iterator[File]:
         yield f"{network.name}.onnx", graph.SerializeToString()
 
 
-def keras(model: StoredModel) -> Iterator[File]:
+def keras(model: StoredModel, prior: Prior = "normal") -> Iterator[File]:
     """The weights as the author's program saves them; averaged ones, if there are any."""
     with needs("interop", command=False):
         from rvae_jax.formats import keras_layout
     yield "author.weights.h5", keras_layout.to_bytes(model.config, model.weights)
+    if prior == "fold":
+        weights = {**model.weights, "vae": _folded(model)}
+        weights.pop("ema_params", None)
+        yield f"{_GENERATOR}.weights.h5", keras_layout.to_bytes(model.config, weights)
 
 
-def hub(model: StoredModel, name: str, license: str, data_dir: str | None = None) -> Iterator[File]:
+def hub(
+    model: StoredModel, prior: Prior = "normal", *, name: str, license: str, data_dir: str | None = None
+) -> Iterator[File]:
     """A directory to share on the Hugging Face hub: ``safetensors``, a model card, pictures, metrics, the evaluation.
 
     The weights come with the moments of the training images' codes, so that sampling from their Gaussian needs no
@@ -75,6 +92,7 @@ def hub(model: StoredModel, name: str, license: str, data_dir: str | None = None
 
     Args:
       model: the model.
+      prior: as in the other formats.
       name: its name on the hub.
       license: license of the weights, by the hub's identifier.
       data_dir: folder of prepared data sets, if they have moved since the run.
@@ -84,14 +102,13 @@ def hub(model: StoredModel, name: str, license: str, data_dir: str | None = None
         from rvae_jax.drawing.scene import Scene
         from rvae_jax.evaluation import results
         from rvae_jax.evaluation.diagnosis import diagnose
-        from rvae_jax.inference import trained_vae
         from rvae_jax.reporting import model_card
-    trained = trained_vae.from_stored(model, data_dir)
     try:
-        model = dataclasses.replace(model, moments=trained.moments)
+        model = with_moments(model, data_dir)
     except UserError as error:
         print(f"Left out: mean and covariance of the training images' codes: {error}")
-    yield from safetensors(model)
+    yield from safetensors(model, prior)
+    trained = trained_vae.from_stored(model, data_dir)
     pictures = []
     for picture, figure in figures.draw(Scene(trained, enlarged=True), _PICTURES):
         content, suffix = figure.encoded()
@@ -109,24 +126,39 @@ def hub(model: StoredModel, name: str, license: str, data_dir: str | None = None
     yield model_card.FILE, model_card.make_card(name, model, license, pictures, evaluation, verdicts).encode()
 
 
+def with_moments(model: StoredModel, data_dir: str | None = None) -> StoredModel:
+    """The model with the moments of the training images' codes, which are encoded unless the moments are stored.
+
+    Raises:
+      UserError: they are not stored, and the training images are not there.
+    """
+    return dataclasses.replace(model, moments=trained_vae.from_stored(model, data_dir).moments)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Network:
-    """Encoder or decoder, as a function of its variables and of images or codes ``[n, *item]``."""
+    """Encoder, decoder or generator, as a function of its variables and of images or codes ``[n, *item]``."""
 
     name: str
+    variables: Any
     function: Callable[[Any, Any], Any]
     item: tuple[int, ...]
     input: str
     outputs: tuple[str, ...]
 
 
-def _networks(config: Config) -> tuple[_Network, _Network]:
-    vae, _ = make_models(config.model, adversarial=False)
+def _networks(model: StoredModel, prior: Prior) -> Iterator[_Network]:
+    config, variables = model.config.model, evaluation_variables(model.weights)
+    vae, _ = make_models(config, adversarial=False)
     encode, decode = (functools.partial(vae.apply, method=method) for method in ("encode", "decode"))
-    return (
-        _Network("encoder", encode, config.model.image_shape, "images", ("mean", "log_var")),
-        _Network("decoder", decode, (config.model.latent_dim,), "codes", ("images",)),
-    )
+    yield _Network("encoder", variables, encode, config.image_shape, "images", ("mean", "log_var"))
+    yield _Network("decoder", variables, decode, (config.latent_dim,), "codes", ("images",))
+    if prior == "fold":
+        yield _Network(_GENERATOR, _folded(model), decode, (config.latent_dim,), "noise", ("images",))
+
+
+def _folded(model: StoredModel) -> Any:
+    return folding.fold(evaluation_variables(model.weights), *model.moments)
 
 
 def write(files: Iterable[File], folder: epath.Path) -> Iterator[str]:

@@ -6,7 +6,7 @@ import functools
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from etils import epath
@@ -48,6 +48,7 @@ class TrainedVAE:
         workdir: epath.Path | None = None,
         source: str = "memory",
         moments: tuple[np.ndarray, np.ndarray] | None = None,
+        best_sampler: SamplerName | None = None,
     ) -> None:
         self.config = config
         self.step = step
@@ -56,6 +57,7 @@ class TrainedVAE:
         self.workdir = workdir
         self.source = source
         self._moments = moments
+        self._best_sampler = best_sampler
         self._population: tuple[np.ndarray, np.ndarray] | None = None
 
     def __repr__(self) -> str:
@@ -112,35 +114,49 @@ class TrainedVAE:
         mean, _ = self.encode(images)
         return self.decode(mean)
 
-    def sample(self, n: int, seed: int = 0, sampler: SamplerName = "prior") -> np.ndarray:
+    def sample(self, n: int, seed: int = 0, sampler: SamplerName | Literal["auto"] = samplers.AUTO) -> np.ndarray:
         """Decodes ``n`` codes drawn from the prior, or from a distribution fitted to the training images' codes.
 
         Args:
           n: number of images.
           seed: of the draws.
-          sampler: ``prior``, ``gaussian`` or ``mixture``; see ``samplers``.
+          sampler: ``prior``, ``gaussian`` or ``mixture``, see ``samplers``; ``auto`` for ``best_sampler``.
 
         Raises:
           UserError: there is no such sampler, or it needs the training images and they are not there.
         """
         return self.decode(self.codes(n, seed, sampler))
 
-    def codes(self, n: int, seed: int = 0, sampler: SamplerName = "prior") -> np.ndarray:
+    def codes(self, n: int, seed: int = 0, sampler: SamplerName | Literal["auto"] = samplers.AUTO) -> np.ndarray:
         """The codes that ``sample`` decodes, ``[n, latent_dim]``."""
         samplers.check_name(sampler)
-        return self._sampler(sampler)(n, seed)
+        return self._sampler(self.best_sampler if sampler == samplers.AUTO else sampler).draw(n, seed)
 
-    def _sampler(self, name: SamplerName) -> samplers.Draw:
+    @functools.cached_property
+    def best_sampler(self) -> SamplerName:
+        """What ``sampler="auto"`` samples from.
+
+        It is what the evaluation of this step found best, in whose place the Gaussian is taken if it is the mixture and
+        the training images, which that is fitted to, are not there. Without an evaluation it is the prior.
+        """
+        if self._best_sampler == "mixture" and self._moments is not None:
+            try:
+                _ = self.population
+            except UserError:
+                return "gaussian"
+        return self._best_sampler or "prior"
+
+    def _sampler(self, name: SamplerName) -> samplers.Sampler:
         if name == "prior":
             return samplers.prior(self.config.model.latent_dim)
         return self._gaussian if name == "gaussian" else self._mixture
 
     @functools.cached_property
-    def _gaussian(self) -> samplers.Draw:
+    def _gaussian(self) -> samplers.Sampler:
         return samplers.gaussian(*self.moments)
 
     @functools.cached_property
-    def _mixture(self) -> samplers.Draw:
+    def _mixture(self) -> samplers.Sampler:
         return samplers.mixture(*self.population)
 
     @functools.cached_property
@@ -229,4 +245,5 @@ def from_stored(model: stored_model.StoredModel, data_dir: str | None = None) ->
     config = model.config if data_dir is None else replace_fields(model.config, {"data.data_dir": data_dir})
     vae, _ = make_models(config.model, adversarial=False)
     variables = weights_lib.evaluation_variables(model.weights)
-    return TrainedVAE(config, model.step, vae, variables, model.folder, model.source, model.moments)
+    best_sampler = model.best_sampler if samplers.is_name(model.best_sampler) else None
+    return TrainedVAE(config, model.step, vae, variables, model.folder, model.source, model.moments, best_sampler)

@@ -20,6 +20,8 @@ class Metric(NamedTuple):
 _DETAIL = "How much of a pattern that repeats every few pixels the images have"
 _MOMENTS = "Distance of a Gaussian with the codes' mean and variances from N(0, I), without correlation"
 _OF_CODES = "prior deviations"
+_NATS = "nats, 0 is N(0, I); compare with chance"
+_GAIN = "nats per image, higher is better"
 
 GLOSSARY = {
     "l1": Metric("0 to 2, lower is better", "Mean absolute error of reconstructions; pixels are in [-1, 1]."),
@@ -45,6 +47,13 @@ GLOSSARY = {
     "density": Metric("about 1 for real images, higher is better", "How densely real images lie around samples."),
     "coverage": Metric("0 to 1, higher is better", "Share of real images that have a sample near them."),
     "images": Metric("count", "Images that this was measured on."),
+    "moments": Metric(_NATS, "Distance in the means and variances of single dimensions."),
+    "correlation": Metric(_NATS, "Distance in the correlation of dimensions."),
+    "axes": Metric(_NATS, "Lower bound of what is not Gaussian, along lines: clusters, heavy tails."),
+    "radius": Metric(_NATS, "Another one, by how far from their centre codes lie."),
+    "mixture": Metric(_NATS, "Distance of the mixture of the posteriors of all images; chance is most of it."),
+    "gaussian": Metric(_GAIN, "A Gaussian fitted to the training images' codes."),
+    "ten_gaussians": Metric(_GAIN, "Ten Gaussians fitted to the training images' codes."),
     "active_units": Metric("0 to dimensions", "Dimensions of the code that depend on the image."),
     "dimensions": Metric("count", "Dimensions of the code."),
     "rate": Metric("nats per image, from 0", "Mean KL of an image's posterior to N(0, I): what the code may carry."),

@@ -10,6 +10,7 @@ import jax
 import yaml
 
 from rvae_jax.config import Config
+from rvae_jax.evaluation import certificate
 from rvae_jax.evaluation.diagnosis import Verdict
 from rvae_jax.evaluation.results import Evaluation, measured
 from rvae_jax.reporting import templating
@@ -50,6 +51,7 @@ def make_card(
         license=license,
         pictures=pictures,
         evaluation=evaluation,
+        population=certificate.sentence(evaluation.population) if evaluation and evaluation.population else None,
         verdicts=verdicts,
     )
     header = yaml.safe_dump(_header(name, model.config, license, evaluation), sort_keys=False, allow_unicode=True)

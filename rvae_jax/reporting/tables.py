@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rvae_jax.evaluation.results import measured
+from rvae_jax.evaluation import certificate
+from rvae_jax.evaluation.results import PopulationFigures, measured, population_gains, population_parts
 from rvae_jax.reporting.subject import Subject
 
 # Two runs can be compared if these agree.
@@ -50,11 +51,32 @@ def figure_tables(subjects: list[Subject]) -> list[FigureTable]:
         side_by_side("Latent space: training images", note, [each.latent.training for each in evaluations]),
         side_by_side("Latent space: held-out images", note, [each.latent.held_out for each in evaluations]),
     ]
+    for subject in (subject for subject in subjects if subject.evaluation.population is not None):
+        tables += _of_population(subject.evaluation.population, f": {subject.name}" if several else "")
     note = "copies: share of samples from the prior"
     tables.append(side_by_side("Memorisation", note, [each.memorisation for each in evaluations]))
     note = "lower bound, in nats per image, on a density of values in [-1, 1]"
     likelihoods = side_by_side("Likelihood", note, [each.likelihood for each in evaluations])
     return [*tables, likelihoods] if likelihoods.rows else tables
+
+
+def _of_population(figures: PopulationFigures, which: str) -> list[FigureTable]:
+    parts, gains = population_parts(figures), population_gains(figures)
+    return [
+        FigureTable(
+            f"Population of codes{which}",
+            f"parts of the distance of {figures.codes:,} training images' codes from N(0, I), in nats",
+            ["nats", "standard error", "by chance"],
+            [(name, [part.nats, part.standard_error, part.chance]) for name, part in parts.items()],
+        ),
+        FigureTable(
+            f"Samplers{which}",
+            f"how much likelier {figures.held_out_codes:,} held-out codes are than under N(0, I), in nats per image."
+            f" {certificate.sentence(figures)}",
+            ["nats", "standard error"],
+            [(name, [gain.nats, gain.standard_error]) for name, gain in gains.items()],
+        ),
+    ]
 
 
 def _table(title: str, note: str, columns: dict[str, Any]) -> FigureTable:

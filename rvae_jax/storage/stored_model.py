@@ -13,7 +13,8 @@ from rvae_jax.config import Config
 from rvae_jax.errors import UserError, printable
 from rvae_jax.storage import hub, population_file, tensor_file
 from rvae_jax.storage import workdir as workdir_lib
-from rvae_jax.storage.workdir import CONFIG_FILE
+from rvae_jax.storage.workdir import CONFIG_FILE, EVALUATION_FILE
+from rvae_jax.system.files import read_json
 
 TENSORS_FILE = "model.safetensors"
 
@@ -32,6 +33,7 @@ class StoredModel:
       source: where it was read from, in words.
       moments: mean and covariance of the training images' codes, or None where they were not stored; see
         ``samplers.mean_and_covariance``.
+      best_sampler: what the evaluation of this step found best to sample from; None without one.
     """
 
     config: Config
@@ -40,6 +42,7 @@ class StoredModel:
     folder: epath.Path
     source: str
     moments: tensor_file.MeanAndCovariance | None = None
+    best_sampler: str | None = None
 
 
 def read(path: epath.PathLike, step: int | None = None) -> StoredModel:
@@ -72,7 +75,8 @@ def read(path: epath.PathLike, step: int | None = None) -> StoredModel:
 
     config, weights, step = load_weights(path, step)
     moments = population_file.read(path, step, config.model.latent_dim)
-    return StoredModel(config, weights, step, path, f"work directory {path}, step {step}", moments)
+    source = f"work directory {path}, step {step}"
+    return StoredModel(config, weights, step, path, source, moments, _best_sampler(path, step))
 
 
 def is_export(path: epath.Path) -> bool:
@@ -83,10 +87,27 @@ def is_export(path: epath.Path) -> bool:
 def _read_tensors(file: epath.Path, step: int | None, folder: epath.Path, source: str) -> StoredModel:
     if not file.exists():
         raise UserError(f"{file} does not exist; expected a .safetensors file that rvae_jax.export wrote")
-    config, weights, there, moments = tensor_file.read(file)
-    if step not in (None, there):
-        raise UserError(f"{file} is of step {there}, and step {step} was asked for; export that step")
-    return StoredModel(config, weights, there, folder, f"{source}, step {there}", moments)
+    content = tensor_file.read(file)
+    if step not in (None, content.step):
+        raise UserError(f"{file} is of step {content.step}, and step {step} was asked for; export that step")
+    return StoredModel(
+        content.config,
+        content.weights,
+        content.step,
+        folder,
+        f"{source}, step {content.step}",
+        content.moments,
+        content.best_sampler or _best_sampler(folder, content.step),
+    )
+
+
+def _best_sampler(folder: epath.Path, step: int) -> str | None:
+    """What the evaluation in a folder found best to sample from; None if it is missing, damaged or of another step."""
+    try:
+        evaluation = read_json(folder / EVALUATION_FILE)
+        return evaluation["population"]["best_sampler"] if evaluation["model"]["step"] == step else None
+    except (OSError, UserError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _require_same_config(folder: epath.Path, config: Config) -> None:

@@ -13,7 +13,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,6 +34,8 @@ FORMAT = "rvae_jax 1"
 MeanAndCovariance = tuple[np.ndarray, np.ndarray]
 MOMENTS = ("population.mean", "population.covariance")  # their names in a file
 
+_BEST_SAMPLER = "best_sampler"
+
 _PREFIXES = {
     "vae/params/": "",
     "vae/batch_stats/": "",
@@ -43,30 +45,52 @@ _PREFIXES = {
 }
 
 
-def to_bytes(config: Config, weights: dict[str, Any], step: int, moments: MeanAndCovariance | None = None) -> bytes:
-    """The content of a file.
+class Content(NamedTuple):
+    """What a file has.
 
-    Args:
+    Attributes:
       config: of the run.
       weights: as ``training.state.TrainState.weights`` has them.
       step: training step of the weights.
       moments: of the training images' codes, or None to leave them out.
+      best_sampler: what the evaluation found best to sample from, or None without one.
     """
+
+    config: Config
+    weights: dict[str, Any]
+    step: int
+    moments: MeanAndCovariance | None = None
+    best_sampler: str | None = None
+
+
+def to_bytes(content: Content) -> bytes:
+    """The bytes of a file."""
+    config, weights, step, moments, best_sampler = content
     arrays = {_readable(name): np.ascontiguousarray(leaf) for name, leaf in weights_lib.flatten(weights).items()}
     if moments is not None:
         arrays |= {name: value.astype(np.float32) for name, value in zip(MOMENTS, moments, strict=True)}
     header = {"format": FORMAT, "step": str(step), "config": json.dumps(config_lib.to_dict(config))}
+    if best_sampler is not None:
+        header[_BEST_SAMPLER] = best_sampler
     return save(arrays, with_checksums(header, arrays))
 
 
-def read(path: epath.Path) -> tuple[Config, dict[str, Any], int, MeanAndCovariance | None]:
+def decoder_to_bytes(variables: dict[str, Any], step: int) -> bytes:
+    """A file with the decoder and the linear path of a VAE's variables, under the names that they have in a model's.
+
+    Its header has another format, since it is no whole model.
+    """
+    leaves = weights_lib.flatten({"vae": variables}).items()
+    arrays = {_readable(name): np.ascontiguousarray(leaf) for name, leaf in leaves}
+    arrays = {name: leaf for name, leaf in arrays.items() if name.startswith(("decoder.", "linear."))}
+    return save(arrays, with_checksums({"format": f"{FORMAT} generator", "step": str(step)}, arrays))
+
+
+def read(path: epath.Path) -> Content:
     """Reads what ``to_bytes`` made, to this process's first device.
 
     Args:
       path: the file.
-
-    Returns:
-      The arguments of ``to_bytes``.
 
     Raises:
       UserError: it is not such a file, it is incomplete, or its weights are not those of its configuration.
@@ -81,11 +105,12 @@ def read(path: epath.Path) -> tuple[Config, dict[str, Any], int, MeanAndCovarian
             d = config.model.latent_dim
             shapes |= zip(MOMENTS, ((d,), (d, d)), strict=True)
         arrays = _read_all(path, file, shapes)
+        best_sampler = file.metadata().get(_BEST_SAMPLER)
         if (reason := damage(file.metadata(), arrays)) is not None:
             raise UserError(f"{path} is damaged: {reason}; export it again, or fetch it again")
     weights = weights_lib.unflatten({name: arrays[readable] for name, readable in names.items()})
     moments = tuple(arrays[name] for name in MOMENTS) if has_moments else None
-    return config, jax.device_put(weights, jax.local_devices()[0]), step, moments
+    return Content(config, jax.device_put(weights, jax.local_devices()[0]), step, moments, best_sampler)
 
 
 def _readable(name: str) -> str:

@@ -19,6 +19,7 @@ from rvae_jax.system.files import is_remote, read_json, require_writable, write_
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = "training.lock"
+EVALUATION_FILE = "evaluation.json"
 
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems, such as some of clusters
 _SHOWN = 3  # fields that differ

@@ -180,7 +180,9 @@ def test_data_that_one_process_lacks_ends_all(start_processes, data_dir, tmp_pat
 
 def test_several_processes_start_from_a_model_and_all_say_if_one_lacks_it(start_processes, alone, tmp_path):
     model, export = stored_model.read(alone), tmp_path / "model.safetensors"
-    export.write_bytes(tensor_file.to_bytes(model.config, model.weights, model.step, model.moments))
+    export.write_bytes(
+        tensor_file.to_bytes(tensor_file.Content(model.config, model.weights, model.step, model.moments))
+    )
     for source in (export, alone):
         run = tmp_path / f"from_{source.name}"
         said, _ = finish(start_processes(2, run, f"--init_from={source}", "--config.steps=1", devices=1))

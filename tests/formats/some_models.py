@@ -9,6 +9,7 @@ from reference import MODEL
 
 from rvae_jax.config import Config, LossConfig, ModelConfig, OptimizerConfig
 from rvae_jax.formats.export import safetensors, write
+from rvae_jax.inference import samplers
 from rvae_jax.models import make_models
 from rvae_jax.storage import weights
 from rvae_jax.storage.stored_model import StoredModel
@@ -70,9 +71,23 @@ def model_of(name, folder, **options):
     return StoredModel(config, random_weights(config), 7, epath.Path(folder), "a test")
 
 
-def exported(model, make=safetensors):
+def with_random_moments(model):
+    rng, d = np.random.default_rng(5), model.config.model.latent_dim
+    mixing = rng.normal(size=(d, d)) / np.sqrt(d)
+    return dataclasses.replace(model, moments=(rng.normal(size=d), mixing @ mixing.T))
+
+
+def exported(model, make=safetensors, **options):
     folder = model.folder / "export"
-    return folder, list(write(make(model), folder))
+    return folder, list(write(make(model, **options), folder))
+
+
+def noise_and_its_images(model, count=4):
+    """Noise, and the images of the population's Gaussian that it stands for, in float32."""
+    mean, covariance = model.moments
+    noise = np.random.default_rng(6).normal(size=(count, len(mean)))
+    codes = mean + noise @ samplers.root(covariance).T
+    return noise.astype(np.float32), np.asarray(flax(model, "decode", "float32")(codes.astype(np.float32))[0])
 
 
 def inputs(item, count, seed=1):

@@ -8,6 +8,7 @@ import sys
 
 import huggingface_hub
 import jax
+import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
@@ -16,7 +17,7 @@ from some_models import assert_same_weights, config_of, random_weights
 from rvae_jax import export
 from rvae_jax.errors import UserError, install
 from rvae_jax.formats import keras_layout
-from rvae_jax.storage import stored_model
+from rvae_jax.storage import population_file, stored_model
 from rvae_jax.storage.checkpoints import Checkpoints
 from rvae_jax.storage.workdir import claim
 from rvae_jax.training.program import make_program
@@ -63,6 +64,17 @@ def test_the_command_writes_the_files_of_each_format(form, files, run, monkeypat
     for path in folder.iterdir():  # no path of this machine
         assert path.is_dir() or str(run.parent).encode() not in path.read_bytes()
     assert (f"hf upload USER/run {folder}" in said) == (form == "hub")
+
+
+@pytest.mark.parametrize("form", ["safetensors", "hub"])
+def test_the_generator_needs_the_training_images_or_their_moments(form, run, monkeypatch):
+    arguments = [f"--format={form}", f"--workdir={run}", "--prior=fold"]
+    with pytest.raises(SystemExit, match=r"^Error: data\.name=mine/16"):
+        run_export(monkeypatch, *arguments)
+    assert not (run / "export").exists()
+    population_file.write(run, 0, (np.zeros(24), np.eye(24)))
+    run_export(monkeypatch, *arguments)
+    assert (run / "export" / "generator.safetensors").exists()
 
 
 def test_an_export_into_the_run_itself_is_refused(run, monkeypatch):

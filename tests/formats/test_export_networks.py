@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from reference import relative_error
-from some_models import exported, flax, inputs, model_of
+from some_models import exported, flax, inputs, model_of, noise_and_its_images, with_random_moments
 
 from rvae_jax.formats.export import onnx, stablehlo
 
@@ -37,6 +37,24 @@ def compare_stablehlo(model, folder, counts, tolerance):
             for ours, theirs in zip(jax.tree.leaves(call(x)), flax(model, method)(x), strict=True):
                 assert ours.dtype == np.float32
                 assert relative_error(ours, theirs) < tolerance
+
+
+GENERATORS = [row for row in SMALL if row[2] == "float32"]
+
+
+@pytest.mark.parametrize(("name", "norm", "dtype"), GENERATORS)
+def test_stablehlo_and_onnx_generate_from_noise(name, norm, dtype, tmp_path):
+    """Images of the sampler ``gaussian``, by JAX alone and by onnxruntime; the decoder stays what it was."""
+    model = with_random_moments(model_of(name, tmp_path, norm=norm, dtype=dtype))
+    noise, images = noise_and_its_images(model)
+    folder, _ = exported(model, stablehlo, prior="fold")
+    call = jax.export.deserialize(bytearray((folder / "generator.jax_export").read_bytes())).call
+    assert relative_error(call(noise), images) < 1e-5
+    compare_stablehlo(model, folder, counts=(2,), tolerance=1e-5)
+    exported(model, onnx, prior="fold")
+    session = onnxruntime.InferenceSession(folder / "generator.onnx", providers=["CPUExecutionProvider"])
+    assert [each.name for each in session.get_inputs()] == ["noise"]
+    assert relative_error(session.run(["images"], {"noise": noise})[0], images) < 1e-5
 
 
 def test_stablehlo_needs_no_package_but_jax(tmp_path):

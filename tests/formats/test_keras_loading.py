@@ -13,10 +13,20 @@ import numpy as np
 import pytest
 from etils import epath
 from reference import FIXTURE, relative_error
-from some_models import config_of, random_weights
+from some_models import (
+    config_of,
+    exported,
+    flax,
+    inputs,
+    model_of,
+    noise_and_its_images,
+    random_weights,
+    with_random_moments,
+)
 
 from rvae_jax.config import to_dict
 from rvae_jax.formats import keras_layout
+from rvae_jax.formats.export import keras
 from rvae_jax.models import make_models
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="Keras is not installed")
@@ -81,3 +91,15 @@ def test_keras_reads_our_files_and_computes_what_we_do(name, adversarial, tmp_pa
         assert relative_error(value, theirs[output]) < 1e-5, output
     again = keras_layout.read(epath.Path(saved), config)
     jax.tree.map(np.testing.assert_array_equal, again, weights)
+
+
+def test_keras_generates_from_noise_by_the_folded_decoder(tmp_path):
+    model = with_random_moments(model_of("wide and grey", tmp_path, ema_decay=0.9))
+    noise, images = noise_and_its_images(model)
+    folder, _ = exported(model, keras, prior="fold")
+    assert {path.name for path in folder.iterdir()} == {"author.weights.h5", "generator.weights.h5"}
+    x = inputs(model.config.model.image_shape, 2)
+    for name, expected in (("author", flax(model, "decode")(noise)[0]), ("generator", images)):
+        written = (folder / f"{name}.weights.h5").read_bytes()
+        outputs, _ = run_keras(model.config, written, tmp_path, x, noise)
+        assert relative_error(outputs["images"], expected) < 1e-5, name

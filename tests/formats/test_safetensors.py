@@ -1,5 +1,6 @@
 """Exported safetensors files are read again, and damaged or other files are refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,12 +8,23 @@ import pytest
 from etils import epath
 from reference import relative_error
 from safetensors.numpy import load, save
-from some_models import MODELS, assert_same_weights, config_of, exported, flax, inputs, model_of, random_weights
+from some_models import (
+    MODELS,
+    assert_same_weights,
+    config_of,
+    exported,
+    flax,
+    inputs,
+    model_of,
+    noise_and_its_images,
+    random_weights,
+    with_random_moments,
+)
 
 import rvae_jax
 from rvae_jax.config import to_dict
 from rvae_jax.errors import UserError
-from rvae_jax.storage import stored_model, tensor_file
+from rvae_jax.storage import stored_model, tensor_file, weights
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -49,6 +61,33 @@ def test_load_names_its_source_and_takes_averaged_weights(tmp_path):
         assert found.sample(2, seed=3).shape == (2, 16, 24, 1)
     plain = model.weights["vae"]
     assert relative_error(found.vae.apply(plain, x, method="encode")[0], found.encode(x)[0]) > 0.1
+
+
+@pytest.mark.parametrize("name", ["wide and grey", "patches"])
+def test_the_generators_tensors_have_the_decoders_names(name, tmp_path):
+    """So whoever decodes with the model's own tensors generates with these."""
+    model = with_random_moments(model_of(name, tmp_path))
+    folder, _ = exported(model, prior="fold")
+    ours, theirs = (load((folder / f"{file}.safetensors").read_bytes()) for file in ("model", "generator"))
+    decoders = {key for key in ours if key.startswith(("decoder.", "linear."))}
+    assert decoders == theirs.keys() and all(ours[key].shape == theirs[key].shape for key in decoders)
+    leaves = weights.flatten(model.weights)
+    leaves = {place: theirs.get(place.split("/", 2)[2].replace("/", "."), leaf) for place, leaf in leaves.items()}
+    replaced = dataclasses.replace(model, weights=weights.unflatten(leaves))
+    noise, images = noise_and_its_images(model)
+    assert relative_error(flax(replaced, "decode")(noise)[0], images) < 1e-5
+    with pytest.raises(UserError, match=r"header's format is 'rvae_jax 1 generator'; expected 'rvae_jax 1'"):
+        stored_model.read(folder / "generator.safetensors")
+
+
+def test_a_file_knows_what_to_sample_from(tmp_path):
+    model = dataclasses.replace(with_random_moments(model_of("wide and grey", tmp_path)), best_sampler="gaussian")
+    folder, _ = exported(model)
+    found = rvae_jax.load(folder / "model.safetensors")
+    assert found.best_sampler == "gaussian"
+    np.testing.assert_array_equal(found.sample(2, seed=1), found.sample(2, seed=1, sampler="gaussian"))
+    folder, _ = exported(dataclasses.replace(model, best_sampler=None))
+    assert rvae_jax.load(folder / "model.safetensors").best_sampler == "prior"
 
 
 def refused(path, match, step=None):
@@ -94,7 +133,7 @@ def test_files_of_other_programs_or_networks_are_refused(tmp_path):
         path.write_bytes(save({"a": np.zeros(3, np.float32)}, {"format": "rvae_jax 1"} | header))
         refused(path, "other.safetensors has a header that cannot be read: .*; it may be of a newer rvae_jax")
     config = config_of("wide and grey")
-    arrays = load(tensor_file.to_bytes(config, random_weights(config), 0))
+    arrays = load(tensor_file.to_bytes(tensor_file.Content(config, random_weights(config), 0)))
     header = {"format": "rvae_jax 1", "step": "0", "config": json.dumps(to_dict(config))}
     name = "encoder.stem.kernel"
     for change, match in (

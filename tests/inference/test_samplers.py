@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from rvae_jax.errors import UserError
 from rvae_jax.inference import samplers
@@ -14,7 +15,7 @@ def population():
 
 
 def test_the_prior_is_standard_normal():
-    z = samplers.prior(5)(20_000, 1)
+    z = samplers.prior(5).draw(20_000, 1)
     assert z.shape == (20_000, 5) and z.dtype == np.float32
     np.testing.assert_allclose(z.mean(0), 0, atol=0.03)
     np.testing.assert_allclose(np.cov(z.T), np.eye(5), atol=0.04)
@@ -30,20 +31,20 @@ FITS = (fitted_gaussian, samplers.mixture)
 @pytest.mark.parametrize("fit", FITS)
 def test_fitted_samplers_have_the_mean_and_covariance_of_the_population(population, fit):
     mean, log_var = population
-    z = fit(mean, log_var)(20_000, 0)
+    z = fit(mean, log_var).draw(20_000, 0)
     assert z.shape == (20_000, 2) and z.dtype == np.float32
     np.testing.assert_allclose(z.mean(0), mean.mean(0), atol=0.06)
     np.testing.assert_allclose(np.cov(z.T), np.cov(mean.T) + 0.04 * np.eye(2), atol=0.12)
 
 
 def test_only_the_mixture_has_the_two_clusters(population):
-    between = {fit: np.mean(np.abs(fit(*population)(20_000, 0)[:, 0]) < 0.8) for fit in FITS}
+    between = {fit: np.mean(np.abs(fit(*population).draw(20_000, 0)[:, 0]) < 0.8) for fit in FITS}
     assert between[samplers.mixture] < 0.005 < 0.2 < between[fitted_gaussian]
 
 
 @pytest.mark.parametrize("fit", FITS)
 def test_draws_depend_on_the_seed_alone(population, fit):
-    draw = fit(*population)
+    draw = fit(*population).draw
     np.testing.assert_array_equal(draw(7, 3), draw(7, 3))
     assert np.abs(draw(7, 3) - draw(7, 4)).max() > 0.1
 
@@ -51,10 +52,30 @@ def test_draws_depend_on_the_seed_alone(population, fit):
 def test_mixture_of_few_codes_in_many_dimensions():
     rng = np.random.default_rng(1)
     mean = rng.normal(size=(40, 32)).astype(np.float32)
-    z = samplers.mixture(mean, np.full((40, 32), -2.0, np.float32))(50, 0)
+    z = samplers.mixture(mean, np.full((40, 32), -2.0, np.float32)).draw(50, 0)
     assert np.isfinite(z).all() and z.shape == (50, 32)
 
 
 def test_an_unknown_sampler_is_refused():
-    with pytest.raises(UserError, match="sampler='flow': expected 'prior', 'gaussian', 'mixture'"):
+    with pytest.raises(UserError, match="sampler='flow': expected 'auto', 'prior', 'gaussian', 'mixture'"):
         samplers.check_name("flow")
+
+
+def test_log_densities_are_those_of_the_distributions(population):
+    z = np.random.default_rng(2).normal(size=(50, 2)) * 2
+    np.testing.assert_allclose(samplers.prior(2).log_density(z), stats.norm.logpdf(z).sum(1), rtol=1e-12)
+    moments = samplers.mean_and_covariance(*population)
+    expected = stats.multivariate_normal(*moments).logpdf(z)
+    np.testing.assert_allclose(samplers.gaussian(*moments).log_density(z), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_densities_integrate_to_one(population, fit):
+    x, step = np.linspace(-10, 10, 1001, retstep=True)
+    grid = np.stack(np.meshgrid(x, x), axis=-1).reshape(-1, 2)
+    assert np.exp(fit(*population).log_density(grid)).sum() * step**2 == pytest.approx(1.0, abs=1e-3)
+
+
+def test_codes_that_never_differ_keep_a_density():
+    z = samplers.gaussian(np.zeros(2), np.diag([1.0, 0.0])).log_density(np.array([[0.0, 0.0], [0.0, 1.0]]))
+    assert np.isfinite(z).all() and z[1] < -1e9 < z[0]

@@ -117,12 +117,12 @@ def _moments() -> tensor_file.MeanAndCovariance:
 
 
 def _tensor_files(_: pathlib.Path) -> Iterator[bytes]:
-    yield tensor_file.to_bytes(_CONFIG, _weights(), _STEP)
+    yield tensor_file.to_bytes(tensor_file.Content(_CONFIG, _weights(), _STEP))
 
 
 def _headers(_: pathlib.Path) -> Iterator[bytes]:
     """Without the arrays after it."""
-    content = tensor_file.to_bytes(_CONFIG, _weights(), _STEP, _moments())
+    content = tensor_file.to_bytes(tensor_file.Content(_CONFIG, _weights(), _STEP, _moments()))
     yield content[8 : 8 + struct.unpack("<Q", content[:8])[0]]
 
 
