@@ -90,7 +90,10 @@ def killed(folder: pathlib.Path, workdir: pathlib.Path, steps: int, rng: np.rand
                 return trial.HANG
         if any(noise in said for noise in NOISE) or process.returncode not in _STATUSES:
             return trial.TRACEBACK
-        if "saving, then stopping" in said and "Stopped by" not in said.partition("saving, then stopping")[2]:
+        _, is_asked, after = said.partition("saving, then stopping")
+        if is_asked and not any(
+            end in after for end in ("Stopped by", "Done.")
+        ):  # the last step may have been under way
             return trial.LOST
     last = train(folder, workdir, steps)
     if last.returncode or any(noise in last.stdout + last.stderr for noise in NOISE):
