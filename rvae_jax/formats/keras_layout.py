@@ -207,7 +207,9 @@ def to_bytes(config: Config, weights: dict[str, Any]) -> bytes:
             for group in ("discriminator_model", DISCRIMINATOR):
                 file.create_group(f"{group}/vars")
         for dataset, name in itertools.chain.from_iterable(layer.datasets() for layer in found):
-            file[dataset] = np.asarray(leaves[name])
+            array = np.asarray(leaves[name])
+            # HDF5 checks the sum when the array is read, in any program. Only arrays in chunks can have one.
+            file.create_dataset(dataset, data=array, chunks=array.shape, fletcher32=True)
         for group, rate in _optimizers(config).items():
             file[f"{group}/vars/0"] = np.int64(0)
             file[f"{group}/vars/1"] = np.float32(rate)

@@ -41,25 +41,30 @@ def quiet_orbax() -> Iterator[None]:
     """Without what Orbax prints beside the errors that it raises, which we report ourselves.
 
     It logs each file that it touches, and each error. After a write that failed, the writes beside it find asyncio's
-    loop closed, which each reports to ``sys.unraisablehook``.
+    loop closed, which each reports to ``sys.unraisablehook``, some of them after the error has been raised: the hook
+    that leaves these reports out then stays.
     """
     before = sys.unraisablehook
     sys.unraisablehook = _without_closed_loops(before)
-    try:
-        with absl_verbosity("fatal"):
-            yield
-    finally:
-        sys.unraisablehook = before
+    with absl_verbosity("fatal"):
+        yield
+    sys.unraisablehook = before
+
+
+_filters: set[Callable[[Any], object]] = set()
 
 
 @functools.cache  # A thread may be in it when it is replaced, and Python calls a hook without holding it.
 def _without_closed_loops(report: Callable[[Any], object]) -> Callable[[Any], None]:
-    """A hook for ``sys.unraisablehook`` that passes on all but closed event loops."""
+    """A hook for ``sys.unraisablehook`` that passes on all but closed event loops; ``report`` itself if it is one."""
+    if report in _filters:
+        return report
 
     def report_others(unraisable: Any) -> None:
         if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
             report(unraisable)
 
+    _filters.add(report_others)
     return report_others
 
 

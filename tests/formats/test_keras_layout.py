@@ -84,6 +84,19 @@ def test_weights_survive_a_round_trip(name, norm, dtype, tmp_path):
     assert_same_weights(keras_layout.read(path, config), weights)
 
 
+def test_one_changed_bit_of_an_array_is_found(tmp_path):
+    config = config_of("square")
+    content = keras_layout.to_bytes(config, random_weights(config))
+    with h5py.File(io.BytesIO(content)) as file:
+        kernel = file["layers/vae/layers/sampler/dense1/vars/0"]
+        place = kernel.id.get_chunk_info(0).byte_offset + 7
+        assert kernel.fletcher32 and kernel.chunks == kernel.shape
+    path = epath.Path(tmp_path / "a.weights.h5")
+    path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+    with pytest.raises(UserError, match="is not an HDF5 file, or is incomplete"):
+        keras_layout.read(path, config)
+
+
 def test_a_baseline_survives_a_round_trip(tmp_path):
     config = config_of("square", adversarial="none")
     weights = random_weights(config)

@@ -173,3 +173,17 @@ def test_closed_loops_after_a_failed_write_are_not_reported_and_other_errors_are
         for text in ("Event loop is closed", "another"):
             sys.unraisablehook(types.SimpleNamespace(exc_type=RuntimeError, exc_value=RuntimeError(text)))
     assert sys.unraisablehook is before and reported == ["another"]
+
+
+def test_the_hook_stays_after_an_error_and_is_not_put_upon_itself(monkeypatch):
+    """Writes that are still under way meet the closed event loop after the error has been raised."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    hooks = set()
+    for _ in range(3):
+        with pytest.raises(OSError, match="full"), quiet_orbax():
+            raise OSError("full")
+        hooks.add(sys.unraisablehook)
+    assert len(hooks) == 1
+    with quiet_orbax():
+        pass
+    assert hooks == {sys.unraisablehook}

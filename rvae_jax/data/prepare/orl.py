@@ -100,10 +100,12 @@ def prepare(data_dir: str | None) -> None:
         folder = Path(Orl(data_dir=data_dir).data_dir)
     except Exception as error:  # whatever TFDS meets in damaged files
         where = default_data_dir(data_dir) / "orl"
-        if isinstance(error, OSError | ImportError) or not where.exists():
-            raise
+        cause = error.__cause__ or error  # TFDS wraps what the system says
+        may_pass = isinstance(cause, OSError) and not isinstance(cause, IsADirectoryError)
+        if may_pass or isinstance(cause, ImportError) or not where.exists():
+            raise cause from None
         raise UserError(
-            f"{where} is damaged ({one_line(error, limit=200)}); delete that folder: it is then prepared again"
+            f"{where} is damaged ({one_line(cause, limit=200)}); delete that folder: it is then prepared again"
         ) from None
     if folder.is_dir():
         return

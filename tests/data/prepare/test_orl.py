@@ -119,6 +119,12 @@ def test_orl_of_which_the_description_is_damaged_is_named(content, tmp_path):
         orl.prepare(str(tmp_path))
 
 
+def test_a_folder_in_the_place_of_the_description_is_named(tmp_path):
+    (tmp_path / "orl" / "1.0.0" / "dataset_info.json").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"orl is damaged \(.*Is a directory.*\); delete that folder"):
+        orl.prepare(str(tmp_path))
+
+
 def test_orl_that_was_killed_leaves_nothing_that_looks_complete(tmp_path):
     script = """
 import os, signal, sys, cv2
