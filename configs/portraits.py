@@ -7,14 +7,14 @@ Data: `prepare` generates 11,000 portraits with the package `random-face` (docs/
 it takes). Or take any prepared set of colour pictures, with --config.data.name=NAME.
 
 The recipe: start as PCA and leave it untrained; a network that works at a quarter of the resolution and below; the
-population KL with the full covariance, averaged over batches. The last 40 % of the run add texture: LPIPS of VGG-16 on
-random windows, and a small discriminator on pixels and on VGG's features of the same windows. docs/results.md has what
-was measured. `:l1` is without texture.
+population KL, averaged over batches. The last 40 % of the run add texture: LPIPS of VGG-16 on random windows, and a
+small discriminator on pixels and on VGG's features of the same windows. docs/results.md has what was measured. `:l1` is
+without texture.
 
 Cost: 4,000 steps of 32 images take 31 minutes on two cores, the first 2,400 of them 12 minutes; `:l1` takes 27 minutes.
 `:128` and `:256` were not measured.
-Expect: L1 0.087 on held-out portraits (PCA with as many numbers 0.097; `:l1` 0.085), LPIPS 0.069 (AlexNet) and 0.195
-(VGG-16), gradient energy 0.56 of the images', rFID 63, FID of samples from the prior 89.
+Expect: L1 0.087 on held-out portraits (PCA with as many numbers 0.097; `:l1` 0.085), LPIPS 0.068 (AlexNet) and 0.195
+(VGG-16), gradient energy 0.57 of the images', rFID 63, FID of samples from the prior 89.
 """
 
 from rvae_jax.config import (
@@ -90,7 +90,6 @@ def recipe(image_shape: tuple[int, int, int], latent_dim: int, steps: int) -> Co
         ),
         loss=LossConfig(
             population_weight=10.0,
-            covariance="full",
             moments_decay=0.98,
             perceptual="vgg16",
             perceptual_weight=2500.0,

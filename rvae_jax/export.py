@@ -6,7 +6,8 @@
 ``encoder.onnx`` and ``decoder.onnx``. ``keras``: ``author.weights.h5``, for the author's program.
 
 ``--prior=fold`` adds ``generator`` to each: the decoder with the Gaussian of the training images' codes folded into it,
-so that noise from N(0, I) gives the images of ``sample(sampler="gaussian")``.
+so that noise from N(0, I) gives the images of ``sample(sampler="gaussian")``. ``--prior=mixture``: those of
+``sampler="mixture"``; the noise has one number more, which chooses the Gaussian.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def main() -> None:
     add("--format", required=True, choices=FORMATS)
     command_line.add_model_arguments(parser, workdir="of the run; or an exported directory, or a .safetensors file")
     add("--output", help=f"folder to write to, or gs://BUCKET/PATH ({FOLDER}/ in the work directory)")
-    add("--prior", default="normal", choices=("normal", "fold"), help="fold: also write the generator (normal)")
+    add("--prior", default="normal", choices=("normal", "fold", "mixture"), help="also write the generator (normal)")
     add("--name", help="hub: name of the model (that of the work directory)")
     add(
         "--license",
@@ -59,6 +60,8 @@ def main() -> None:
         make = functools.partial(getattr(export, arguments.format), prior=arguments.prior)
         if arguments.prior == "fold":
             model = export.with_moments(model, arguments.data_dir)
+        elif arguments.prior == "mixture" and arguments.format != "keras":
+            model = export.with_mixture(model, arguments.data_dir)
         if arguments.format == "hub":
             make = functools.partial(make, name=name, license=arguments.license, data_dir=arguments.data_dir)
         try:

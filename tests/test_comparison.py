@@ -35,7 +35,7 @@ def test_each_part_that_is_left_out_or_added_changes_what_it_should():
     whole = arms.OURS["ours"].config()
     parts = {
         "no_pca": {"model.linear_path"},
-        "diagonal": {"loss.covariance"},
+        "full_covariance": {"loss.covariance"},
         "no_lpips": {"loss.perceptual", "loss.perceptual_crop"},
         "prior_fakes": {"loss.prior_fakes"},
     }

@@ -62,7 +62,7 @@ OURS = {
     "baseline": Ours("arms", "faces-baseline"),
     "ours": Ours("portraits"),
     "no_pca": Ours("portraits", changes={"model.linear_path": "none"}),
-    "diagonal": Ours("portraits", changes={"loss.covariance": "diagonal"}),
+    "full_covariance": Ours("portraits", changes={"loss.covariance": "full"}),
     "no_lpips": Ours("portraits", changes=config_lib.NO_PERCEPTUAL_TERM),
     "no_discriminator": Ours("portraits", changes=config_lib.NO_DISCRIMINATOR),
     "prior_fakes": Ours("portraits", changes={"loss.prior_fakes": 0.5}),

@@ -19,7 +19,7 @@ class Column(NamedTuple):
 
 
 def _of_samplers(title: str, name: str, decimals: int) -> list[Column]:
-    samplers = {"prior": "N(0, I)", "gaussian": "Gaussian", "mixture": "ten Gaussians"}
+    samplers = {"prior": "N(0, I)", "gaussian": "Gaussian", "mixture": "mixture"}
     return [
         Column(f"{title}, {called}", ("figures", "samples", sampler, name), decimals)
         for sampler, called in samplers.items()

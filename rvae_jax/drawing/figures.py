@@ -39,7 +39,7 @@ _COMPARED = 10_000
 _SAMPLED_FROM = {
     "prior": "the prior N(0, I)",
     "gaussian": "the Gaussian fitted to the training images' codes",
-    "mixture": "a mixture of ten Gaussians fitted to the training images' codes",
+    "mixture": "a mixture of Gaussians fitted to the training images' codes",
 }
 
 

@@ -37,15 +37,15 @@ def measure_population(
     densities = {name: fit.log_density(held_out) for name, fit in material.fits.items()}
     moments, correlation = population.gaussian_parts(mean, log_var, seed)
     axes, radius = _non_gaussian(mean, log_var, seed, skipped)
-    mixture = population.mixture_distance(mean, log_var, seed, label("density of the codes"))
+    posteriors = population.mixture_distance(mean, log_var, seed, label("density of the codes"))
     return PopulationFigures(
         codes=len(mean),
         held_out_codes=len(held_out),
         moments=Part(*moments),
         correlation=Part(*correlation),
-        mixture=Part(*mixture),
+        posteriors=Part(*posteriors),
         gaussian=_gain(densities["gaussian"], densities["prior"]),
-        ten_gaussians=_gain(densities["mixture"], densities["prior"]),
+        mixture=_gain(densities["mixture"], densities["prior"]),
         best_sampler=best_sampler(densities, mean.shape[1]),
         axes=axes,
         radius=radius,
@@ -69,13 +69,13 @@ def best_sampler(densities: dict[SamplerName, np.ndarray], latent_dim: int) -> S
 
 def sentence(figures: PopulationFigures) -> str:
     """What the certificate comes to, in a sentence."""
-    gains = {"gaussian": figures.gaussian, "mixture": figures.ten_gaussians}
+    gains = {"gaussian": figures.gaussian, "mixture": figures.mixture}
     if figures.best_sampler == "prior":
         return (
-            "Samples from N(0, I) are as good as they get: held-out codes are hardly likelier under a Gaussian or ten"
-            f" Gaussians fitted to the codes, by {_in_words(gains['gaussian'])} and {_in_words(gains['mixture'])}."
+            "Samples from N(0, I) are as good as they get: held-out codes are hardly likelier under a Gaussian or a"
+            f" mixture of them that was fitted, by {_in_words(gains['gaussian'])} and {_in_words(gains['mixture'])}."
         )
-    best = "a Gaussian" if figures.best_sampler == "gaussian" else "ten Gaussians"
+    best = "a Gaussian" if figures.best_sampler == "gaussian" else "a mixture of Gaussians"
     return (
         f"Sample with sampler='{figures.best_sampler}': held-out codes are likelier under {best} fitted to the codes"
         f" than under N(0, I), by {_in_words(gains[figures.best_sampler])}."

@@ -108,7 +108,7 @@ def material_of(images: ImageSets, encode: Encode, decode: Decode, seed: int, la
     fits = {
         "prior": samplers.prior(held_out.mean.shape[1]),
         "gaussian": samplers.gaussian(*samplers.mean_and_covariance(*training)),
-        "mixture": samplers.mixture(*training, seed=seed),
+        "mixture": samplers.mixture(samplers.fit_mixture(*training, seed)),
     }
     samples = {
         name: decode(fit.draw(len(images.held_out), seed), label=label(f"samples: {name}"))

@@ -154,9 +154,9 @@ class PopulationFigures:
       held_out_codes: how many held-out images' codes.
       moments: distance in the means and variances of single dimensions.
       correlation: distance in correlation.
-      mixture: distance of the mixture of all posteriors.
+      posteriors: distance of the mixture of all posteriors.
       gaussian: gain by the fitted Gaussian.
-      ten_gaussians: gain by the fitted mixture of Gaussians.
+      mixture: gain by the fitted mixture of Gaussians.
       best_sampler: the simplest sampler that none is better than.
       axes: a lower bound of the distance from the fitted Gaussian, by lines; None for too few codes.
       radius: another one, by how far from the centre codes lie.
@@ -166,9 +166,9 @@ class PopulationFigures:
     held_out_codes: int
     moments: Part
     correlation: Part
-    mixture: Part
+    posteriors: Part
     gaussian: Gain
-    ten_gaussians: Gain
+    mixture: Gain
     best_sampler: SamplerName
     axes: Part | None = None
     radius: Part | None = None

@@ -1,7 +1,8 @@
 """A trained model as the files of each format; ``rvae_jax.export`` is the command.
 
 With ``prior="fold"`` each format also has the generator: the decoder with the Gaussian of the training images' codes
-folded into it, so that N(0, I) gives images. The model then needs its moments; see ``with_moments``.
+folded into it, so that N(0, I) gives images. The model then needs its moments; see ``with_moments``. With ``"mixture"``
+the generator is the mixture of Gaussians that was fitted to the codes, then the decoder; see ``with_mixture``.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
+import jax
+import numpy as np
 from etils import epath
 
 from rvae_jax import config as config_lib
 from rvae_jax.errors import UserError, needs
-from rvae_jax.inference import folding, trained_vae
+from rvae_jax.inference import folding, samplers, trained_vae
 from rvae_jax.models import make_models
 from rvae_jax.storage import tensor_file
 from rvae_jax.storage.stored_model import TENSORS_FILE, StoredModel
@@ -25,7 +28,7 @@ from rvae_jax.storage.workdir import CONFIG_FILE
 from rvae_jax.system.files import write_atomically
 from rvae_jax.training.metric_log import METRICS_FILE, read_metrics
 
-Prior = Literal["normal", "fold"]
+Prior = Literal["normal", "fold", "mixture"]
 
 _GENERATOR = "generator"
 _PICTURES = ("reconstructions", "samples_prior", "samples_gaussian", "transitions_linear")
@@ -38,11 +41,14 @@ def safetensors(model: StoredModel, prior: Prior = "normal") -> Iterator[File]:
     """All weights, the moments of the codes if the model has them, and the configuration without local paths."""
     paths = ("data.data_dir", "data.folder") if model.config.data.name else ("data.data_dir",)
     config = config_lib.replace_fields(model.config, dict.fromkeys(paths))
-    content = tensor_file.Content(config, model.weights, model.step, model.moments, model.best_sampler)
+    content = tensor_file.Content(config, model.weights, model.step, model.moments, model.best_sampler, model.mixture)
     yield TENSORS_FILE, tensor_file.to_bytes(content)
     yield CONFIG_FILE, (json.dumps(config_lib.to_dict(config), indent=2) + "\n").encode()
     if prior == "fold":
-        yield f"{_GENERATOR}.safetensors", tensor_file.decoder_to_bytes(_folded(model), model.step)
+        yield f"{_GENERATOR}.safetensors", tensor_file.generator_to_bytes(_folded(model), model.step, {})
+    if prior == "mixture":
+        variables, transform = evaluation_variables(model.weights), _transform(model)
+        yield f"{_GENERATOR}.safetensors", tensor_file.generator_to_bytes(variables, model.step, transform)
 
 
 def stablehlo(model: StoredModel, prior: Prior = "normal") -> Iterator[File]:
@@ -73,6 +79,8 @@ def onnx(model: StoredModel, prior: Prior = "normal") -> Iterator[File]:
 
 def keras(model: StoredModel, prior: Prior = "normal") -> Iterator[File]:
     """The weights as the author's program saves them; averaged ones, if there are any."""
+    if prior == "mixture":
+        raise UserError("--prior=mixture: the author's program has no layer for it; expected --prior=fold, or normal")
     with needs("interop", command=False):
         from rvae_jax.formats import keras_layout
     yield "author.weights.h5", keras_layout.to_bytes(model.config, model.weights)
@@ -135,6 +143,16 @@ def with_moments(model: StoredModel, data_dir: str | None = None) -> StoredModel
     return dataclasses.replace(model, moments=trained_vae.from_stored(model, data_dir).moments)
 
 
+def with_mixture(model: StoredModel, data_dir: str | None = None) -> StoredModel:
+    """The model with moments and a mixture of Gaussians, which is fitted to the codes unless it is stored.
+
+    Raises:
+      UserError: as ``with_moments``.
+    """
+    trained = trained_vae.from_stored(model, data_dir)
+    return dataclasses.replace(model, mixture=tuple(trained.mixture), moments=trained.moments)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Network:
     """Encoder, decoder or generator, as a function of its variables and of images or codes ``[n, *item]``."""
@@ -155,6 +173,18 @@ def _networks(model: StoredModel, prior: Prior) -> Iterator[_Network]:
     yield _Network("decoder", variables, decode, (config.latent_dim,), "codes", ("images",))
     if prior == "fold":
         yield _Network(_GENERATOR, _folded(model), decode, (config.latent_dim,), "noise", ("images",))
+    if prior == "mixture":
+        transform = _transform(model)
+
+        def generate(weights: Any, noise: jax.Array) -> jax.Array:
+            return decode(weights["vae"], samplers.noise_to_codes(weights["prior"], noise))
+
+        weights, item = {"vae": variables, "prior": transform}, (config.latent_dim + 1,)
+        yield _Network(_GENERATOR, weights, generate, item, "noise", ("images",))
+
+
+def _transform(model: StoredModel) -> dict[str, list[np.ndarray]]:
+    return samplers.mixture_transform(samplers.Mixture(*model.mixture))
 
 
 def _folded(model: StoredModel) -> Any:

@@ -235,6 +235,16 @@ def _reshape(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
     return graph.node(equation, "Reshape", [inputs[0], _integers(shape)])
 
 
+def _broadcast(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
+    """Converts a broadcast along dimensions of size 1; any other is a reshape."""
+    before, after = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    is_along = len(before) == len(after) and all(old in (new, 1) for old, new in zip(before, after, strict=True))
+    if not is_along or before == after:
+        return _reshape(graph, equation, inputs)
+    shape = [1 if old == new else new for old, new in zip(before, after, strict=True)]
+    return graph.node(equation, "Expand", [inputs[0], _integers(shape)])
+
+
 def _transpose(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
     return graph.node(equation, "Transpose", inputs, perm=equation.params["permutation"])
 
@@ -291,7 +301,7 @@ _CONVERTED = {
     "select_n": _select,
     "reshape": _reshape,
     "squeeze": _reshape,
-    "broadcast_in_dim": _reshape,
+    "broadcast_in_dim": _broadcast,
     "transpose": _transpose,
     "slice": _slice,
     "reduce_sum": _reduce_sum,

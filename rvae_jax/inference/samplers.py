@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from rvae_jax.errors import UserError, needs
 
 SamplerName = Literal["prior", "gaussian", "mixture"]
 AUTO = "auto"  # the one that the evaluation found best
 
-COMPONENTS = 10
 FITTED_TO = 10_000  # at most so many training images, evenly spaced
 
+_COMPONENTS = (1, 2, 5, 10, 20)
+_HELD_OUT = 10  # every tenth code chooses among them
 _LEAST_VARIANCE = 1e-12  # keeps the covariance regular
 
 
@@ -89,10 +93,26 @@ def gaussian(mean: np.ndarray, covariance: np.ndarray) -> Sampler:
     return Sampler(draw, log_density)
 
 
-def mixture(mean: np.ndarray, log_var: np.ndarray, seed: int = 0) -> Sampler:
-    """A mixture of ten Gaussians, fitted to one code drawn from each posterior.
+class Mixture(NamedTuple):
+    """A mixture of K Gaussians.
 
-    Each component has its own covariance if it has at least five codes per dimension; otherwise all share one.
+    Attributes:
+      weights: ``[K]``, positive, with a sum of 1.
+      means: ``[K, d]``.
+      covariances: ``[K, d, d]``.
+    """
+
+    weights: np.ndarray
+    means: np.ndarray
+    covariances: np.ndarray
+
+
+def fit_mixture(mean: np.ndarray, log_var: np.ndarray, seed: int = 0) -> Mixture:
+    """Fits a mixture to one code drawn from each posterior.
+
+    Of 1, 2, 5, 10 and 20 components, the number is the first after which a tenth of the codes, on which it was not
+    fitted, is no likelier. Each has its own covariance if it has at least five codes per dimension; otherwise all share
+    one.
 
     Raises:
       UserError: there are fewer than two codes.
@@ -102,20 +122,71 @@ def mixture(mean: np.ndarray, log_var: np.ndarray, seed: int = 0) -> Sampler:
     n, d = mean.shape
     if n < 2:
         raise UserError(f"{n} training image; expected at least 2 to fit a mixture of Gaussians to their codes")
-    components = min(COMPONENTS, max(1, n // 2))
-    covariance_type = "full" if n // components >= 5 * d else "tied"
-    fitted = GaussianMixture(components, covariance_type=covariance_type, reg_covar=1e-6, random_state=seed)
-    fitted.fit(codes_of(mean, log_var, seed))
+
+    def fit(codes: np.ndarray, components: int) -> GaussianMixture:
+        covariance_type = "full" if n // components >= 5 * d else "tied"
+        model = GaussianMixture(components, covariance_type=covariance_type, reg_covar=1e-6, random_state=seed)
+        return model.fit(codes)
+
+    codes = codes_of(mean, log_var, seed)
+    held_out = np.arange(n) % _HELD_OUT == _HELD_OUT - 1
+    best, most = 1, -math.inf
+    for components in _COMPONENTS if n >= 2 * _HELD_OUT else ():
+        if 2 * components > n or (score := fit(codes[~held_out], components).score(codes[held_out])) <= most:
+            break
+        best, most = components, score
+    fitted = fit(codes, best)
+    covariances = fitted.covariances_ if fitted.covariance_type == "full" else fitted.covariances_[None].repeat(best, 0)
+    return Mixture(fitted.weights_, fitted.means_, covariances)
+
+
+def mixture(fitted: Mixture) -> Sampler:
+    """A mixture of Gaussians; its codes are ``noise_to_codes`` of noise from N(0, I)."""
+    transform = mixture_transform(fitted)
+    each = [gaussian(*moments) for moments in zip(fitted.means, fitted.covariances, strict=True)]
+    log_weights = np.log(fitted.weights)
 
     def draw(n: int, seed: int = 0) -> np.ndarray:
-        fitted.random_state = seed
-        z, _ = fitted.sample(n)
-        return np.random.default_rng(seed).permutation(z).astype(np.float32)  # scikit-learn orders them by component
+        noise = np.random.default_rng(seed).standard_normal((n, fitted.means.shape[1] + 1), np.float32)
+        return np.asarray(noise_to_codes(transform, noise))
 
     def log_density(z: np.ndarray) -> np.ndarray:
-        return fitted.score_samples(z.astype(np.float64))
+        return scipy.special.logsumexp([part.log_density(z) for part in each] + log_weights[:, None], axis=0)
 
     return Sampler(draw, log_density)
+
+
+def mixture_transform(fitted: Mixture) -> dict[str, list[np.ndarray]]:
+    """What turns noise into codes of a mixture; see ``noise_to_codes``.
+
+    Returns:
+      ``means`` and ``roots``, one ``[1, d]`` and one ``[d, d]`` for each component, and ``edges``, a scalar between two
+      of them, all float32.
+    """
+    below = np.cumsum(fitted.weights)[:-1] / np.sum(fitted.weights)
+    return {
+        "means": [mean[None].astype(np.float32) for mean in fitted.means],
+        "roots": [root(covariance).astype(np.float32) for covariance in fitted.covariances],
+        "edges": [np.asarray(edge, np.float32) for edge in scipy.special.ndtri(below)],
+    }
+
+
+def noise_to_codes(transform: dict[str, list[Any]], noise: jax.Array) -> jax.Array:
+    """Codes ``[n, d]`` of a mixture from noise of N(0, I), ``[n, d + 1]``, float32.
+
+    The last number chooses the component, k if it lies between the edges k and k + 1, and the others are the e of
+    ``mean_k + R_k e``.
+    """
+    d = noise.shape[1] - 1
+    e, choice = jax.lax.slice_in_dim(noise, 0, d, axis=1), jax.lax.slice_in_dim(noise, d, d + 1, axis=1)
+    each = [
+        mean + jnp.matmul(e, scaled.T, precision="highest")
+        for mean, scaled in zip(transform["means"], transform["roots"], strict=True)
+    ]
+    codes = each[0]
+    for edge, others in zip(transform["edges"], each[1:], strict=True):
+        codes = jnp.where(choice >= edge, others, codes)
+    return codes
 
 
 def codes_of(mean: np.ndarray, log_var: np.ndarray, seed: int) -> np.ndarray:

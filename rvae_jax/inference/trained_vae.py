@@ -49,6 +49,7 @@ class TrainedVAE:
         source: str = "memory",
         moments: tuple[np.ndarray, np.ndarray] | None = None,
         best_sampler: SamplerName | None = None,
+        mixture: samplers.Mixture | None = None,
     ) -> None:
         self.config = config
         self.step = step
@@ -58,6 +59,7 @@ class TrainedVAE:
         self.source = source
         self._moments = moments
         self._best_sampler = best_sampler
+        self._stored_mixture = mixture
         self._population: tuple[np.ndarray, np.ndarray] | None = None
 
     def __repr__(self) -> str:
@@ -136,12 +138,12 @@ class TrainedVAE:
     def best_sampler(self) -> SamplerName:
         """What ``sampler="auto"`` samples from.
 
-        It is what the evaluation of this step found best, in whose place the Gaussian is taken if it is the mixture and
-        the training images, which that is fitted to, are not there. Without an evaluation it is the prior.
+        It is what the evaluation of this step found best. Where only the Gaussian is stored, and no training images are
+        there, that stands for the mixture. Without an evaluation it is the prior.
         """
         if self._best_sampler == "mixture" and self._moments is not None:
             try:
-                _ = self.population
+                _ = self.mixture
             except UserError:
                 return "gaussian"
         return self._best_sampler or "prior"
@@ -157,7 +159,16 @@ class TrainedVAE:
 
     @functools.cached_property
     def _mixture(self) -> samplers.Sampler:
-        return samplers.mixture(*self.population)
+        return samplers.mixture(self.mixture)
+
+    @functools.cached_property
+    def mixture(self) -> samplers.Mixture:
+        """The mixture of Gaussians that the sampler ``mixture`` draws from; see ``samplers.fit_mixture``.
+
+        Raises:
+          UserError: it is not stored with the model, and the training images are not there.
+        """
+        return samplers.fit_mixture(*self.population) if self._stored_mixture is None else self._stored_mixture
 
     @functools.cached_property
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
@@ -246,4 +257,14 @@ def from_stored(model: stored_model.StoredModel, data_dir: str | None = None) ->
     vae, _ = make_models(config.model, adversarial=False)
     variables = weights_lib.evaluation_variables(model.weights)
     best_sampler = model.best_sampler if samplers.is_name(model.best_sampler) else None
-    return TrainedVAE(config, model.step, vae, variables, model.folder, model.source, model.moments, best_sampler)
+    return TrainedVAE(
+        config,
+        model.step,
+        vae,
+        variables,
+        model.folder,
+        model.source,
+        model.moments,
+        best_sampler,
+        None if model.mixture is None else samplers.Mixture(*model.mixture),
+    )

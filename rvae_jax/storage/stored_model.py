@@ -34,6 +34,7 @@ class StoredModel:
       moments: mean and covariance of the training images' codes, or None where they were not stored; see
         ``samplers.mean_and_covariance``.
       best_sampler: what the evaluation of this step found best to sample from; None without one.
+      mixture: of Gaussians that were fitted to the codes, or None; see ``samplers.Mixture``.
     """
 
     config: Config
@@ -43,6 +44,7 @@ class StoredModel:
     source: str
     moments: tensor_file.MeanAndCovariance | None = None
     best_sampler: str | None = None
+    mixture: tensor_file.MixtureArrays | None = None
 
 
 def read(path: epath.PathLike, step: int | None = None) -> StoredModel:
@@ -98,6 +100,7 @@ def _read_tensors(file: epath.Path, step: int | None, folder: epath.Path, source
         f"{source}, step {content.step}",
         content.moments,
         content.best_sampler or _best_sampler(folder, content.step),
+        content.mixture,
     )
 
 

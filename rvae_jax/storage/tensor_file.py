@@ -33,6 +33,9 @@ FORMAT = "rvae_jax 1"
 # Of a population of codes; see ``samplers.mean_and_covariance``.
 MeanAndCovariance = tuple[np.ndarray, np.ndarray]
 MOMENTS = ("population.mean", "population.covariance")  # their names in a file
+# Weights ``[K]``, means ``[K, d]`` and covariances ``[K, d, d]``.
+MixtureArrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+MIXTURE = ("population.mixture.weights", "population.mixture.means", "population.mixture.covariances")
 
 _BEST_SAMPLER = "best_sampler"
 
@@ -54,6 +57,7 @@ class Content(NamedTuple):
       step: training step of the weights.
       moments: of the training images' codes, or None to leave them out.
       best_sampler: what the evaluation found best to sample from, or None without one.
+      mixture: of Gaussians that were fitted to the codes, or None.
     """
 
     config: Config
@@ -61,28 +65,38 @@ class Content(NamedTuple):
     step: int
     moments: MeanAndCovariance | None = None
     best_sampler: str | None = None
+    mixture: MixtureArrays | None = None
 
 
 def to_bytes(content: Content) -> bytes:
     """The bytes of a file."""
-    config, weights, step, moments, best_sampler = content
+    config, weights, step, moments, best_sampler, mixture = content
     arrays = {_readable(name): np.ascontiguousarray(leaf) for name, leaf in weights_lib.flatten(weights).items()}
     if moments is not None:
         arrays |= {name: value.astype(np.float32) for name, value in zip(MOMENTS, moments, strict=True)}
+    if mixture is not None:
+        arrays |= {name: value.astype(np.float32) for name, value in zip(MIXTURE, mixture, strict=True)}
     header = {"format": FORMAT, "step": str(step), "config": json.dumps(config_lib.to_dict(config))}
     if best_sampler is not None:
         header[_BEST_SAMPLER] = best_sampler
     return save(arrays, with_checksums(header, arrays))
 
 
-def decoder_to_bytes(variables: dict[str, Any], step: int) -> bytes:
+def generator_to_bytes(variables: dict[str, Any], step: int, transform: dict[str, list[np.ndarray]]) -> bytes:
     """A file with the decoder and the linear path of a VAE's variables, under the names that they have in a model's.
 
     Its header has another format, since it is no whole model.
+
+    Args:
+      variables: of the VAE.
+      step: training step of the weights.
+      transform: what turns noise into codes before them, or {}; see ``samplers.mixture_transform``.
     """
     leaves = weights_lib.flatten({"vae": variables}).items()
-    arrays = {_readable(name): np.ascontiguousarray(leaf) for name, leaf in leaves}
+    arrays = {_readable(name): leaf for name, leaf in leaves}
     arrays = {name: leaf for name, leaf in arrays.items() if name.startswith(("decoder.", "linear."))}
+    arrays |= {f"prior.{name}": np.stack(parts) for name, parts in transform.items() if parts}
+    arrays = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in arrays.items()}
     return save(arrays, with_checksums({"format": f"{FORMAT} generator", "step": str(step)}, arrays))
 
 
@@ -100,17 +114,24 @@ def read(path: epath.Path) -> Content:
         expected = weights_lib.flatten(weights_lib.expected_weights(config))
         names = {name: _readable(name) for name in expected}
         shapes = {names[name]: tuple(leaf.shape) for name, leaf in expected.items()}
-        has_moments = any(name in MOMENTS for name in file.keys())  # noqa: SIM118 - not a dict
+        there, d = set(file.keys()), config.model.latent_dim
+        has_moments = any(name in there for name in MOMENTS)
+        of_mixture = [name for name in MIXTURE if name in there]
         if has_moments:
-            d = config.model.latent_dim
             shapes |= zip(MOMENTS, ((d,), (d, d)), strict=True)
+        if of_mixture:
+            k = file.get_slice(of_mixture[0]).get_shape()[:1]
+            shapes |= zip(MIXTURE, ((*k,), (*k, d), (*k, d, d)), strict=True)
         arrays = _read_all(path, file, shapes)
         best_sampler = file.metadata().get(_BEST_SAMPLER)
         if (reason := damage(file.metadata(), arrays)) is not None:
             raise UserError(f"{path} is damaged: {reason}; export it again, or fetch it again")
     weights = weights_lib.unflatten({name: arrays[readable] for name, readable in names.items()})
     moments = tuple(arrays[name] for name in MOMENTS) if has_moments else None
-    return Content(config, jax.device_put(weights, jax.local_devices()[0]), step, moments, best_sampler)
+    mixture = tuple(arrays[name] for name in MIXTURE) if of_mixture else None
+    if mixture is not None and not (len(mixture[0]) and (mixture[0] > 0).all()):
+        raise UserError(f"{path}: {MIXTURE[0]} is {mixture[0].tolist()}; expected positive numbers; export it again")
+    return Content(config, jax.device_put(weights, jax.local_devices()[0]), step, moments, best_sampler, mixture)
 
 
 def _readable(name: str) -> str:

@@ -89,11 +89,11 @@ def test_it_is_read_again(evaluation):
     [
         ("prior", "Samples from N(0, I) are as good as they get: held-out codes are hardly likelier"),
         ("gaussian", "Sample with sampler='gaussian': held-out codes are likelier under a Gaussian fitted"),
-        ("mixture", "Sample with sampler='mixture': held-out codes are likelier under ten Gaussians fitted"),
+        ("mixture", "Sample with sampler='mixture': held-out codes are likelier under a mixture of Gaussians fitted"),
     ],
 )
 def test_the_sentence_says_what_to_sample_from(best, start, evaluation):
-    gains = {"gaussian": results.Gain(1.254, 0.06), "ten_gaussians": results.Gain(12.54, 0.35)}
+    gains = {"gaussian": results.Gain(1.254, 0.06), "mixture": results.Gain(12.54, 0.35)}
     text = certificate.sentence(dataclasses.replace(evaluation.population, best_sampler=best, **gains))
     assert text.startswith(start)
     assert ("12.5 ± 0.3 nats" in text) == (best != "gaussian") and ("1.25 ± 0.06 nats" in text) == (best != "mixture")
@@ -131,6 +131,16 @@ def test_without_the_training_images_the_gaussian_stands_for_the_mixture(healthy
     assert found.best_sampler == "gaussian"
     with pytest.raises(UserError, match=r"data\.name=waves"):
         found.sample(1, sampler="mixture")
+    stored = TrainedVAE(
+        found.config,
+        1,
+        found.vae,
+        found.variables,
+        moments=healthy.moments,
+        best_sampler="mixture",
+        mixture=healthy.mixture,
+    )
+    np.testing.assert_array_equal(stored.codes(3), healthy.codes(3, sampler="mixture"))
 
 
 @pytest.mark.parametrize(

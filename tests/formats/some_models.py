@@ -71,10 +71,18 @@ def model_of(name, folder, **options):
     return StoredModel(config, random_weights(config), 7, epath.Path(folder), "a test")
 
 
-def with_random_moments(model):
-    rng, d = np.random.default_rng(5), model.config.model.latent_dim
+def with_random_moments(model, seed=5):
+    rng, d = np.random.default_rng(seed), model.config.model.latent_dim
     mixing = rng.normal(size=(d, d)) / np.sqrt(d)
     return dataclasses.replace(model, moments=(rng.normal(size=d), mixing @ mixing.T))
+
+
+def with_random_mixture(model):
+    """Three Gaussians, and the moments of one."""
+    parts = [with_random_moments(model, seed).moments for seed in (5, 6, 7)]
+    means, covariances = (np.stack(each).astype(np.float32) for each in zip(*parts, strict=True))
+    mixture = np.array([0.2, 0.5, 0.3], np.float32), means, covariances
+    return dataclasses.replace(model, moments=parts[0], mixture=mixture)
 
 
 def exported(model, make=safetensors, **options):
@@ -82,11 +90,14 @@ def exported(model, make=safetensors, **options):
     return folder, list(write(make(model, **options), folder))
 
 
-def noise_and_its_images(model, count=4):
-    """Noise, and the images of the population's Gaussian that it stands for, in float32."""
+def noise_and_its_images(model, prior="fold", count=6):
+    """Noise, and the images of the codes that it stands for, in float32."""
     mean, covariance = model.moments
-    noise = np.random.default_rng(6).normal(size=(count, len(mean)))
-    codes = mean + noise @ samplers.root(covariance).T
+    noise = np.random.default_rng(6).standard_normal((count, len(mean) + (prior == "mixture")), np.float32)
+    if prior == "mixture":
+        codes = samplers.noise_to_codes(samplers.mixture_transform(samplers.Mixture(*model.mixture)), noise)
+    else:
+        codes = mean + noise @ samplers.root(covariance).T
     return noise.astype(np.float32), np.asarray(flax(model, "decode", "float32")(codes.astype(np.float32))[0])
 
 

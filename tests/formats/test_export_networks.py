@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from reference import relative_error
-from some_models import exported, flax, inputs, model_of, noise_and_its_images, with_random_moments
+from some_models import exported, flax, inputs, model_of, noise_and_its_images, with_random_mixture
 
 from rvae_jax.formats.export import onnx, stablehlo
 
@@ -42,16 +42,17 @@ def compare_stablehlo(model, folder, counts, tolerance):
 GENERATORS = [row for row in SMALL if row[2] == "float32"]
 
 
+@pytest.mark.parametrize("prior", ["fold", "mixture"])
 @pytest.mark.parametrize(("name", "norm", "dtype"), GENERATORS)
-def test_stablehlo_and_onnx_generate_from_noise(name, norm, dtype, tmp_path):
-    """Images of the sampler ``gaussian``, by JAX alone and by onnxruntime; the decoder stays what it was."""
-    model = with_random_moments(model_of(name, tmp_path, norm=norm, dtype=dtype))
-    noise, images = noise_and_its_images(model)
-    folder, _ = exported(model, stablehlo, prior="fold")
+def test_stablehlo_and_onnx_generate_from_noise(name, norm, dtype, prior, tmp_path):
+    """Images of the sampler, by JAX alone and by onnxruntime; the decoder stays what it was."""
+    model = with_random_mixture(model_of(name, tmp_path, norm=norm, dtype=dtype))
+    noise, images = noise_and_its_images(model, prior)
+    folder, _ = exported(model, stablehlo, prior=prior)
     call = jax.export.deserialize(bytearray((folder / "generator.jax_export").read_bytes())).call
     assert relative_error(call(noise), images) < 1e-5
     compare_stablehlo(model, folder, counts=(2,), tolerance=1e-5)
-    exported(model, onnx, prior="fold")
+    exported(model, onnx, prior=prior)
     session = onnxruntime.InferenceSession(folder / "generator.onnx", providers=["CPUExecutionProvider"])
     assert [each.name for each in session.get_inputs()] == ["noise"]
     assert relative_error(session.run(["images"], {"noise": noise})[0], images) < 1e-5

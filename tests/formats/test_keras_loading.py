@@ -25,6 +25,7 @@ from some_models import (
 )
 
 from rvae_jax.config import to_dict
+from rvae_jax.errors import UserError
 from rvae_jax.formats import keras_layout
 from rvae_jax.formats.export import keras
 from rvae_jax.models import make_models
@@ -103,3 +104,5 @@ def test_keras_generates_from_noise_by_the_folded_decoder(tmp_path):
         written = (folder / f"{name}.weights.h5").read_bytes()
         outputs, _ = run_keras(model.config, written, tmp_path, x, noise)
         assert relative_error(outputs["images"], expected) < 1e-5, name
+    with pytest.raises(UserError, match=r"--prior=mixture: the author's program has no layer for it"):
+        exported(model, keras, prior="mixture")

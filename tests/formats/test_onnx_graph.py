@@ -75,6 +75,18 @@ def test_other_operations_are_converted():
             assert relative_error(ours, theirs) < 1e-5
 
 
+def test_a_broadcast_along_dimensions_of_size_one_is_converted():
+    def function(weights, x):
+        chosen = jax.lax.slice_in_dim(x, 0, 1, axis=1)  # [n, 1]
+        return jnp.where(chosen > 0, x, weights["a"][None]), jnp.broadcast_to(x[:, None], (x.shape[0], 2, 3))
+
+    weights, x = {"a": normal(3)}, normal(5, 3, seed=2)
+    for ours, theirs in zip(
+        run(graph_of(function, weights, (3,), outputs=("y", "z")), x), function(weights, x), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_graph_has_readable_names_and_only_the_weights_that_it_uses():
     config = config_of("square")
     vae, _ = make_models(config.model, adversarial=False)
@@ -100,7 +112,10 @@ def test_a_graph_has_readable_names_and_only_the_weights_that_it_uses():
     [
         (lambda _, x: jnp.sin(x), "the operation sin is not converted"),
         (lambda _, x: x.astype(jnp.bfloat16), "computes in bfloat16; expected float32 only"),
-        (lambda _, x: jnp.broadcast_to(x[:, None], (x.shape[0], 2, 3)), r"broadcast_in_dim from \(batch, 1, 3\) to"),
+        (
+            lambda _, x: jax.lax.broadcast_in_dim(x, (x.shape[0], 2, 3), (0, 2)),
+            r"broadcast_in_dim from \(batch, 3\) to",
+        ),
         (lambda _, x: jnp.einsum("ni,nj->nij", x, x), "only products of two matrices are converted"),
     ],
 )

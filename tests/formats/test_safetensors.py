@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 from reference import relative_error
+from safetensors import safe_open
 from safetensors.numpy import load, save
 from some_models import (
     MODELS,
@@ -18,12 +19,14 @@ from some_models import (
     model_of,
     noise_and_its_images,
     random_weights,
+    with_random_mixture,
     with_random_moments,
 )
 
 import rvae_jax
 from rvae_jax.config import to_dict
 from rvae_jax.errors import UserError
+from rvae_jax.inference import samplers
 from rvae_jax.storage import stored_model, tensor_file, weights
 
 
@@ -78,6 +81,51 @@ def test_the_generators_tensors_have_the_decoders_names(name, tmp_path):
     assert relative_error(flax(replaced, "decode")(noise)[0], images) < 1e-5
     with pytest.raises(UserError, match=r"header's format is 'rvae_jax 1 generator'; expected 'rvae_jax 1'"):
         stored_model.read(folder / "generator.safetensors")
+
+
+def test_the_generator_of_a_mixture_has_its_transform(tmp_path):
+    """As docs/population.md says: the noise's last number counts the edges below it."""
+    model = with_random_mixture(model_of("wide and grey", tmp_path))
+    folder, _ = exported(model, prior="mixture")
+    tensors = load((folder / "generator.safetensors").read_bytes())
+    noise, images = noise_and_its_images(model, "mixture")
+    codes = [
+        tensors["prior.means"][k, 0] + tensors["prior.roots"][k] @ row[:-1]
+        for row in noise
+        for k in [int((row[-1] >= tensors["prior.edges"]).sum())]
+    ]
+    assert relative_error(flax(model, "decode")(np.array(codes, np.float32))[0], images) < 1e-5
+    assert {key for key in tensors if key.startswith("prior.")} == {"prior.means", "prior.roots", "prior.edges"}
+
+
+def test_a_mixture_that_is_stored_needs_no_training_images(tmp_path):
+    model = dataclasses.replace(with_random_mixture(model_of("wide and grey", tmp_path)), best_sampler="mixture")
+    folder, _ = exported(model, prior="mixture")
+    found = rvae_jax.load(folder)
+    for ours, theirs in zip(found.mixture, model.mixture, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert found.best_sampler == "mixture"
+    expected = samplers.mixture(samplers.Mixture(*model.mixture)).draw(3, 4)
+    np.testing.assert_array_equal(found.codes(3, seed=4), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"weights": None}, "population.mixture.weights is missing there"),
+        ({"means": np.zeros((2, 24), np.float32)}, r"population.mixture.means is of shape \(2, 24\) there"),
+        ({"weights": np.array([0.5, 0.5, 0.0], np.float32)}, r"expected positive numbers; export it again"),
+        ({"weights": np.full(3, np.nan, np.float32)}, "has values that are not finite"),
+    ],
+)
+def test_a_damaged_mixture_is_named(changes, match, tmp_path):
+    folder, _ = exported(with_random_mixture(model_of("wide and grey", tmp_path)))
+    path = folder / "model.safetensors"
+    arrays = load(path.read_bytes()) | {f"population.mixture.{name}": value for name, value in changes.items()}
+    with safe_open(path, "numpy") as file:
+        header = {name: value for name, value in file.metadata().items() if name != "checksums"}
+    path.write_bytes(save({name: value for name, value in arrays.items() if value is not None}, header))
+    refused(epath.Path(folder), match)
 
 
 def test_a_file_knows_what_to_sample_from(tmp_path):
