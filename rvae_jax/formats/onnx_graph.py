@@ -154,7 +154,8 @@ class _Graph:
         if name == "cond" and isinstance(inputs[0], _Known):
             branch = equation.params["branches"][int(inputs[0].array)]
             return self.walk(branch.jaxpr, branch.consts, inputs[1:])
-        if all(isinstance(each, _Known) for each in inputs):
+        is_fixed = all(isinstance(size, int) for var in equation.outvars for size in var.aval.shape)
+        if is_fixed and all(isinstance(each, _Known) for each in inputs):
             result = np.asarray(equation.primitive.bind(*(each.array for each in inputs), **equation.params))
             return [_Known(result, inputs[0].name if name in _OF_SHAPE else f"{_scope(equation)}/{name}")]
         if name in _SAME:
@@ -238,10 +239,10 @@ def _reshape(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
 def _broadcast(graph: _Graph, equation: _Equation, inputs: list[_Value]) -> str:
     """Converts a broadcast along dimensions of size 1; any other is a reshape."""
     before, after = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-    is_along = len(before) == len(after) and all(old in (new, 1) for old, new in zip(before, after, strict=True))
-    if not is_along or before == after:
+    is_along = len(before) == len(after) and before != after
+    shape = [1 if old == new else new for old, new in zip(before, after, strict=False)]
+    if not is_along or not all(isinstance(size, int) for size in shape):
         return _reshape(graph, equation, inputs)
-    shape = [1 if old == new else new for old, new in zip(before, after, strict=True)]
     return graph.node(equation, "Expand", [inputs[0], _integers(shape)])
 
 

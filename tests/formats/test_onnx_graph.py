@@ -78,7 +78,7 @@ def test_other_operations_are_converted():
 def test_a_broadcast_along_dimensions_of_size_one_is_converted():
     def function(weights, x):
         chosen = jax.lax.slice_in_dim(x, 0, 1, axis=1)  # [n, 1]
-        return jnp.where(chosen > 0, x, weights["a"][None]), jnp.broadcast_to(x[:, None], (x.shape[0], 2, 3))
+        return jnp.where(chosen > 0, x, weights["a"][None] + x), jnp.broadcast_to(x[:, None], (x.shape[0], 2, 3))
 
     weights, x = {"a": normal(3)}, normal(5, 3, seed=2)
     for ours, theirs in zip(
@@ -116,6 +116,7 @@ def test_a_graph_has_readable_names_and_only_the_weights_that_it_uses():
             lambda _, x: jax.lax.broadcast_in_dim(x, (x.shape[0], 2, 3), (0, 2)),
             r"broadcast_in_dim from \(batch, 3\) to",
         ),
+        (lambda _, x: jnp.where(x > 0, x, jnp.ones((1, 3))), r"broadcast_in_dim from \(1, 3\) to \(batch, 3\)"),
         (lambda _, x: jnp.einsum("ni,nj->nij", x, x), "only products of two matrices are converted"),
     ],
 )
