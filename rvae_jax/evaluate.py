@@ -18,16 +18,14 @@ def main() -> None:
     arguments = vars(parser.parse_args())
     with needs("evaluate", command=True):  # after --help
         from rvae_jax.evaluation import results
-        from rvae_jax.evaluation.evaluator import evaluate
+        from rvae_jax.evaluation.evaluator import evaluate_and_write
         from rvae_jax.evaluation.table import format_table
     with command_line.exit_on_user_error():
         settings = command_line.evaluation_settings(arguments)
         model = command_line.load_model(arguments["workdir"], arguments["step"], arguments["data_dir"])
         folder = command_line.open_output(arguments["output"], model.workdir)
-        evaluation = evaluate(model, settings)
-        print(format_table(evaluation))  # before anything can fail
-        path = results.write(folder, evaluation)
-    print(f"Wrote {path}")
+        print(format_table(evaluate_and_write(model, settings, folder)))
+    print(f"Wrote {folder / results.FILE}")
 
 
 if __name__ == "__main__":

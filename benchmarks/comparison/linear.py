@@ -37,7 +37,7 @@ class MeanFace(Model):
     def material(self, images: ImageSets, seed: int) -> Material:
         held_out, training = (Posteriors(*self.encode(each)) for each in (images.held_out, images.training))
         matched = self.decode(training.mean[images.matched])
-        return Material(images, held_out, training, self.decode(held_out.mean), {}, {}, matched)
+        return Material(images, held_out, training, self.decode(held_out.mean), None, {}, matched)
 
 
 class PCA(Model):

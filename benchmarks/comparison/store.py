@@ -64,7 +64,7 @@ def read_material(folder: pathlib.Path, images: ImageSets) -> Material:
         arrays = dict(file)
     codes = [Posteriors(arrays[f"{name}_mean"], arrays[f"{name}_log_var"]) for name in ("held_out", "training")]
     samples = {name.removeprefix("samples_"): rows for name, rows in arrays.items() if name.startswith("samples_")}
-    return Material(images, *codes, arrays["reconstructions"], {}, samples, arrays["training_reconstructions"])
+    return Material(images, *codes, arrays["reconstructions"], None, samples, arrays["training_reconstructions"])
 
 
 def write_figures(folder: pathlib.Path, figures: dict[str, Any]) -> None:

@@ -150,7 +150,10 @@ def _prior_mismatch(case: _Case) -> _Finding:
         f"A Gaussian with the codes' mean and covariance is {latent.population_kl_gaussian:.3g} nats from N(0, I);"
         f" with {codes:,} codes, chance explains about {chance:.2g}."
     )
-    remedy = "Sample with sampler='gaussian' or 'mixture', which needs no training."
+    population = case.evaluation.population
+    found = population.best_sampler if population is not None else "prior"
+    sampler = "'gaussian' or 'mixture'" if found == "prior" else f"'{found}'"
+    remedy = f"Sample with sampler={sampler}, which needs no training."
     if case.config.loss.kl == "standard":
         remedy += " Or raise loss.beta."
     else:

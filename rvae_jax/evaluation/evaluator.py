@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from etils import epath
+
 from rvae_jax.errors import needs
 from rvae_jax.evaluation.settings import EvaluationSettings
+from rvae_jax.inference import samplers
+from rvae_jax.storage import population_file, stored_model
 
 with needs("evaluate", command=False):
     from rvae_jax.evaluation import results
@@ -55,7 +59,7 @@ def measure_images(
 
 
 def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, progress: bool = True) -> Evaluation:
-    """Evaluates a model.
+    """Evaluates a model; see ``evaluate_and_write``, which also leaves the result in a folder.
 
     Args:
       model: the model.
@@ -68,11 +72,32 @@ def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, prog
     Raises:
       UserError: the run's data set is missing, or has too few images.
     """
+    evaluation, _ = _evaluate(model, settings or EvaluationSettings(), progress)
+    return evaluation
 
+
+def evaluate_and_write(
+    model: TrainedVAE, settings: EvaluationSettings, folder: epath.Path, progress: bool = True
+) -> Evaluation:
+    """Evaluates a model, and writes ``evaluation.json`` into a folder.
+
+    In the work directory of a run, the mixture of Gaussians stays, too, so that it can be sampled without the images.
+
+    Raises:
+      UserError: see ``evaluate``.
+    """
+    evaluation, material = _evaluate(model, settings, progress)
+    if folder == model.workdir and not stored_model.is_export(folder):
+        moments = samplers.mean_and_covariance(*material.training)
+        population_file.write(folder, model.step, moments, material.mixture)
+    results.write(folder, evaluation)
+    return evaluation
+
+
+def _evaluate(model: TrainedVAE, settings: EvaluationSettings, progress: bool) -> tuple[Evaluation, Material]:
     def label(text: str) -> str | None:
         return f"{text:28}" if progress else None
 
-    settings = settings or EvaluationSettings()
     config, seed = model.config, settings.seed
     skipped: dict[str, str] = {}
     material = make_material(model, settings, label)
@@ -102,7 +127,7 @@ def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, prog
         skipped=skipped,
         population=population,
     )
-    return results.rounded(evaluation)
+    return results.rounded(evaluation), material
 
 
 def read_or_evaluate(
@@ -123,6 +148,5 @@ def read_or_evaluate(
     if evaluation is None or not (of_any_settings or evaluation.settings == record_settings(settings)):
         if progress:
             print(f"{model.workdir}: evaluating step {model.step}", flush=True)
-        evaluation = evaluate(model, settings, progress)
-        results.write(model.workdir, evaluation)
+        evaluation = evaluate_and_write(model, settings, model.workdir, progress)
     return evaluation

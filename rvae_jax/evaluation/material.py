@@ -65,7 +65,7 @@ class Material:
       held_out: codes of the held-out images.
       training: codes of the training images.
       reconstructions: of the held-out images, decoded from the posteriors' means.
-      fits: the samplers, those fitted to the training codes among them, by name.
+      mixture: of Gaussians, fitted to the training codes.
       samples: as many images as there are held-out ones, by the sampler's name.
       matched_reconstructions: of the training images ``images.matched``.
     """
@@ -74,7 +74,7 @@ class Material:
     held_out: Posteriors
     training: Posteriors
     reconstructions: np.ndarray
-    fits: dict[str, samplers.Sampler]
+    mixture: samplers.Mixture | None
     samples: dict[str, np.ndarray]
     matched_reconstructions: np.ndarray
 
@@ -105,17 +105,18 @@ def material_of(images: ImageSets, encode: Encode, decode: Decode, seed: int, la
     held_out = Posteriors(*encode(images.held_out, label=label("encode held-out images")))
     training = Posteriors(*encode(images.training, label=label("encode training images")))
     reconstructions = decode(held_out.mean, label=label("reconstruct held-out images"))
+    mixture = samplers.fit_mixture(*training, seed)
     fits = {
         "prior": samplers.prior(held_out.mean.shape[1]),
         "gaussian": samplers.gaussian(*samplers.mean_and_covariance(*training)),
-        "mixture": samplers.mixture(samplers.fit_mixture(*training, seed)),
+        "mixture": samplers.mixture(mixture),
     }
     samples = {
         name: decode(fit.draw(len(images.held_out), seed), label=label(f"samples: {name}"))
         for name, fit in fits.items()
     }
     matched = decode(training.mean[images.matched], label=label("reconstruct training images"))
-    return Material(images, held_out, training, reconstructions, fits, samples, matched)
+    return Material(images, held_out, training, reconstructions, mixture, samples, matched)
 
 
 def coder_of(model: TrainedVAE) -> tuple[Encode, Decode]:

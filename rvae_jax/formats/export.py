@@ -131,7 +131,8 @@ def hub(
         evaluation = dataclasses.replace(evaluation, model=dataclasses.replace(evaluation.model, workdir=name))
         verdicts = diagnose(evaluation, rows, model.config)
         yield results.FILE, results.to_bytes(evaluation)
-    yield model_card.FILE, model_card.make_card(name, model, license, pictures, evaluation, verdicts).encode()
+    card = model_card.make_card(name, model, license, pictures, evaluation, verdicts, trained.best_sampler)
+    yield model_card.FILE, card.encode()
 
 
 def with_moments(model: StoredModel, data_dir: str | None = None) -> StoredModel:

@@ -6,13 +6,13 @@ The more a fitted sampler improves on the prior, the further the population is f
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 
 from rvae_jax.errors import UserError, needs
 
@@ -151,7 +151,7 @@ def mixture(fitted: Mixture) -> Sampler:
         return np.asarray(noise_to_codes(transform, noise))
 
     def log_density(z: np.ndarray) -> np.ndarray:
-        return scipy.special.logsumexp([part.log_density(z) for part in each] + log_weights[:, None], axis=0)
+        return np.logaddexp.reduce([part.log_density(z) for part in each] + log_weights[:, None], axis=0)
 
     return Sampler(draw, log_density)
 
@@ -160,14 +160,15 @@ def mixture_transform(fitted: Mixture) -> dict[str, list[np.ndarray]]:
     """What turns noise into codes of a mixture; see ``noise_to_codes``.
 
     Returns:
-      ``means`` and ``roots``, one ``[1, d]`` and one ``[d, d]`` for each component, and ``edges``, a scalar between two
-      of them, all float32.
+      ``means`` and ``roots``, one ``[d]`` and one ``[d, d]`` for each component, and ``edges``, a scalar between two of
+      them, all float32.
     """
     below = np.cumsum(fitted.weights)[:-1] / np.sum(fitted.weights)
+    edges = [statistics.NormalDist().inv_cdf(float(share)) for share in np.clip(below, 1e-9, 1 - 1e-9)]
     return {
-        "means": [mean[None].astype(np.float32) for mean in fitted.means],
+        "means": [mean.astype(np.float32) for mean in fitted.means],
         "roots": [root(covariance).astype(np.float32) for covariance in fitted.covariances],
-        "edges": [np.asarray(edge, np.float32) for edge in scipy.special.ndtri(below)],
+        "edges": [np.asarray(edge, np.float32) for edge in edges],
     }
 
 
@@ -180,7 +181,7 @@ def noise_to_codes(transform: dict[str, list[Any]], noise: jax.Array) -> jax.Arr
     d = noise.shape[1] - 1
     e, choice = jax.lax.slice_in_dim(noise, 0, d, axis=1), jax.lax.slice_in_dim(noise, d, d + 1, axis=1)
     each = [
-        mean + jnp.matmul(e, scaled.T, precision="highest")
+        mean[None] + jnp.matmul(e, scaled.T, precision="highest")
         for mean, scaled in zip(transform["means"], transform["roots"], strict=True)
     ]
     codes = each[0]
@@ -189,7 +190,7 @@ def noise_to_codes(transform: dict[str, list[Any]], noise: jax.Array) -> jax.Arr
     return codes
 
 
-def codes_of(mean: np.ndarray, log_var: np.ndarray, seed: int) -> np.ndarray:
+def codes_of(mean: np.ndarray, log_var: np.ndarray, seed: int | list[int]) -> np.ndarray:
     """One code of each posterior, ``[n, d]``, in float64."""
     noise = np.random.default_rng(seed).standard_normal(mean.shape)
     return mean.astype(np.float64) + np.exp(0.5 * log_var.astype(np.float64)) * noise

@@ -37,6 +37,11 @@ class TrainedVAE:
       variables: its weights and statistics; averaged weights where the run kept them.
       workdir: the run's work directory or the exported directory; None for a model that was not loaded.
       source: where it was loaded from, in words.
+
+    Args:
+      moments: mean and covariance of the training images' codes, or None to compute them when they are needed.
+      best_sampler: what the evaluation found best to sample from, or None without one.
+      mixture: of Gaussians that were fitted to the codes, or None to fit it when it is needed.
     """
 
     def __init__(
@@ -134,19 +139,15 @@ class TrainedVAE:
         samplers.check_name(sampler)
         return self._sampler(self.best_sampler if sampler == samplers.AUTO else sampler).draw(n, seed)
 
-    @functools.cached_property
+    @property
     def best_sampler(self) -> SamplerName:
         """What ``sampler="auto"`` samples from.
 
-        It is what the evaluation of this step found best. Where only the Gaussian is stored, and no training images are
-        there, that stands for the mixture. Without an evaluation it is the prior.
+        It is what the evaluation of this step found best, if that is stored with the model: ``evaluate`` leaves it in
+        the work directory, and exports have it. Else it is the prior.
         """
-        if self._best_sampler == "mixture" and self._moments is not None:
-            try:
-                _ = self.mixture
-            except UserError:
-                return "gaussian"
-        return self._best_sampler or "prior"
+        is_stored = {"gaussian": self._moments is not None, "mixture": self._stored_mixture is not None}
+        return self._best_sampler if is_stored.get(self._best_sampler) else "prior"
 
     def _sampler(self, name: SamplerName) -> samplers.Sampler:
         if name == "prior":
@@ -264,7 +265,7 @@ def from_stored(model: stored_model.StoredModel, data_dir: str | None = None) ->
         variables,
         model.folder,
         model.source,
-        model.moments,
-        best_sampler,
-        None if model.mixture is None else samplers.Mixture(*model.mixture),
+        moments=model.moments,
+        best_sampler=best_sampler,
+        mixture=None if model.mixture is None else samplers.Mixture(*model.mixture),
     )

@@ -13,6 +13,7 @@ from rvae_jax.config import Config
 from rvae_jax.evaluation import certificate
 from rvae_jax.evaluation.diagnosis import Verdict
 from rvae_jax.evaluation.results import Evaluation, measured
+from rvae_jax.inference.samplers import SamplerName
 from rvae_jax.reporting import templating
 from rvae_jax.storage import weights
 from rvae_jax.storage.stored_model import StoredModel
@@ -27,6 +28,7 @@ def make_card(
     pictures: Sequence[tuple[str, str]] = (),
     evaluation: Evaluation | None = None,
     verdicts: Sequence[Verdict] = (),
+    sampler: SamplerName = "prior",
 ) -> str:
     """Writes the card.
 
@@ -37,6 +39,7 @@ def make_card(
       pictures: names and captions of pictures beside the card.
       evaluation: of the model, or None.
       verdicts: on the model's problems; needs the evaluation.
+      sampler: what ``sample`` draws from by itself.
 
     Returns:
       Markdown with a YAML header.
@@ -47,6 +50,8 @@ def make_card(
         config=model.config,
         step=model.step,
         moments=model.moments is not None,
+        mixture=model.mixture is not None,
+        sampler=sampler,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(weights.evaluation_variables(model.weights))),
         license=license,
         pictures=pictures,

@@ -48,7 +48,7 @@ def quiet_orbax() -> Iterator[None]:
     sys.unraisablehook = _without_closed_loops(before)
     with absl_verbosity("fatal"):
         yield
-    sys.unraisablehook = before
+    sys.unraisablehook = before  # after an error it stays: no `finally`
 
 
 _filters: set[Callable[[Any], object]] = set()

@@ -67,7 +67,7 @@ def read(path: epath.PathLike, step: int | None = None) -> StoredModel:
     if is_export(path):
         model = _read_tensors(path / TENSORS_FILE, step, path, f"exported directory {path}")
         _require_same_config(path, model.config)
-        return model
+        return dataclasses.replace(model, best_sampler=_best_sampler(path, model.step) or model.best_sampler)
     if not (path / CONFIG_FILE).exists():
         raise UserError(
             f"{path} {_described(path)}; expected the --workdir of a run, with {CONFIG_FILE} and checkpoints, an"
@@ -76,9 +76,10 @@ def read(path: epath.PathLike, step: int | None = None) -> StoredModel:
     from rvae_jax.storage.run_weights import load_weights  # imports Orbax, which an export does not need
 
     config, weights, step = load_weights(path, step)
-    moments = population_file.read(path, step, config.model.latent_dim)
+    population = population_file.read(path, step, config.model.latent_dim)
+    moments, mixture = (None, None) if population is None else population
     source = f"work directory {path}, step {step}"
-    return StoredModel(config, weights, step, path, source, moments, _best_sampler(path, step))
+    return StoredModel(config, weights, step, path, source, moments, _best_sampler(path, step), mixture)
 
 
 def is_export(path: epath.Path) -> bool:
@@ -99,7 +100,7 @@ def _read_tensors(file: epath.Path, step: int | None, folder: epath.Path, source
         folder,
         f"{source}, step {content.step}",
         content.moments,
-        content.best_sampler or _best_sampler(folder, content.step),
+        content.best_sampler,
         content.mixture,
     )
 

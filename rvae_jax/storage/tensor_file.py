@@ -1,9 +1,10 @@
 """A model as one ``.safetensors`` file: its weights by readable names, its configuration in the header.
 
 The names are ``encoder.stage_0.identity_0.conv_1.kernel`` and so on, ``discriminator.layer_0.conv.kernel``, and
-``ema.encoder.stem.kernel`` for averaged weights; ``population.mean`` and ``population.covariance`` are of the training
-images' codes. Kernels are (height, width, in, out), those of transposed convolutions
-(height, width, out, in), of dense layers (in, out).
+``ema.encoder.stem.kernel`` for averaged weights. ``population.mean`` and ``population.covariance`` are of the training
+images' codes, ``population.mixture.weights``, ``.means`` and ``.covariances`` of Gaussians that were fitted to them.
+Kernels are (height, width, in, out), those of transposed convolutions (height, width, out, in), of dense layers
+(in, out).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +83,22 @@ def to_bytes(content: Content) -> bytes:
     return save(arrays, with_checksums(header, arrays))
 
 
+def population_shapes(there: Mapping[str, tuple[int, ...]], latent_dim: int) -> dict[str, tuple[int, ...]]:
+    """Shapes that the moments and the mixture of a file must have, if any of their arrays is there.
+
+    Args:
+      there: shapes by name; the first of the mixture's arrays gives the number of components, at least 1.
+      latent_dim: d.
+    """
+    d, shapes = latent_dim, {}
+    if any(name in there for name in MOMENTS):
+        shapes |= zip(MOMENTS, ((d,), (d, d)), strict=True)
+    if of_mixture := [name for name in MIXTURE if name in there]:
+        k = max([1, *there[of_mixture[0]][:1]])
+        shapes |= zip(MIXTURE, ((k,), (k, d), (k, d, d)), strict=True)
+    return shapes
+
+
 def generator_to_bytes(variables: dict[str, Any], step: int, transform: dict[str, list[np.ndarray]]) -> bytes:
     """A file with the decoder and the linear path of a VAE's variables, under the names that they have in a model's.
 
@@ -95,7 +112,7 @@ def generator_to_bytes(variables: dict[str, Any], step: int, transform: dict[str
     leaves = weights_lib.flatten({"vae": variables}).items()
     arrays = {_readable(name): leaf for name, leaf in leaves}
     arrays = {name: leaf for name, leaf in arrays.items() if name.startswith(("decoder.", "linear."))}
-    arrays |= {f"prior.{name}": np.stack(parts) for name, parts in transform.items() if parts}
+    arrays |= {f"prior.{name}": np.asarray(parts) for name, parts in transform.items()}
     arrays = {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in arrays.items()}
     return save(arrays, with_checksums({"format": f"{FORMAT} generator", "step": str(step)}, arrays))
 
@@ -114,24 +131,18 @@ def read(path: epath.Path) -> Content:
         expected = weights_lib.flatten(weights_lib.expected_weights(config))
         names = {name: _readable(name) for name in expected}
         shapes = {names[name]: tuple(leaf.shape) for name, leaf in expected.items()}
-        there, d = set(file.keys()), config.model.latent_dim
-        has_moments = any(name in there for name in MOMENTS)
-        of_mixture = [name for name in MIXTURE if name in there]
-        if has_moments:
-            shapes |= zip(MOMENTS, ((d,), (d, d)), strict=True)
-        if of_mixture:
-            k = file.get_slice(of_mixture[0]).get_shape()[:1]
-            shapes |= zip(MIXTURE, ((*k,), (*k, d), (*k, d, d)), strict=True)
+        there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
+        shapes |= population_shapes(there, config.model.latent_dim)
         arrays = _read_all(path, file, shapes)
         best_sampler = file.metadata().get(_BEST_SAMPLER)
         if (reason := damage(file.metadata(), arrays)) is not None:
             raise UserError(f"{path} is damaged: {reason}; export it again, or fetch it again")
     weights = weights_lib.unflatten({name: arrays[readable] for name, readable in names.items()})
-    moments = tuple(arrays[name] for name in MOMENTS) if has_moments else None
-    mixture = tuple(arrays[name] for name in MIXTURE) if of_mixture else None
-    if mixture is not None and not (len(mixture[0]) and (mixture[0] > 0).all()):
+    moments, mixture = (tuple(arrays[name] for name in names if name in arrays) for names in (MOMENTS, MIXTURE))
+    if mixture and not (mixture[0] > 0).all():
         raise UserError(f"{path}: {MIXTURE[0]} is {mixture[0].tolist()}; expected positive numbers; export it again")
-    return Content(config, jax.device_put(weights, jax.local_devices()[0]), step, moments, best_sampler, mixture)
+    weights = jax.device_put(weights, jax.local_devices()[0])
+    return Content(config, weights, step, moments or None, best_sampler, mixture or None)
 
 
 def _readable(name: str) -> str:

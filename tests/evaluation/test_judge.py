@@ -23,7 +23,7 @@ def test_the_judge_of_arrays_finds_what_evaluate_finds(healthy, with_distances, 
     assert found["latent"] == {name: expected["latent"][name] for name in ("held_out", "training")}
 
     codes = [Posteriors(each.mean, np.full_like(each.log_var, -np.inf)) for each in (read.held_out, read.training)]
-    certain = type(read)(images, *codes, read.reconstructions, {}, read.matched_reconstructions)
+    certain = type(read)(images, *codes, read.reconstructions, None, {}, read.matched_reconstructions)
     without = judge(certain, with_distances, lambda _: None)
     assert without["samples"].keys() == {"real"}
     correlation = expected["latent"]["training"]["correlation_rms"]

@@ -90,7 +90,7 @@ def test_an_imported_model_is_evaluated_drawn_and_reported(imported, tmp_path):
 
 def test_a_shared_model_needs_no_data_set(imported, tmp_path):
     folder = epath.Path(tmp_path / "shared")
-    wrote = list(write(hub(stored_model.read(imported), "author", "unknown"), folder))
+    wrote = list(write(hub(stored_model.read(imported), name="author", license="unknown"), folder))
     assert len(wrote) == len(list(pathlib.Path(folder).rglob("*.*"))) == 7
     ours, theirs = rvae_jax.load(folder, data_dir=str(tmp_path)), rvae_jax.load(imported)
     assert relative_error(ours.sample(5, 1, "gaussian"), theirs.sample(5, 1, "gaussian")) < 1e-4

@@ -90,12 +90,21 @@ def test_the_generator_of_a_mixture_has_its_transform(tmp_path):
     tensors = load((folder / "generator.safetensors").read_bytes())
     noise, images = noise_and_its_images(model, "mixture")
     codes = [
-        tensors["prior.means"][k, 0] + tensors["prior.roots"][k] @ row[:-1]
+        tensors["prior.means"][k] + tensors["prior.roots"][k] @ row[:-1]
         for row in noise
         for k in [int((row[-1] >= tensors["prior.edges"]).sum())]
     ]
     assert relative_error(flax(model, "decode")(np.array(codes, np.float32))[0], images) < 1e-5
     assert {key for key in tensors if key.startswith("prior.")} == {"prior.means", "prior.roots", "prior.edges"}
+
+
+def test_the_generator_of_one_gaussian_has_no_edges(tmp_path):
+    model = with_random_mixture(model_of("wide and grey", tmp_path))
+    _, means, covariances = model.mixture
+    model = dataclasses.replace(model, mixture=(np.ones(1, np.float32), means[:1], covariances[:1]))
+    folder, _ = exported(model, prior="mixture")
+    assert load((folder / "generator.safetensors").read_bytes())["prior.edges"].shape == (0,)
+    assert rvae_jax.load(folder).sample(2, sampler="mixture").shape == (2, 16, 24, 1)
 
 
 def test_a_mixture_that_is_stored_needs_no_training_images(tmp_path):
@@ -115,6 +124,7 @@ def test_a_mixture_that_is_stored_needs_no_training_images(tmp_path):
         ({"weights": None}, "population.mixture.weights is missing there"),
         ({"means": np.zeros((2, 24), np.float32)}, r"population.mixture.means is of shape \(2, 24\) there"),
         ({"weights": np.array([0.5, 0.5, 0.0], np.float32)}, r"expected positive numbers; export it again"),
+        ({"weights": np.array(1.0, np.float32)}, r"population.mixture"),
         ({"weights": np.full(3, np.nan, np.float32)}, "has values that are not finite"),
     ],
 )

@@ -46,7 +46,7 @@ def test_moments_of_another_step_are_not_taken(tmp_path):
     path = epath.Path(tmp_path)
     population_file.write(path, 7, (np.zeros(2), np.eye(2)))
     assert population_file.read(path, 8, 2) is None
-    np.testing.assert_array_equal(population_file.read(path, 7, 2)[1], np.eye(2))
+    np.testing.assert_array_equal(population_file.read(path, 7, 2).moments[1], np.eye(2))
 
 
 def _of_types(step, moments):
@@ -140,3 +140,23 @@ def test_a_folder_is_encoded(healthy, waves_dir, tmp_path, capsys):
     np.testing.assert_allclose(codes["log_var"][index], log_var[0], atol=1e-4)
     with pytest.raises(UserError, match="nothing"):
         healthy.encode_folder(tmp_path / "nothing", tmp_path / "codes.npz")
+
+
+def test_a_stored_mixture_is_read_and_a_damaged_one_named(tmp_path):
+    path, d = epath.Path(tmp_path), 2
+    moments, mixture = (np.zeros(d), np.eye(d)), (np.array([0.4, 0.6]), np.zeros((2, d)), np.stack([np.eye(d)] * 2))
+    population_file.write(path, 7, moments, mixture)
+    for ours, theirs in zip(population_file.read(path, 7, d).mixture, mixture, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    population_file.write(path, 7, moments)
+    assert population_file.read(path, 7, d).mixture is None
+    for place, value in (
+        (0, np.array([1.0, 0.0])),
+        (0, np.array(1.0)),
+        (1, np.zeros((2, 3))),
+        (2, np.full((2, d, d), np.inf)),
+    ):
+        damaged = [*mixture[:place], value, *mixture[place + 1 :]]
+        population_file.write(path, 7, moments, damaged)
+        with pytest.raises(UserError, match=r"population.safetensors is damaged \(.*\); delete it"):
+            population_file.read(path, 7, d)

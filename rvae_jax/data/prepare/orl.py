@@ -101,7 +101,7 @@ def prepare(data_dir: str | None) -> None:
     except Exception as error:  # whatever TFDS meets in damaged files
         where = default_data_dir(data_dir) / "orl"
         cause = error.__cause__ or error  # TFDS wraps what the system says
-        may_pass = isinstance(cause, OSError) and not isinstance(cause, IsADirectoryError)
+        may_pass = isinstance(cause, OSError) and not isinstance(cause, IsADirectoryError | NotADirectoryError)
         if may_pass or isinstance(cause, ImportError) or not where.exists():
             raise cause from None
         raise UserError(

@@ -50,8 +50,8 @@ class Part(NamedTuple):
     Attributes:
       nats: its estimate.
       standard_error: of the estimate.
-      chance: what the same estimate is, on average, for as many codes with the same variances whose population is
-        N(0, I).
+      chance: what the same estimate is for as many codes with the same variances, or 1 where they are larger, whose
+        population is N(0, I).
     """
 
     nats: float
@@ -183,9 +183,10 @@ def _log_normal(standardised: jax.Array, log_var: jax.Array) -> jax.Array:
 
 
 def _standard_population(log_var: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Posteriors with these variances, and with means such that their population is N(0, I)."""
-    left = np.maximum(1.0 - np.exp(log_var.astype(np.float64)).mean(axis=0), 0.0)
-    means = np.random.default_rng([seed, 1]).standard_normal(log_var.shape) * np.sqrt(left)
+    """Posteriors with these variances, or 1 where they are larger, of means with which each code is from N(0, I)."""
+    log_var = np.minimum(log_var, 0.0)
+    deviation = np.sqrt(-np.expm1(log_var.astype(np.float64)))
+    means = np.random.default_rng([seed, 1]).standard_normal(log_var.shape) * deviation
     return means.astype(np.float32), log_var
 
 

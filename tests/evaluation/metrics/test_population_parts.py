@@ -168,3 +168,15 @@ def test_whitening_undoes_the_root():
     np.testing.assert_allclose(root @ root.T, covariance, atol=1e-12)
     noise, mean = rng.normal(size=(5, 4)), rng.normal(size=4)
     np.testing.assert_allclose(samplers.whiten(mean + noise @ root.T, mean, covariance), noise, atol=1e-9)
+
+
+def test_chance_is_of_codes_from_the_prior_whatever_the_variances_are():
+    """Of two kinds of posteriors, narrow and wide, and of posteriors that are wider than the prior."""
+    rng = np.random.default_rng(13)
+    var = np.where(rng.random((4000, 1)) < 0.5, 0.05, 0.95) * np.ones((4000, D))
+    mean = (rng.normal(size=var.shape) * np.sqrt(1 - var)).astype(np.float32)
+    for part in population.non_gaussian_parts(mean, np.log(var).astype(np.float32)):
+        assert_near(part, 0.0, errors=5.0)
+    wide = np.full((4000, D), math.log(1.5), np.float32)
+    moments, _ = population.gaussian_parts(np.zeros_like(wide), wide)
+    assert moments.nats - moments.chance == pytest.approx(D / 2 * (1.5 - 1 - math.log(1.5)), abs=0.01)
