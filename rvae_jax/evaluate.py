@@ -17,15 +17,16 @@ def main() -> None:
     parser.add_argument("--output", help="folder for evaluation.json, in place of the work directory")
     arguments = vars(parser.parse_args())
     with needs("evaluate", command=True):  # after --help
-        from rvae_jax.evaluation import results
-        from rvae_jax.evaluation.evaluator import evaluate_and_write
+        from rvae_jax.evaluation import evaluator
         from rvae_jax.evaluation.table import format_table
     with command_line.exit_on_user_error():
         settings = command_line.evaluation_settings(arguments)
         model = command_line.load_model(arguments["workdir"], arguments["step"], arguments["data_dir"])
         folder = command_line.open_output(arguments["output"], model.workdir)
-        print(format_table(evaluate_and_write(model, settings, folder)))
-    print(f"Wrote {folder / results.FILE}")
+        measured = evaluator.measure(model, settings)
+        print(format_table(measured.evaluation))  # before anything can fail
+        path = evaluator.write(model, measured, folder)
+    print(f"Wrote {path}")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ import argparse
 import functools
 import re
 import shlex
+from typing import get_args
 
 from rvae_jax import command_line
 from rvae_jax.errors import UserError, command
-from rvae_jax.formats import FORMATS
+from rvae_jax.formats import FORMATS, Prior
 from rvae_jax.system import signals
 
 FOLDER = "export"
@@ -35,7 +36,7 @@ def main() -> None:
     add("--format", required=True, choices=FORMATS)
     command_line.add_model_arguments(parser, workdir="of the run; or an exported directory, or a .safetensors file")
     add("--output", help=f"folder to write to, or gs://BUCKET/PATH ({FOLDER}/ in the work directory)")
-    add("--prior", default="normal", choices=("normal", "fold", "mixture"), help="also write the generator (normal)")
+    add("--prior", default="normal", choices=get_args(Prior), help="also write the generator (normal)")
     add("--name", help="hub: name of the model (that of the work directory)")
     add(
         "--license",

@@ -91,9 +91,8 @@ def killed(folder: pathlib.Path, workdir: pathlib.Path, steps: int, rng: np.rand
         if any(noise in said for noise in NOISE) or process.returncode not in _STATUSES:
             return trial.TRACEBACK
         _, is_asked, after = said.partition("saving, then stopping")
-        if is_asked and not any(
-            end in after for end in ("Stopped by", "Done.")
-        ):  # the last step may have been under way
+        has_ended = "Stopped by" in after or "Done." in after  # the last step may have been under way
+        if is_asked and not has_ended:
             return trial.LOST
     last = train(folder, workdir, steps)
     if last.returncode or any(noise in last.stdout + last.stderr for noise in NOISE):

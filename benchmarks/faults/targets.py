@@ -75,12 +75,8 @@ def _rows(run: pathlib.Path) -> list[str]:
             row = json.loads(line)
         except ValueError:
             continue
-        if (
-            isinstance(row, dict)
-            and isinstance(row.get("step"), int)
-            and row["step"] <= STEPS
-            and "best/step" not in row
-        ):
+        is_row = isinstance(row, dict) and isinstance(row.get("step"), int) and "best/step" not in row
+        if is_row and row["step"] <= STEPS:
             rows.append(json.dumps(row, sort_keys=True))
     return rows
 

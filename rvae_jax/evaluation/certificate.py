@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from rvae_jax.evaluation.material import Label, Material
+from rvae_jax.evaluation.material import Label, Material, fitted_samplers
 from rvae_jax.evaluation.metrics import population
 from rvae_jax.evaluation.results import Gain, Part, PopulationFigures
 from rvae_jax.inference import samplers
@@ -35,31 +35,23 @@ def measure_population(
     if len(held_out) < 2:
         skipped["population"] = f"{len(held_out)} held-out image; expected 2"
         return None
-    densities = {name: fit.log_density(held_out) for name, fit in fits(material).items()}
+    fitted = fitted_samplers(material.training, material.mixture)
+    densities = {name: fit.log_density(held_out) for name, fit in fitted.items()}
     moments, correlation = population.gaussian_parts(mean, log_var, seed)
     axes, radius = _non_gaussian(mean, log_var, seed, skipped)
     posteriors = population.mixture_distance(mean, log_var, seed, label("density of the codes"))
     return PopulationFigures(
         codes=len(mean),
         held_out_codes=len(held_out),
-        moments=Part(*moments),
-        correlation=Part(*correlation),
-        posteriors=Part(*posteriors),
+        moments=moments,
+        correlation=correlation,
+        posteriors=posteriors,
         gaussian=_gain(densities["gaussian"], densities["prior"]),
         mixture=_gain(densities["mixture"], densities["prior"]),
         best_sampler=best_sampler(densities, mean.shape[1]),
         axes=axes,
         radius=radius,
     )
-
-
-def fits(material: Material) -> dict[SamplerName, samplers.Sampler]:
-    """The samplers, the simplest first."""
-    return {
-        "prior": samplers.prior(material.training.mean.shape[1]),
-        "gaussian": samplers.gaussian(*samplers.mean_and_covariance(*material.training)),
-        "mixture": samplers.mixture(material.mixture),
-    }
 
 
 def best_sampler(densities: dict[SamplerName, np.ndarray], latent_dim: int) -> SamplerName:
@@ -108,5 +100,4 @@ def _non_gaussian(
     if len(mean) < least:
         skipped["axes"] = skipped["radius"] = f"{len(mean)} training images' codes; expected at least {least}"
         return None, None
-    axes, radius = population.non_gaussian_parts(mean, log_var, seed)
-    return Part(*axes), Part(*radius)
+    return population.non_gaussian_parts(mean, log_var, seed)

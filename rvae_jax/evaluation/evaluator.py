@@ -59,7 +59,19 @@ def measure_images(
 
 
 def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, progress: bool = True) -> Evaluation:
-    """Evaluates a model; see ``evaluate_and_write``, which also leaves the result in a folder.
+    """Evaluates a model; the arguments and errors are those of ``measure``."""
+    return measure(model, settings, progress).evaluation
+
+
+class Measured(NamedTuple):
+    """An evaluation, and what it was measured on."""
+
+    evaluation: Evaluation
+    material: Material
+
+
+def measure(model: TrainedVAE, settings: EvaluationSettings | None = None, progress: bool = True) -> Measured:
+    """Evaluates a model.
 
     Args:
       model: the model.
@@ -67,37 +79,16 @@ def evaluate(model: TrainedVAE, settings: EvaluationSettings | None = None, prog
       progress: whether to show progress bars.
 
     Returns:
-      All figures, rounded to six significant digits.
+      All figures, rounded to six significant digits, and the material.
 
     Raises:
       UserError: the run's data set is missing, or has too few images.
     """
-    evaluation, _ = _evaluate(model, settings or EvaluationSettings(), progress)
-    return evaluation
 
-
-def evaluate_and_write(
-    model: TrainedVAE, settings: EvaluationSettings, folder: epath.Path, progress: bool = True
-) -> Evaluation:
-    """Evaluates a model, and writes ``evaluation.json`` into a folder.
-
-    In the work directory of a run, the mixture of Gaussians stays, too, so that it can be sampled without the images.
-
-    Raises:
-      UserError: see ``evaluate``.
-    """
-    evaluation, material = _evaluate(model, settings, progress)
-    if folder == model.workdir and not stored_model.is_export(folder):
-        moments = samplers.mean_and_covariance(*material.training)
-        population_file.write(folder, model.step, moments, material.mixture)
-    results.write(folder, evaluation)
-    return evaluation
-
-
-def _evaluate(model: TrainedVAE, settings: EvaluationSettings, progress: bool) -> tuple[Evaluation, Material]:
     def label(text: str) -> str | None:
         return f"{text:28}" if progress else None
 
+    settings = settings or EvaluationSettings()
     config, seed = model.config, settings.seed
     skipped: dict[str, str] = {}
     material = make_material(model, settings, label)
@@ -127,7 +118,22 @@ def _evaluate(model: TrainedVAE, settings: EvaluationSettings, progress: bool) -
         skipped=skipped,
         population=population,
     )
-    return results.rounded(evaluation), material
+    return Measured(results.rounded(evaluation), material)
+
+
+def write(model: TrainedVAE, measured: Measured, folder: epath.Path) -> epath.Path:
+    """Writes ``evaluation.json`` into a folder, and returns its path.
+
+    In the work directory of a run, what was fitted to the codes stays, too, so that it can be sampled without the
+    images; unless it was fitted to fewer of them than ``TrainedVAE`` would take.
+    """
+    evaluation, material = measured
+    count = len(material.training.mean)
+    is_run = folder == model.workdir and not stored_model.is_export(folder)
+    if is_run and count >= min(samplers.FITTED_TO, material.images.training_total):
+        moments = samplers.mean_and_covariance(*material.training)
+        population_file.write(folder, model.step, moments, material.mixture)
+    return results.write(folder, evaluation)
 
 
 def read_or_evaluate(
@@ -148,5 +154,7 @@ def read_or_evaluate(
     if evaluation is None or not (of_any_settings or evaluation.settings == record_settings(settings)):
         if progress:
             print(f"{model.workdir}: evaluating step {model.step}", flush=True)
-        evaluation = evaluate_and_write(model, settings, model.workdir, progress)
+        measured = measure(model, settings, progress)
+        write(model, measured, model.workdir)
+        evaluation = measured.evaluation
     return evaluation

@@ -20,6 +20,7 @@ from rvae_jax.data.pixels import to_float
 from rvae_jax.evaluation.settings import EvaluationSettings
 from rvae_jax.inference import samplers
 from rvae_jax.inference.batching import Batched
+from rvae_jax.inference.samplers import SamplerName
 from rvae_jax.inference.trained_vae import TrainedVAE
 
 Label = Callable[[str], str | None]  # what a progress bar is called; None for no bar
@@ -106,17 +107,22 @@ def material_of(images: ImageSets, encode: Encode, decode: Decode, seed: int, la
     training = Posteriors(*encode(images.training, label=label("encode training images")))
     reconstructions = decode(held_out.mean, label=label("reconstruct held-out images"))
     mixture = samplers.fit_mixture(*training, seed)
-    fits = {
-        "prior": samplers.prior(held_out.mean.shape[1]),
-        "gaussian": samplers.gaussian(*samplers.mean_and_covariance(*training)),
-        "mixture": samplers.mixture(mixture),
-    }
+    fits = fitted_samplers(training, mixture)
     samples = {
         name: decode(fit.draw(len(images.held_out), seed), label=label(f"samples: {name}"))
         for name, fit in fits.items()
     }
     matched = decode(training.mean[images.matched], label=label("reconstruct training images"))
     return Material(images, held_out, training, reconstructions, mixture, samples, matched)
+
+
+def fitted_samplers(training: Posteriors, mixture: samplers.Mixture) -> dict[SamplerName, samplers.Sampler]:
+    """The samplers, the simplest first; ``mixture`` was fitted to the training images' codes."""
+    return {
+        "prior": samplers.prior(training.mean.shape[1]),
+        "gaussian": samplers.gaussian(*samplers.mean_and_covariance(*training)),
+        "mixture": samplers.mixture(mixture),
+    }
 
 
 def coder_of(model: TrainedVAE) -> tuple[Encode, Decode]:

@@ -130,7 +130,14 @@ class LatentSpaceFigures:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One part of the population's distance from N(0, I), in nats; see ``metrics.population.Part``."""
+    """One part of the population's distance from N(0, I), in nats; see ``metrics.population``.
+
+    Attributes:
+      nats: its estimate.
+      standard_error: of the estimate.
+      chance: what the same estimate is for as many codes with the same variances, or 1 where they are larger, whose
+        population is N(0, I).
+    """
 
     nats: float
     standard_error: float

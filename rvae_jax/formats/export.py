@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from etils import epath
 
 from rvae_jax import config as config_lib
 from rvae_jax.errors import UserError, needs
+from rvae_jax.formats import Prior
 from rvae_jax.inference import folding, samplers, trained_vae
 from rvae_jax.models import make_models
 from rvae_jax.storage import tensor_file
@@ -27,8 +28,6 @@ from rvae_jax.storage.weights import evaluation_variables
 from rvae_jax.storage.workdir import CONFIG_FILE
 from rvae_jax.system.files import write_atomically
 from rvae_jax.training.metric_log import METRICS_FILE, read_metrics
-
-Prior = Literal["normal", "fold", "mixture"]
 
 _GENERATOR = "generator"
 _PICTURES = ("reconstructions", "samples_prior", "samples_gaussian", "transitions_linear")

@@ -8,6 +8,7 @@ were trained with; and ``metrics``, the selection error, if it was measured.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator
@@ -51,21 +52,19 @@ def quiet_orbax() -> Iterator[None]:
     sys.unraisablehook = before  # after an error it stays: no `finally`
 
 
-_filters: set[Callable[[Any], object]] = set()
-
-
 @functools.cache  # A thread may be in it when it is replaced, and Python calls a hook without holding it.
-def _without_closed_loops(report: Callable[[Any], object]) -> Callable[[Any], None]:
+def _without_closed_loops(report: Callable[[Any], object]) -> Callable[[Any], object]:
     """A hook for ``sys.unraisablehook`` that passes on all but closed event loops; ``report`` itself if it is one."""
-    if report in _filters:
-        return report
+    return report if isinstance(report, _WithoutClosedLoops) else _WithoutClosedLoops(report)
 
-    def report_others(unraisable: Any) -> None:
+
+@dataclasses.dataclass(frozen=True)
+class _WithoutClosedLoops:
+    report: Callable[[Any], object]
+
+    def __call__(self, unraisable: Any) -> None:
         if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
-            report(unraisable)
-
-    _filters.add(report_others)
-    return report_others
+            self.report(unraisable)
 
 
 class Checkpoints:

@@ -99,9 +99,9 @@ def _read_tensors(file: epath.Path, step: int | None, folder: epath.Path, source
         content.step,
         folder,
         f"{source}, step {content.step}",
-        content.moments,
-        content.best_sampler,
-        content.mixture,
+        moments=content.moments,
+        best_sampler=content.best_sampler,
+        mixture=content.mixture,
     )
 
 

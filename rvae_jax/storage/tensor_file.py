@@ -131,14 +131,18 @@ def read(path: epath.Path) -> Content:
         expected = weights_lib.flatten(weights_lib.expected_weights(config))
         names = {name: _readable(name) for name in expected}
         shapes = {names[name]: tuple(leaf.shape) for name, leaf in expected.items()}
-        there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
-        shapes |= population_shapes(there, config.model.latent_dim)
-        arrays = _read_all(path, file, shapes)
+        there = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        found = {name: tuple(tensor.get_shape()) for name, tensor in there.items()}
+        shapes |= population_shapes(found, config.model.latent_dim)
+        weights_lib.require_same_shapes(
+            found, shapes, f"{path} does not fit its configuration", "export it again, or fetch it again"
+        )
+        arrays = _read_all(path, file, there)
         best_sampler = file.metadata().get(_BEST_SAMPLER)
         if (reason := damage(file.metadata(), arrays)) is not None:
             raise UserError(f"{path} is damaged: {reason}; export it again, or fetch it again")
     weights = weights_lib.unflatten({name: arrays[readable] for name, readable in names.items()})
-    moments, mixture = (tuple(arrays[name] for name in names if name in arrays) for names in (MOMENTS, MIXTURE))
+    moments, mixture = (tuple(arrays[name] for name in each if name in arrays) for each in (MOMENTS, MIXTURE))
     if mixture and not (mixture[0] > 0).all():
         raise UserError(f"{path}: {MIXTURE[0]} is {mixture[0].tolist()}; expected positive numbers; export it again")
     weights = jax.device_put(weights, jax.local_devices()[0])
@@ -167,15 +171,8 @@ def _header(path: epath.Path, header: dict[str, str] | None) -> tuple[Config, in
         raise UserError(f"{path} has a header that cannot be read: {error}; it may be of a newer rvae_jax") from None
 
 
-def _read_all(path: epath.Path, file: Any, expected: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """All arrays of the file; raises unless they are exactly those of ``expected``."""
-    there = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    weights_lib.require_same_shapes(
-        {name: tuple(tensor.get_shape()) for name, tensor in there.items()},
-        expected,
-        f"{path} does not fit its configuration",
-        "export it again, or fetch it again",
-    )
+def _read_all(path: epath.Path, file: Any, there: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of which ``there`` has the headers; raises unless they are float32 and finite."""
     for name, tensor in there.items():
         if tensor.get_dtype() != "F32":
             raise UserError(f"{path}: {name} is {tensor.get_dtype()}; expected F32")

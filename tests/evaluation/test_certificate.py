@@ -9,13 +9,13 @@ from trained_runs import QUICK, SIZE
 
 import rvae_jax
 from rvae_jax.evaluation import certificate, results
-from rvae_jax.evaluation.evaluator import evaluate, evaluate_and_write
+from rvae_jax.evaluation.evaluator import evaluate, measure, write
 from rvae_jax.evaluation.material import Posteriors
 from rvae_jax.evaluation.table import format_table
-from rvae_jax.formats.export import safetensors, write
+from rvae_jax.formats import export
 from rvae_jax.inference import samplers
 from rvae_jax.inference.trained_vae import TrainedVAE
-from rvae_jax.storage import stored_model
+from rvae_jax.storage import population_file, stored_model
 
 N = 500
 
@@ -130,6 +130,14 @@ def test_few_codes_leave_out_what_they_cannot_tell(healthy):
     assert one.population is None and one.skipped["population"] == "1 held-out image; expected 2"
 
 
+@pytest.mark.usefixtures("without_lpips")
+def test_an_evaluation_of_few_training_images_leaves_the_runs_own_moments(workdir):
+    model = rvae_jax.load(workdir)
+    before = (workdir / population_file.FILE).read_bytes()
+    write(model, measure(model, dataclasses.replace(QUICK, training_images=50), progress=False), model.workdir)
+    assert (workdir / population_file.FILE).read_bytes() == before and (workdir / results.FILE).exists()
+
+
 def model_with(model, best_sampler, **stored):
     return TrainedVAE(model.config, model.step, model.vae, model.variables, best_sampler=best_sampler, **stored)
 
@@ -150,14 +158,16 @@ def test_what_is_not_stored_is_not_sampled_by_default(healthy):
 @pytest.mark.usefixtures("without_lpips")
 def test_an_evaluation_leaves_in_the_run_what_it_fitted(workdir, tmp_path):
     model = rvae_jax.load(workdir)
-    evaluation = evaluate_and_write(model, QUICK, model.workdir, progress=False)
+    measured = measure(model, QUICK, progress=False)
+    evaluation = measured.evaluation
+    write(model, measured, model.workdir)
     assert evaluation.population.best_sampler != "prior"  # this one has not been whitened
     found = rvae_jax.load(workdir, data_dir=tmp_path / "nowhere")
     assert found.best_sampler == evaluation.population.best_sampler
     assert found.sample(2).shape == (2, SIZE, SIZE, 1)
     fitted = samplers.fit_mixture(*model.population, QUICK.seed)
     np.testing.assert_allclose(found.mixture.means, fitted.means, atol=1e-6)
-    list(write(safetensors(stored_model.read(workdir)), epath.Path(tmp_path / "export")))
+    list(export.write(export.safetensors(stored_model.read(workdir)), epath.Path(tmp_path / "export")))
     exported = rvae_jax.load(tmp_path / "export" / "model.safetensors")
     assert exported.best_sampler == found.best_sampler
     np.testing.assert_allclose(exported.codes(3), found.codes(3), atol=1e-4)

@@ -6,6 +6,7 @@ import pytest
 from trained_runs import SMALL, run_command
 
 from rvae_jax import evaluate, figures, report
+from rvae_jax.evaluation import results
 
 pytestmark = pytest.mark.usefixtures("without_lpips")
 
@@ -17,6 +18,16 @@ def test_the_command_writes_json_and_prints_a_table(workdir, monkeypatch, capsys
     for name in (*found["reconstruction"], *found["generation"]["prior"], *found["protocol"]):
         assert name in printed
     assert "Not measured: fid" in printed and f"Wrote {workdir / 'evaluation.json'}" in printed
+
+
+def test_the_table_is_printed_even_if_nothing_can_be_written(workdir, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results, "write", full)
+    with pytest.raises(SystemExit, match="No space left on device"):
+        run_command(evaluate, monkeypatch, f"--workdir={workdir}", *SMALL)
+    assert "Likelihood of 40 held-out codes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from etils import epath
 from PIL import Image
 from some_models import assert_same_weights, config_of, random_weights
 
+import rvae_jax
 from rvae_jax import export
 from rvae_jax.errors import UserError, install
 from rvae_jax.formats import keras_layout
@@ -197,6 +198,27 @@ def test_a_model_card_has_the_evaluation_and_its_verdicts(run, monkeypatch):
     (run / "evaluation.json").write_text(json.dumps(evaluation | {"model": evaluation["model"] | {"step": 1}}))
     run_export(monkeypatch, "--format=hub", f"--workdir={run}")
     assert "Not evaluated" in (run / "export" / "README.md").read_text()
+
+
+def test_a_model_card_says_what_it_samples_from(run, monkeypatch):
+    mixture = np.array([0.4, 0.6]), np.zeros((2, 24)), np.stack([np.eye(24)] * 2)
+    population_file.write(run, 0, (np.zeros(24), np.eye(24)), mixture)
+    evaluation = json.loads((ROOT / "tests" / "evaluation" / "evaluation_of_0_1.json").read_text())
+    part, gain = {"nats": 1.0, "standard_error": 0.1, "chance": 0.2}, {"nats": 3.0, "standard_error": 0.1}
+    population = dict.fromkeys(("moments", "correlation", "posteriors"), part) | {"gaussian": gain, "mixture": gain}
+    population |= {"codes": 9, "held_out_codes": 9}
+    for best, said in (("mixture", "a mixture of Gaussians fitted to the"), ("prior", "the prior N(0, I)")):
+        changed = {"model": evaluation["model"] | {"step": 0}, "population": population | {"best_sampler": best}}
+        (run / "evaluation.json").write_text(json.dumps(evaluation | changed))
+        run_export(monkeypatch, "--format=hub", f"--workdir={run}")
+        text = (run / "export" / "README.md").read_text()
+        assert f"faces = model.sample(16, seed=0)  # from {said}" in text
+        assert ("Sample with sampler='mixture'" in text) == (best == "mixture")
+        assert rvae_jax.load(run / "export").best_sampler == best
+    (run / "evaluation.json").unlink()
+    (run / "export" / "evaluation.json").unlink()
+    run_export(monkeypatch, "--format=hub", f"--workdir={run}")
+    assert 'faces = model.sample(16, seed=0, sampler="gaussian")' in (run / "export" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

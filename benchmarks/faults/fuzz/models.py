@@ -116,13 +116,18 @@ def _moments() -> tensor_file.MeanAndCovariance:
     return np.zeros(8, np.float32), np.zeros((8, 8), np.float32)
 
 
+def _mixture() -> tensor_file.MixtureArrays:
+    mean, covariance = _moments()
+    return np.full(2, 0.5), np.stack([mean, mean]), np.stack([covariance, covariance])
+
+
 def _tensor_files(_: pathlib.Path) -> Iterator[bytes]:
     yield tensor_file.to_bytes(tensor_file.Content(_CONFIG, _weights(), _STEP))
 
 
 def _headers(_: pathlib.Path) -> Iterator[bytes]:
     """Without the arrays after it."""
-    content = tensor_file.to_bytes(tensor_file.Content(_CONFIG, _weights(), _STEP, _moments()))
+    content = tensor_file.to_bytes(tensor_file.Content(_CONFIG, _weights(), _STEP, _moments(), "mixture", _mixture()))
     yield content[8 : 8 + struct.unpack("<Q", content[:8])[0]]
 
 

@@ -10,9 +10,6 @@ import numpy as np
 
 from rvae_jax import losses
 from rvae_jax.evaluation.metrics import population
-from rvae_jax.inference import samplers
-
-_LEAST_LOG_VAR = math.log(1e-12)  # keeps the covariance regular
 
 
 class Decomposition(NamedTuple):
@@ -87,20 +84,13 @@ def summary(mean: np.ndarray, log_var: np.ndarray) -> dict[str, float]:
         "rate": float(by_dimension["kl"].sum()),
         "population_kl_means": float(losses.population_kl(moments[0])),
         "population_kl_mixture": float(losses.population_kl(moments[1])),
-        "population_kl_gaussian": _gaussian_kl(mean, log_var),
+        "population_kl_gaussian": sum(population.gaussian_distance(mean, log_var)),
         "population_std_mixture": float(np.mean(np.sqrt(by_dimension["var_mixture"]))),
         "excess_kurtosis_mean": float(by_dimension["excess_kurtosis"].mean()),
         "correlation_rms": float(np.sqrt(np.mean(np.square(pairs)))) if len(pairs) else 0.0,
         "correlation_max": float(np.abs(pairs).max()) if len(pairs) else 0.0,
         "correlation_noise": 1.0 / math.sqrt(max(len(mean) - 1, 1)),
     }
-
-
-def _gaussian_kl(mean: np.ndarray, log_var: np.ndarray) -> float:
-    """KL to N(0, I) of the Gaussian with the mixture's mean and covariance."""
-    centre, cov = samplers.mean_and_covariance(mean, np.maximum(log_var, _LEAST_LOG_VAR))
-    _, log_determinant = np.linalg.slogdet(cov)
-    return float(0.5 * (centre @ centre + np.trace(cov) - len(centre) - log_determinant))
 
 
 def decompose(mean: np.ndarray, log_var: np.ndarray, seed: int = 0, draws: int = 4) -> Decomposition:

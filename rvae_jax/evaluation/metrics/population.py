@@ -29,6 +29,7 @@ import numpy as np
 import scipy.stats
 
 from rvae_jax.data.pixels import evenly_spaced
+from rvae_jax.evaluation.results import Part
 from rvae_jax.inference import samplers
 from rvae_jax.inference.batching import Batched
 
@@ -44,19 +45,9 @@ _LEAST_LOG_VAR = math.log(1e-12)  # keeps the covariance regular
 _ROWS, _COLUMNS = 16, 512  # codes and posteriors at a time
 
 
-class Part(NamedTuple):
-    """One part of the distance, in nats.
-
-    Attributes:
-      nats: its estimate.
-      standard_error: of the estimate.
-      chance: what the same estimate is for as many codes with the same variances, or 1 where they are larger, whose
-        population is N(0, I).
-    """
-
-    nats: float
-    standard_error: float
-    chance: float
+def gaussian_distance(mean: np.ndarray, log_var: np.ndarray) -> tuple[float, float]:
+    """KL to N(0, I) of the Gaussian with the population's mean and covariance: in moments, and in correlation."""
+    return _gaussian_distance(_sums(mean, log_var, mean.mean(axis=0, dtype=np.float64)))
 
 
 def gaussian_parts(mean: np.ndarray, log_var: np.ndarray, seed: int = 0) -> tuple[Part, Part]:
@@ -69,7 +60,7 @@ def gaussian_parts(mean: np.ndarray, log_var: np.ndarray, seed: int = 0) -> tupl
     without_one = ([all_ - one for all_, one in zip(total, group, strict=True)] for group in groups)
     error = _jackknife_error(map(_gaussian_distance, without_one))
     rounds = [_standard_population(log_var, seed + i) for i in range(_ROUNDS)]
-    chance = np.mean([_gaussian_distance(_sums(*codes, np.zeros(mean.shape[1]))) for codes in rounds], axis=0)
+    chance = np.mean([gaussian_distance(*codes) for codes in rounds], axis=0)
     found = zip(_gaussian_distance(total), error, chance, strict=True)
     moments, correlation = (Part(*map(float, each)) for each in found)
     return moments, correlation
